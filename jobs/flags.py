@@ -1,0 +1,139 @@
+"""What all jobs share: flags of one name, and one line and exit status 2 for unusable ones."""
+
+import argparse
+import sys
+
+from pipeline.encoders import EncoderSettings
+from pipeline.errors import UsageError
+from pipeline.tokenize_job import TokenizeSettings
+
+
+def parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose --help ends with an example that runs."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number over zero."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not over zero")
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """A number over zero."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not over zero")
+    return value
+
+
+def rate(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+def add_input(flags: argparse.ArgumentParser, what: str) -> None:
+    """--input, of one or more values."""
+    flags.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="URL",
+        help=f"{what}: files, folders, globs or brace ranges, local or s3://bucket/...",
+    )
+
+
+def add_encoders(flags: argparse.ArgumentParser) -> None:
+    """The flags of EncoderSettings and TokenizeSettings: where and how encoders run."""
+    own, cut = EncoderSettings(), TokenizeSettings()
+    where = flags.add_argument_group("where it runs")
+    where.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default=own.device,
+        help="auto: GPUs if the cluster has any (default: %(default)s)",
+    )
+    where.add_argument(
+        "--encoders", type=positive, help="encoder actors (default: one a GPU, or all CPU cores)"
+    )
+    where.add_argument(
+        "--cpus-per-encoder",
+        type=positive,
+        default=own.cpus_per_encoder,
+        help="threads of an encoder on a CPU (default: %(default)s)",
+    )
+    how = flags.add_argument_group("how it encodes")
+    how.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default=own.precision,
+        help="of the encoder; bf16 is faster and changes some tokens (default: %(default)s)",
+    )
+    how.add_argument(
+        "--window-seconds",
+        type=positive_seconds,
+        default=cut.window_seconds,
+        help="longer audio goes through in overlapping windows (default: %(default)g)",
+    )
+    how.add_argument(
+        "--context-seconds",
+        type=positive_seconds,
+        default=cut.context_seconds,
+        help="overlap discarded at each inner edge of a window (default: %(default)g)",
+    )
+    how.add_argument(
+        "--batch-size",
+        type=positive,
+        default=cut.batch_size,
+        help="most windows in a batch (default: %(default)s)",
+    )
+    how.add_argument(
+        "--batch-seconds",
+        type=positive_seconds,
+        default=cut.batch_seconds,
+        help="most audio in a batch, padding included (default: %(default)g)",
+    )
+
+
+def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
+    """From the flags of add_encoders."""
+    return EncoderSettings(args.device, args.precision, args.encoders, args.cpus_per_encoder)
+
+
+def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
+    """From the flags of add_encoders. Raises UsageError when the window cannot hold its context."""
+    if args.window_seconds <= 2 * args.context_seconds:
+        raise UsageError(
+            "--window-seconds",
+            args.window_seconds,
+            f"it is not over twice --context-seconds {args.context_seconds}",
+            "make the window longer or the context shorter",
+        )
+    return TokenizeSettings(
+        args.window_seconds,
+        args.context_seconds,
+        args.batch_size,
+        args.batch_seconds,
+        args.precision,
+    )
+
+
+def run(main) -> None:
+    """Call a job's main and exit with its status: 2 and one line for unusable arguments."""
+    try:
+        sys.exit(main())
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

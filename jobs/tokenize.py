@@ -1,0 +1,99 @@
+"""Tokenize audio shards: the main job. Audio tars in, token tars out, every sample accounted for.
+
+Run it again to finish what is missing. Exit status: 0 all done; 1 a shard failed or was broken, or
+more was rejected than --max-reject-rate; 2 unusable arguments.
+"""
+
+import sys
+from pathlib import Path
+
+# As a script, this file's folder comes first and `tokenize` would shadow the standard library's.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from jobs import flags  # noqa: E402
+from pipeline.errors import UsageError  # noqa: E402
+from pipeline.storage import SHARD_ENDINGS, expand_inputs, fetch_folder  # noqa: E402
+from pipeline.tokenize_job import open_output, tokenize  # noqa: E402
+from tokenizer.tokenizer import TokenizerError, TokenizerFiles  # noqa: E402
+
+
+def parse() -> flags.argparse.Namespace:
+    """The command line."""
+    parser = flags.parser(
+        __doc__.strip(),
+        "python jobs/tokenize.py --input tests/speech --tokenizer out/demo/tokenizer "
+        "--output out/tokens",
+    )
+    flags.add_input(parser, "audio shards (.tar)")
+    parser.add_argument("--output", required=True, metavar="URL", help="folder for token shards")
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="URL", help="folder of jobs/train_tokenizer.py"
+    )
+    parser.add_argument(
+        "--max-reject-rate",
+        type=flags.rate,
+        default=0.1,
+        help="exit with 1 if a larger share of samples was rejected (default: %(default)s)",
+    )
+    flags.add_encoders(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Flags in, one call into the pipeline, a summary out."""
+    args = parse()
+    settings = flags.tokenize_settings(args)
+    root, shards = expand_inputs("--input", args.input, SHARD_ENDINGS)
+    tokenizer = fetch_folder("--tokenizer", args.tokenizer, "a tokenizer")
+    try:
+        files = TokenizerFiles.read(tokenizer)
+    except TokenizerError as error:
+        raise UsageError(
+            "--tokenizer", args.tokenizer, str(error), "make one with jobs/train_tokenizer.py"
+        ) from error
+    output = open_output(args.output, files, args.tokenizer, settings, root)
+    summary = tokenize(shards, output, files, settings, flags.encoder_settings(args))
+    print_summary(summary, args.output)
+    problems = []
+    for name, why in summary["failed"].items():
+        problems.append(f"shard {name} failed: {why}; run the same command again")
+    for name in summary["incomplete_shards"]:
+        problems.append(
+            f"shard {name} is incomplete: its tar is broken; mend it, delete "
+            f"{args.output}/reports/{name}.parquet and run the same command again"
+        )
+    share = summary["rejected"] / max(summary["samples"], 1)
+    if share > args.max_reject_rate:
+        problems.append(f"{share:.1%} rejected, over --max-reject-rate {args.max_reject_rate:.1%}")
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def print_summary(summary: dict, output: str) -> None:
+    """What a person wants to know of a run."""
+    run, codebook = summary["this_run"], summary["codebook"]
+    print(
+        f"{summary['samples']:,} samples in {summary['shards']:,} shards: {summary['ok']:,} ok, "
+        f"{summary['rejected']:,} rejected"
+    )
+    for reason, count in summary["rejected_by_reason"].items():
+        print(f"  {count:,} {reason}")
+    print(
+        f"{summary['audio_hours']:.3f} h of audio, {summary['tokens']:,} tokens, "
+        f"{codebook['active_codes']:,} of {codebook['size']:,} codes used, "
+        f"perplexity {codebook['perplexity']:.1f}"
+    )
+    if run:
+        print(
+            f"this run: {run['shards']:,} shards, {run['audio_hours']:.3f} h in "
+            f"{run['seconds']:.1f} s, {run['times_real_time']:.0f} x real time "
+            f"on {run['device']}"
+        )
+    else:
+        print("this run: nothing was left to do")
+    print(f"written to {output}: shards/, reports/, manifest.parquet, summary.json")
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,129 @@
+"""Train a tokenizer: sample features of one WavLM layer over audio shards, and cluster them.
+
+Writes a folder (config.json, model.safetensors) that holds the encoder's weights up to the layer
+and the codebook. Exit status: 0 done; 1 a shard failed; 2 unusable arguments.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from jobs import flags  # noqa: E402
+from pipeline.errors import UsageError  # noqa: E402
+from pipeline.storage import SHARD_ENDINGS, Folder, expand_inputs, fetch_folder  # noqa: E402
+from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer  # noqa: E402
+from tokenizer.tokenizer import TokenizerFiles  # noqa: E402
+from tokenizer.wavlm_config import EncoderError, read_encoder  # noqa: E402
+
+# FAISS's own bound: more frames a code than this change its centroid little.
+FRAMES_PER_CODE = 256
+
+
+def parse() -> flags.argparse.Namespace:
+    """The command line."""
+    parser = flags.parser(
+        __doc__.strip(),
+        "python jobs/train_tokenizer.py --input tests/speech --encoder microsoft/wavlm-large "
+        "--layer 6 --codebook-size 1024 --method kmeans --output out/tokenizer",
+    )
+    flags.add_input(parser, "audio shards (.tar)")
+    parser.add_argument("--output", required=True, metavar="URL", help="folder for the tokenizer")
+    parser.add_argument(
+        "--encoder",
+        required=True,
+        metavar="URL",
+        help="a WavLM: its folder, or the hub id microsoft/wavlm-large, -base or -base-plus",
+    )
+    parser.add_argument(
+        "--layer", type=flags.positive, default=6, help="its features (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--codebook-size", type=flags.positive, default=1024, help="codes (default: %(default)s)"
+    )
+    parser.add_argument("--method", choices=("kmeans",), default="kmeans")
+    parser.add_argument(
+        "--metric",
+        choices=("l2", "cosine"),
+        default="l2",
+        help="cosine is spherical k-means (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-frames",
+        type=flags.positive,
+        help=f"frames to cluster, over all shards (default: {FRAMES_PER_CODE} a code)",
+    )
+    parser.add_argument(
+        "--iterations", type=flags.positive, default=25, help="of k-means (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
+    flags.add_encoders(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Flags in, one call into the pipeline, a summary out."""
+    args = parse()
+    cut = flags.tokenize_settings(args)
+    settings = KmeansSettings(
+        args.codebook_size,
+        args.metric,
+        args.max_frames or FRAMES_PER_CODE * args.codebook_size,
+        args.iterations,
+        args.seed,
+    )
+    if settings.max_frames < settings.codebook_size:
+        raise UsageError(
+            "--max-frames",
+            settings.max_frames,
+            f"{settings.codebook_size} codes need as many frames",
+            "raise it or lower --codebook-size",
+        )
+    _, shards = expand_inputs("--input", args.input, SHARD_ENDINGS)
+    folder = fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
+    try:
+        config, weights = read_encoder(folder, args.layer)
+    except EncoderError as error:
+        raise UsageError(
+            "--encoder", args.encoder, str(error), "give a WavLM and a --layer it has"
+        ) from error
+    output = Folder("--output", args.output)
+    output.check_free("config.json")
+    made_by = {
+        "method": args.method,
+        "encoder": args.encoder,
+        "seed": args.seed,
+        "iterations": args.iterations,
+        "max_frames": settings.max_frames,
+        "precision": args.precision,
+        "shards": len(shards),
+    }
+    files = TokenizerFiles(
+        config, args.metric, {f"encoder.{k}": v for k, v in weights.items()}, made_by
+    )
+    done = train_tokenizer(
+        shards,
+        output,
+        files,
+        settings,
+        cut.windowing(config.normalize),
+        cut.batching(),
+        flags.encoder_settings(args),
+    )
+    for reason, count in sorted(done["rejected"].items()):
+        print(f"left out {count:,} samples: {reason}")
+    for name, why in done["failed"].items():
+        print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
+    if done["failed"]:
+        return 1
+    unit = "mean cosine" if args.metric == "cosine" else "mean squared distance"
+    print(
+        f"{args.codebook_size:,} codes from {done['frames']:,} frames of {len(shards):,} shards, "
+        f"{unit} {done['objective']:.4g}"
+    )
+    print(f"written to {args.output}: tokenizer {done['fingerprint'][:12]}")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,1 @@
+"""Ray: audio shards in, token shards out, and the features that k-means learns from."""

@@ -1,0 +1,86 @@
+"""Encoder actors: each holds the tokenizer on one GPU, or on a few CPU cores, and encodes batches.
+
+A batch is a list of windows of one shard's utterances. Any encoder gives the same tokens for it,
+so a shard's windows may go to all of them, and Ray may restart an encoder and send a batch again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from pipeline.errors import UsageError
+from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """How encoders run. device: "auto", "cpu" or "cuda". encoders: None fills the cluster.
+
+    cpus_per_encoder: threads of an encoder on a CPU.
+    """
+
+    device: str = "auto"
+    precision: str = "fp32"
+    encoders: int | None = None
+    cpus_per_encoder: int = 2
+
+
+class _Encoder:
+    def __init__(self, weights: bytes, device: str, precision: str, threads: int | None):
+        if threads:
+            torch.set_num_threads(threads)
+        self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
+
+    def ready(self) -> bool:
+        return True
+
+    def encode(self, windows: list[np.ndarray]) -> list[np.ndarray]:
+        return self.tokenizer.encode_windows(windows)
+
+    def features(self, windows: list[np.ndarray]) -> list[np.ndarray]:
+        return self.tokenizer.features(windows)
+
+
+@dataclass(frozen=True)
+class EncoderPool:
+    """Running encoders. weights: their tokenizer in Ray's store, to restart one from."""
+
+    actors: list[ActorHandle]
+    device: str
+    weights: ray.ObjectRef
+
+
+def start_encoders(files: TokenizerFiles, settings: EncoderSettings) -> EncoderPool:
+    """Start the encoder actors and wait until each has loaded.
+
+    Raises UsageError for a device that the cluster lacks.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device == "cuda" and not gpus and not settings.encoders:
+        raise UsageError(
+            "--device", "cuda", "the Ray cluster has no GPU", "add one, or use --device cpu"
+        )
+    if device == "cuda":
+        options, threads, count = {"num_gpus": 1, "num_cpus": 1}, None, settings.encoders or gpus
+    else:
+        threads = min(settings.cpus_per_encoder, cpus)
+        count = settings.encoders or max(1, cpus // threads)
+        # More encoders than cores are allowed, as on a laptop that tries four: they share.
+        options = {"num_cpus": min(threads, cpus / count)}
+        # OpenMP reads it once, when torch is imported: an encoder must not start a thread per core.
+        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+    actor = ray.remote(**options, max_restarts=-1, max_task_retries=-1)(_Encoder)
+    weights = ray.put(files)
+    # A reference hidden in bytes: the weights stay in the store for the whole job, and a restarted
+    # encoder finds them there. As an argument, Ray warns at every start that it might not.
+    reference = ray.cloudpickle.dumps(weights)
+    actors = [actor.remote(reference, device, settings.precision, threads) for _ in range(count)]
+    ray.get([each.ready.remote() for each in actors])
+    return EncoderPool(actors, device, weights)

@@ -1,0 +1,40 @@
+"""The codebook by FAISS k-means, Euclidean or spherical."""
+
+import sys
+
+import faiss
+import numpy as np
+from tqdm import tqdm
+
+
+def train_kmeans(
+    features: np.ndarray, codes: int, metric: str, seed: int, iterations: int
+) -> tuple[np.ndarray, float]:
+    """Cluster features into `codes` centroids by FAISS (Lloyd's iterations, empty ones split).
+
+    features: (n, D) fp32, n >= codes; for "cosine" they are scaled to unit length in place.
+    Returns the centroids (codes, D) fp32, and the mean squared distance, or for "cosine" the mean
+    cosine, of the last iteration. Raises ValueError with fewer features than codes.
+    """
+    if len(features) < codes:
+        raise ValueError(f"{codes} codes need as many frames; there are {len(features)}")
+    spherical = metric == "cosine"
+    features = np.ascontiguousarray(features, np.float32)
+    if spherical:
+        faiss.normalize_L2(features)
+    kmeans = faiss.Kmeans(
+        features.shape[1],
+        codes,
+        niter=1,
+        seed=seed,
+        spherical=spherical,
+        # All frames that were sampled are used: --max-frames is the only bound on them.
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(features),
+    )
+    centroids = None
+    # One iteration a call, from where the last one ended, so that progress can be shown.
+    for _ in tqdm(range(iterations), "k-means", disable=not sys.stderr.isatty(), leave=False):
+        objective = kmeans.train(features, init_centroids=centroids)
+        centroids = kmeans.centroids
+    return centroids, float(objective) / len(features)

@@ -1,0 +1,259 @@
+"""Files anywhere fsspec reaches: finding input shards, fetching folders, publishing whole files."""
+
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from braceexpand import UnbalancedBracesError, braceexpand
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import UsageError
+
+PRETRAINED = Path(__file__).resolve().parent.parent / "tokenizer" / "pretrained"
+SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input tar. name: its path below the inputs' common folder, without its ending."""
+
+    name: str
+    url: str
+    size: int
+
+
+def filesystem(flag: str, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem and path of a URL. Raises UsageError for a scheme that fsspec does not know.
+
+    Nothing but fsspec opens a path here: a `pipe:` URL, which webdataset would run in a shell, is
+    refused like any unknown scheme.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
+    if scheme and scheme[1].lower() not in fsspec.available_protocols():
+        raise UsageError(
+            flag,
+            url,
+            f"'{scheme[1]}:' is no filesystem",
+            "give a path or a URL such as s3://bucket/x",
+        )
+    try:
+        return url_to_fs(url)
+    except (ImportError, ValueError, OSError) as error:
+        raise UsageError(
+            flag, url, _one_line(error), "install what it names or mend the URL"
+        ) from error
+
+
+def expand_inputs(
+    flag: str, values: list[str], endings: tuple[str, ...]
+) -> tuple[str, list[Shard]]:
+    """All files that the inputs name, sorted by name, and the folder their names are relative to.
+
+    values: files, folders (searched to any depth), globs and brace ranges, on any filesystem.
+    Raises UsageError when one matches nothing, cannot be listed, or two would share a name.
+    """
+    bases, found = [], {}
+    for value in values:
+        try:
+            patterns = list(braceexpand(value))
+        except UnbalancedBracesError as error:
+            raise UsageError(flag, value, "its braces do not match", "close them") from error
+        for base, url, size in _expand(flag, value, patterns, endings):
+            bases.append(base)
+            found[url] = size
+    root = posixpath.commonpath(bases) if len({_scheme(base) for base in bases}) == 1 else ""
+    shards, names = [], {}
+    for url, size in found.items():
+        path = url.partition("://")[2] if "://" in url else url
+        name = posixpath.relpath(url, root) if root else path.lstrip("/")
+        name = re.sub("|".join(re.escape(e) + "$" for e in endings), "", name)
+        if name in names:
+            raise UsageError(
+                flag, url, f"it and {names[name]} would both be called {name}", "rename one of them"
+            )
+        names[name] = url
+        shards.append(Shard(name, url, size))
+    return root, sorted(shards, key=lambda shard: shard.name)
+
+
+def _expand(flag: str, value: str, patterns: list[str], endings: tuple[str, ...]):
+    """(base folder, url, size) of each file that one input value names."""
+    listings: dict[str, dict[str, dict]] = {}
+    missing = []
+    for pattern in patterns:
+        fs, path = filesystem(flag, pattern)
+        path = path.rstrip("/")
+        try:
+            if any(c in path for c in "*?["):
+                base = posixpath.dirname(re.split(r"[*?\[]", path)[0])
+                matches = fs.glob(path, detail=True)
+            elif len(patterns) > 1:
+                # A range of a thousand tars costs one listing of their folder, not a thousand.
+                base = posixpath.dirname(path)
+                if base not in listings:
+                    listings[base] = {i["name"]: i for i in fs.ls(base, detail=True)}
+                matches = {path: listings[base][path]} if path in listings[base] else {}
+            else:
+                info = fs.info(path)
+                folder = info["type"] == "directory"
+                base = path if folder else posixpath.dirname(path)
+                matches = fs.find(path, detail=True) if folder else {path: info}
+                if folder:
+                    matches = {p: i for p, i in matches.items() if p.lower().endswith(endings)}
+        except FileNotFoundError:
+            matches = {}
+        except Exception as error:  # whatever a store raises, it is this argument it cannot serve
+            raise UsageError(
+                flag, value, _one_line(error), "check the path, the bucket and your credentials"
+            ) from error
+        files = {p: i for p, i in matches.items() if i["type"] == "file"}
+        if not files:
+            missing.append(pattern)
+        for path, info in sorted(files.items()):
+            yield fs.unstrip_protocol(base), fs.unstrip_protocol(path), int(info["size"] or 0)
+    if missing:
+        kinds = " or ".join(endings[:2])
+        what = "matches nothing" if len(missing) == len(patterns) else f"lacks {missing[0]}"
+        raise UsageError(flag, value, f"it {what}", f"give a {kinds}, a folder of them or a glob")
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no reason given"
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def fetch_folder(flag: str, value: str, kind: str, hub: bool = False) -> Path:
+    """A folder as a local one: a path, a URL, the NAME of one that ships, or (hub) a hub id.
+
+    kind: what should be there, for the message. Raises UsageError when there is no such folder.
+    """
+    if (PRETRAINED / value).is_dir() and "/" not in value:
+        return PRETRAINED / value
+    if not Path(value).exists() and hub and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        return _fetch_from_hub(flag, value)
+    fs, path = filesystem(flag, value)
+    remedy = f"give the folder or URL of {kind}"
+    try:
+        if not fs.isdir(path):
+            raise UsageError(flag, value, "there is no such folder", remedy)
+        if isinstance(fs, LocalFileSystem):
+            return Path(path)
+        local = tempfile.mkdtemp(prefix="wavmill-")
+        fs.get(path.rstrip("/") + "/", local, recursive=True)
+    except UsageError:
+        raise
+    except Exception as error:  # as above: any store, any reason, but this argument
+        raise UsageError(flag, value, _one_line(error), remedy) from error
+    return Path(local)
+
+
+def _fetch_from_hub(flag: str, value: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    names = ["config.json", "preprocessor_config.json"]
+    try:
+        folder = Path(snapshot_download(value, allow_patterns=[*names, "*.safetensors"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(value, allow_patterns=[*names, "pytorch_model.bin"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UsageError(
+            flag, value, _one_line(error), "give a local folder, or a hub id this machine can reach"
+        ) from error
+    return folder
+
+
+class Folder:
+    """An output folder on any filesystem, in which a file appears whole or not at all."""
+
+    def __init__(self, flag: str, url: str):
+        """Raises UsageError for an unknown scheme."""
+        self.flag, self.url = flag, url
+        self.fs, root = filesystem(flag, url)
+        self.root = root.rstrip("/")
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Where a file of this name lies, in the filesystem's own terms."""
+        return f"{self.root}/{name}"
+
+    def publish(self, source: Path, name: str) -> None:
+        """Put a finished local file under its name.
+
+        A store such as S3 shows an object only once all of it has arrived. On a local disk the
+        file is copied beside the folder's own and then renamed.
+        """
+        target = self.path(name)
+        if not self.local:
+            self.fs.put_file(str(source), target)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(self.path(".partial")).mkdir(exist_ok=True)
+        partial = self.path(f".partial/{uuid.uuid4().hex}")
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
+
+    def publish_text(self, text: str, name: str) -> None:
+        """Put a small text file under its name."""
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch) / "text"
+            source.write_text(text)
+            self.publish(source, name)
+
+    def sweep(self) -> None:
+        """Remove what publishing left behind when a process was killed in the middle of it."""
+        if self.local:
+            shutil.rmtree(self.path(".partial"), ignore_errors=True)
+
+    def check_free(self, name: str) -> None:
+        """Raises UsageError if a file of this name is there, or the folder is out of reach."""
+        try:
+            taken = self.fs.exists(self.path(name))
+            if self.local:
+                Path(self.root).mkdir(parents=True, exist_ok=True)
+        except Exception as error:  # whatever a store raises, this folder cannot be used
+            raise self.unusable(error) from error
+        if taken:
+            raise UsageError(
+                self.flag, self.url, f"it holds a {name} already", "give another folder"
+            )
+
+    def unusable(self, error: Exception) -> UsageError:
+        """The error to raise when the store does not take this folder."""
+        return UsageError(
+            self.flag, self.url, _one_line(error), "check the path, the bucket and your credentials"
+        )
+
+    def read_text(self, name: str) -> str | None:
+        """A small text file's content; None when there is no such file."""
+        try:
+            return self.fs.cat_file(self.path(name)).decode()
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str, ending: str) -> list[str]:
+        """Sorted names, without the ending, of all files with it below one of the folders."""
+        self.fs.invalidate_cache()
+        base = self.path(folder)
+        files = self.fs.find(base) if self.fs.exists(base) else []
+        prefix = self.fs._strip_protocol(base).rstrip("/") + "/"
+        return sorted(
+            f.removeprefix(prefix).removesuffix(ending) for f in files if f.endswith(ending)
+        )
+
+
+def total_size(shards: Iterable[Shard]) -> int:
+    """Bytes of all shards."""
+    return sum(shard.size for shard in shards)

@@ -1,0 +1,150 @@
+"""Audio shards → token shards: what has to be done, doing it, and the account of it."""
+
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+from pipeline.cluster import connect
+from pipeline.dispatch import Batching
+from pipeline.encoders import EncoderSettings, start_encoders
+from pipeline.errors import UsageError
+from pipeline.report import gather
+from pipeline.run_shards import run_shards
+from pipeline.storage import Folder, Shard
+from pipeline.tokenize_shard import tokenize_shard_task
+from tokenizer.audio import SAMPLE_RATE
+from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.windows import Windowing
+
+
+@dataclass(frozen=True)
+class TokenizeSettings:
+    """What, beside the tokenizer, decides the bytes of an output."""
+
+    window_seconds: float = 30.0
+    context_seconds: float = 2.0
+    batch_size: int = 32
+    batch_seconds: float = 240.0
+    precision: str = "fp32"
+
+    def windowing(self, normalize: bool) -> Windowing:
+        """The cut of utterances into windows."""
+        return Windowing.of_seconds(self.window_seconds, self.context_seconds, normalize)
+
+    def batching(self) -> Batching:
+        """What one batch may hold."""
+        return Batching(self.batch_size, int(self.batch_seconds * SAMPLE_RATE))
+
+
+def open_output(
+    url: str, files: TokenizerFiles, source: str, settings: TokenizeSettings, inputs_root: str
+) -> Folder:
+    """The OUTPUT folder, with run.json in it.
+
+    source: where the tokenizer came from, for the record. inputs_root: the inputs' common folder.
+    Raises UsageError when it cannot be written, or was made with another tokenizer or setting.
+    """
+    folder = Folder("--output", url)
+    decisive = {
+        "tokenizer": files.fingerprint,
+        "settings": asdict(settings),
+        "inputs": inputs_root,
+    }
+    try:
+        text = folder.read_text("run.json")
+    except Exception as error:  # whatever a store raises, this OUTPUT cannot be used
+        raise folder.unusable(error) from error
+    if text is None:
+        record = {
+            **decisive,
+            "tokenizer_source": source,
+            "codebook_size": files.codebook_size,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "ray", "numpy", "soundfile", "soxr")},
+            },
+        }
+        try:
+            folder.publish_text(json.dumps(record, indent=2) + "\n", "run.json")
+        except Exception as error:  # as above
+            raise folder.unusable(error) from error
+        return folder
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise UsageError(
+            "--output", url, "its run.json is not JSON", "give another folder"
+        ) from error
+    for name, value in decisive.items():
+        if record.get(name) != value:
+            raise UsageError(
+                "--output",
+                url,
+                f"it was made with {_difference(name, record.get(name), value)}",
+                "repeat that run's flags, or give another folder",
+            )
+    return folder
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    if name == "settings" and isinstance(before, dict):
+        parts = [
+            f"--{key.replace('_', '-')} {before.get(key)}, not {value}"
+            for key, value in now.items()
+            if before.get(key) != value
+        ]
+        return " and ".join(parts)
+    if name == "tokenizer":
+        return f"another tokenizer ({str(before)[:12]}, not {str(now)[:12]})"
+    return f"inputs below {before}, not {now}"
+
+
+def tokenize(
+    shards: list[Shard],
+    folder: Folder,
+    files: TokenizerFiles,
+    settings: TokenizeSettings,
+    encoder_settings: EncoderSettings,
+) -> dict:
+    """Tokenize the shards that have no report yet; write manifest.parquet and summary.json.
+
+    Returns the summary, with "failed": {shard name: why} of those given up. Where nothing is
+    missing nothing is written or started, and "this_run" is None.
+    """
+    finished = set(folder.names("reports", ".parquet"))
+    todo = [shard for shard in shards if shard.name not in finished]
+    if not todo and folder.names("", "summary.json"):
+        return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
+    connect()
+    pool = start_encoders(files, encoder_settings)
+    windowing = settings.windowing(files.encoder.normalize)
+
+    def arguments(shard, number, in_flight, board):
+        common = (folder.url, windowing, settings.batching(), files.codebook_size)
+        return (shard, *common, pool.actors, in_flight, number, board)
+
+    started, failed, audio = time.monotonic(), {}, 0.0
+    for shard, audio_seconds, why in run_shards(
+        "tokenize", todo, pool, tokenize_shard_task, arguments
+    ):
+        if why:
+            failed[shard.name] = why
+        else:
+            audio += audio_seconds
+    seconds = time.monotonic() - started
+    totals = gather(folder, write_manifest=True)
+    run = {
+        "shards": len(todo) - len(failed),
+        "shards_already_done": len(shards) - len(todo),
+        "audio_hours": audio / 3600,
+        "seconds": seconds,
+        "times_real_time": audio / seconds,
+        "device": pool.device,
+        "encoders": len(pool.actors),
+    }
+    summary = {**totals, "failed": failed, "this_run": run}
+    folder.publish_text(json.dumps(summary, indent=2) + "\n", "summary.json")
+    folder.sweep()
+    return summary

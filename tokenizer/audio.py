@@ -1,0 +1,193 @@
+"""Audio files of any kind → 16 kHz mono, a block at a time, so that hours fit in little memory.
+
+libsndfile (through soundfile) decodes flac, wav, ogg, opus and mp3; soxr resamples block by block
+with the very samples that a single call would give.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLE_RATE = 16_000
+SAMPLES_PER_FRAME = 320
+FRAMES_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_FRAME
+RECEPTIVE_FIELD = 400
+# Decoded at a time, over all channels: 2 MB of float32.
+BLOCK_SAMPLES = 1 << 19
+
+NOT_AUDIO = "not_audio"
+TRUNCATED = "truncated_audio"
+EMPTY = "empty_audio"
+NOT_FINITE = "not_finite"
+TOO_SHORT = "too_short"
+
+
+def num_frames(samples: int) -> int:
+    """Frames, and so tokens, of a 16 kHz waveform: floor((n - 400) / 320) + 1, or 0 if shorter."""
+    return max(0, (samples - RECEPTIVE_FIELD) // SAMPLES_PER_FRAME + 1)
+
+
+class AudioError(ValueError):
+    """Audio that cannot be tokenized. `reason` is one of the reasons this module names."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+@dataclass
+class Utterance:
+    """What is known of one audio file after reading it once.
+
+    sample_rate, duration_s: the source's own. samples: its length at 16 kHz.
+    mean, scale: (x - mean) * scale has zero mean and unit variance over the whole utterance.
+    waveform: (samples,) float32 when it is no longer than was asked to be kept, else None.
+    file: the source, to be decoded again when the waveform was not kept.
+    """
+
+    sample_rate: int
+    duration_s: float
+    samples: int
+    mean: float
+    scale: float
+    waveform: np.ndarray | None
+    file: BinaryIO | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Tokens of the utterance."""
+        return num_frames(self.samples)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The 16 kHz waveform again, in order, as float32 pieces."""
+        if self.waveform is not None:
+            return iter([self.waveform])
+        return resample(*decode(self.file))
+
+
+def read_utterance(file: BinaryIO, keep_samples: int) -> Utterance:
+    """Decode a whole file once: is it sound, how long is it, and what normalises it?
+
+    file: seekable, binary. keep_samples: keep the waveform if it has no more 16 kHz samples.
+    Raises AudioError with its reason for audio that cannot be tokenized.
+    """
+    blocks, sample_rate = decode(file)
+    source_samples = 0
+
+    def counted():
+        nonlocal source_samples
+        for block in blocks:
+            source_samples += len(block)
+            yield block
+
+    utterance = measure(resample(counted(), sample_rate), keep_samples)
+    if not source_samples:
+        raise AudioError(EMPTY)
+    if utterance.num_frames < 1:
+        raise AudioError(TOO_SHORT, f"{utterance.samples} samples at 16 kHz; 400 are needed")
+    utterance.sample_rate = sample_rate
+    utterance.duration_s = source_samples / sample_rate
+    utterance.file = file
+    return utterance
+
+
+def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
+    """Length and moments of 16 kHz blocks. Sums are float64: hours add up without loss."""
+    kept: list[np.ndarray] | None = []
+    count, total, squares = 0, 0.0, 0.0
+    for block in blocks:
+        count += len(block)
+        wide = block.astype(np.float64)
+        total += float(wide.sum())
+        squares += float(np.dot(wide, wide))
+        if kept is not None and count <= keep_samples:
+            kept.append(block)
+        else:
+            kept = None
+    mean = total / max(count, 1)
+    variance = max(squares / max(count, 1) - mean * mean, 0.0)
+    waveform = None if kept is None else np.concatenate([np.empty(0, np.float32), *kept])
+    # 1e-7 as in Hugging Face's Wav2Vec2FeatureExtractor, which WavLM was trained with.
+    scale = 1.0 / (variance + 1e-7) ** 0.5
+    return Utterance(SAMPLE_RATE, count / SAMPLE_RATE, count, mean, scale, waveform)
+
+
+def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
+    """Mono float32 blocks at the file's own rate, and that rate. Channels are averaged.
+
+    Raises AudioError: NOT_AUDIO at once; TRUNCATED, NOT_FINITE or NOT_AUDIO while blocks are read.
+    """
+    file.seek(0)
+    try:
+        sound = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(NOT_AUDIO, str(error)) from error
+    if sound.samplerate <= 0:
+        raise AudioError(NOT_AUDIO, f"its sample rate is {sound.samplerate}")
+    return _read_blocks(sound, file), sound.samplerate
+
+
+def _read_blocks(sound: soundfile.SoundFile, file: BinaryIO) -> Iterator[np.ndarray]:
+    with sound:
+        claimed, seen = sound.frames, 0
+        step = max(1, BLOCK_SAMPLES // sound.channels)
+        cut = _says_truncated(sound, file)
+        while True:
+            try:
+                # float32 always: int16 reads of float files give zeros without an error.
+                block = sound.read(step, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise AudioError(TRUNCATED, f"decoding stopped: {error}") from error
+            if not len(block):
+                break
+            if not np.isfinite(block).all():
+                raise AudioError(NOT_FINITE)
+            seen += len(block)
+            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        if cut or seen < claimed:
+            raise AudioError(TRUNCATED, f"{seen} of {claimed} samples could be read")
+
+
+def _says_truncated(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
+    """Whether a format's own bookkeeping says that the end is missing.
+
+    libsndfile shortens a cut wav or ogg without an error, and reports the shorter length.
+    """
+    if sound.format in ("WAV", "WAVEX", "RF64", "W64", "AIFF"):
+        for line in sound.extra_info.splitlines():
+            if line.strip().startswith("data") and "should be" in line:
+                claimed, real = (int(part.split()[0]) for part in _numbers(line))
+                # A stream written to a pipe claims the largest size there is; that is no cut.
+                return real < claimed < 0x7FFFF000
+    if sound.format == "OGG":
+        position = file.tell()
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 0x11000))  # a page is at most 65,307 bytes
+        tail = file.read()
+        file.seek(position)
+        last = tail.rfind(b"OggS")
+        return last < 0 or last + 5 >= len(tail) or not tail[last + 5] & 0x04
+    return False
+
+
+def _numbers(line: str) -> tuple[str, str]:
+    claimed, _, real = line.partition(":")[2].partition("(should be")
+    return claimed, real.rstrip(") ")
+
+
+def resample(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[np.ndarray]:
+    """Mono blocks at any rate → mono float32 blocks at 16 kHz."""
+    if sample_rate == SAMPLE_RATE:
+        yield from blocks
+        return
+    try:
+        stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, "float32", "HQ")
+    except (ValueError, RuntimeError) as error:
+        raise AudioError(NOT_AUDIO, f"cannot resample from {sample_rate} Hz: {error}") from error
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)

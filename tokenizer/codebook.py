@@ -1,0 +1,38 @@
+"""The one codebook: K code vectors, and the nearest of them for each frame."""
+
+import torch
+from torch import Tensor
+
+from tokenizer.linear import InferenceLinear
+
+# Scores of (rows, K) are held for no more elements than this at a time: 64 MB of fp32.
+SCORES_AT_A_TIME = 1 << 24
+
+
+class Codebook:
+    """Nearest-code lookup, by Euclidean distance ("l2") or by angle ("cosine", spherical k-means).
+
+    The lookup is in fp32 whatever the encoder's precision: it decides the token. Ties go to the
+    lowest code, as in FAISS.
+    """
+
+    def __init__(self, codes: Tensor, metric: str = "l2", device: torch.device | str = "cpu"):
+        """codes: (K, D) on any device. Raises ValueError for another metric."""
+        if metric not in ("l2", "cosine"):
+            raise ValueError(f"metric is {metric!r}; it is 'l2' or 'cosine'")
+        codes = codes.to(device=device, dtype=torch.float32)
+        self.size = len(codes)
+        self.bias = None
+        if metric == "cosine":
+            codes = torch.nn.functional.normalize(codes, dim=1)
+        else:
+            # argmin |x - c|^2 = argmax x.c - |c|^2 / 2: one product with a bias.
+            self.bias = -codes.square().sum(1) / 2
+        self.score = InferenceLinear(codes, self.bias)
+
+    @torch.inference_mode()
+    def nearest(self, features: Tensor) -> Tensor:
+        """(N, D) features → (N,) int64 codes."""
+        step = max(1, SCORES_AT_A_TIME // self.size)
+        parts = [self.score(rows.float()).argmax(1) for rows in features.split(step)]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)

@@ -1,0 +1,185 @@
+"""A tokenizer: encoder, codebook and their settings, as one folder and as one object.
+
+The folder is `config.json` and `model.safetensors`. It holds the encoder's own weights up to its
+layer, so that whoever has the folder makes the same tokens, with no hub and no other file.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
+from tokenizer.codebook import Codebook
+from tokenizer.wavlm import WavLM
+from tokenizer.wavlm_config import WavLMConfig
+from tokenizer.windows import Windowing
+
+FORMAT = "wavmill-tokenizer-1"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# On a CPU one pass takes about this many frames: enough rows for the matrix kernels, few enough
+# that a layer's activations stay in cache. What is computed for an utterance does not change.
+CPU_FRAMES_PER_PASS = 1024
+
+
+class TokenizerError(ValueError):
+    """A folder that is not a tokenizer; the message says what is wrong with it."""
+
+
+@dataclass
+class TokenizerFiles:
+    """A tokenizer as it lies in a folder.
+
+    encoder: the WavLM's shape. metric: "l2" or "cosine". weights: "encoder.*" in Hugging Face's
+    names, and "codebook.codes" (K, D), which is not there before the codebook is trained.
+    made_by: how it came about; decides no token.
+    """
+
+    encoder: WavLMConfig
+    metric: str
+    weights: dict[str, Tensor]
+    made_by: dict = field(default_factory=dict)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes; 0 before the codebook is trained."""
+        return len(self.weights.get("codebook.codes", ()))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides a token: the configuration and every weight."""
+        digest = hashlib.sha256(json.dumps(self._decisive(), sort_keys=True).encode())
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def _decisive(self) -> dict:
+        codebook = {"size": self.codebook_size, "metric": self.metric}
+        return {"format": FORMAT, "encoder": self.encoder.to_dict(), "codebook": codebook}
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors; the folder is made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.contiguous() for k, v in self.weights.items()}, folder / "model.safetensors"
+        )
+        config = {**self._decisive(), "fingerprint": self.fingerprint, "made_by": self.made_by}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "TokenizerFiles":
+        """Read a local folder. Raises TokenizerError when it is not a tokenizer's."""
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise TokenizerError("it has no readable config.json") from error
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise TokenizerError(f'its config.json does not say "format": "{FORMAT}"')
+        if not (folder / "model.safetensors").is_file():
+            raise TokenizerError("it has no model.safetensors")
+        weights = load_file(folder / "model.safetensors")
+        files = cls(
+            WavLMConfig.from_dict(config["encoder"]),
+            config["codebook"]["metric"],
+            weights,
+            config.get("made_by", {}),
+        )
+        if config.get("fingerprint") != files.fingerprint:
+            raise TokenizerError("its weights are not those its config.json was written for")
+        return files
+
+
+class Tokenizer:
+    """Speech in, tokens out.
+
+    >>> tokenizer = Tokenizer(TokenizerFiles.read("out/tokenizer"))
+    >>> tokens = tokenizer.encode(waveform, sample_rate=44_100)
+    """
+
+    def __init__(
+        self, files: TokenizerFiles, device: torch.device | str = "cpu", precision: str = "fp32"
+    ):
+        """precision: "fp32" or "bf16", of the encoder; the codebook lookup is always fp32.
+
+        Without a codebook in `files` it gives features only.
+        """
+        weights = {
+            name.removeprefix("encoder."): tensor
+            for name, tensor in files.weights.items()
+            if name.startswith("encoder.")
+        }
+        self.device = torch.device(device)
+        self.normalize = files.encoder.normalize
+        self.encoder = WavLM(files.encoder, weights, device, PRECISIONS[precision])
+        if files.codebook_size:
+            self.codebook = Codebook(files.weights["codebook.codes"], files.metric, device)
+        self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
+
+    def encode(
+        self,
+        waveform: np.ndarray | Tensor,
+        sample_rate: int = SAMPLE_RATE,
+        window_seconds: float = 30.0,
+        context_seconds: float = 2.0,
+    ) -> np.ndarray:
+        """Tokens of one utterance, as jobs/tokenize.py makes them.
+
+        waveform: (n,) mono, any real dtype in [-1, 1]. Returns (T,) uint16 (uint32 over 65,536
+        codes), T = floor((n at 16 kHz - 400) / 320) + 1. Raises ValueError for under 400 samples.
+        """
+        mono = np.ascontiguousarray(waveform, dtype=np.float32)
+        if mono.ndim != 1:
+            raise ValueError(f"waveform has shape {mono.shape}; one channel, (n,), is needed")
+        blocks = list(resample([mono], sample_rate))
+        utterance = measure(blocks, keep_samples=sum(map(len, blocks)))
+        if not utterance.num_frames:
+            raise ValueError("the waveform has fewer than 400 samples at 16 kHz")
+        windowing = Windowing.of_seconds(window_seconds, context_seconds, self.normalize)
+        plan = windowing.plan(utterance.num_frames)
+        tokens = [
+            self.encode_windows([wave])[0][window.kept]
+            for wave, window in zip(windowing.cut(utterance, plan), plan, strict=True)
+        ]
+        return np.concatenate(tokens)
+
+    def encode_windows(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+        """Tokens of each 16 kHz waveform, normalised already where the encoder wants it."""
+        return [
+            tokens.cpu().numpy().astype(self.token_dtype)
+            for features in self._features(waves)
+            for tokens in self.codebook.nearest(torch.cat(features)).split(
+                [len(rows) for rows in features]
+            )
+        ]
+
+    def features(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+        """(T, D) fp32 features of each waveform: what the codebook is trained on."""
+        return [
+            rows.float().cpu().numpy() for features in self._features(waves) for rows in features
+        ]
+
+    def _features(self, waves: list[np.ndarray]):
+        for batch in passes(waves, CPU_FRAMES_PER_PASS if self.device.type == "cpu" else None):
+            yield self.encoder([torch.from_numpy(wave) for wave in batch])
+
+
+def passes(waves: list[np.ndarray], frames_per_pass: int | None) -> list[list[np.ndarray]]:
+    """Cut a batch into consecutive passes of about this many frames; None keeps it whole."""
+    if frames_per_pass is None:
+        return [waves] if waves else []
+    batches, frames = [], frames_per_pass
+    for wave in waves:
+        if frames + num_frames(len(wave)) > frames_per_pass:
+            batches.append([])
+            frames = 0
+        batches[-1].append(wave)
+        frames += num_frames(len(wave))
+    return batches

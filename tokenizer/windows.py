@@ -1,0 +1,100 @@
+"""Long utterances in overlapping windows: each frame is taken where it has context on both sides.
+
+A window of W frames keeps what lies more than `context` frames from its inner edges. The number of
+frames is that of a single pass, whatever the length, and an utterance of one window is one pass.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenizer.audio import FRAMES_PER_SECOND, RECEPTIVE_FIELD, SAMPLES_PER_FRAME, Utterance
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames [start, stop) go through the encoder; of these, frames [keep_from, keep_to) are kept.
+
+    All four count from the utterance's first frame.
+    """
+
+    start: int
+    stop: int
+    keep_from: int
+    keep_to: int
+
+    @property
+    def kept(self) -> slice:
+        """The kept frames, counted from the window's own start."""
+        return slice(self.keep_from - self.start, self.keep_to - self.start)
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How utterances are cut: frames of a window, and of the context discarded at inner edges.
+
+    normalize: whether the encoder wants zero mean and unit variance over the whole utterance.
+    Raises ValueError unless a window is longer than its context on both sides.
+    """
+
+    frames: int
+    context: int
+    normalize: bool
+
+    def __post_init__(self):
+        if self.frames <= 2 * self.context:
+            raise ValueError("a window must be longer than its context on both sides")
+
+    @classmethod
+    def of_seconds(cls, window: float, context: float, normalize: bool) -> "Windowing":
+        """From seconds, rounded to frames of 20 ms."""
+        frames = round(window * FRAMES_PER_SECOND), round(context * FRAMES_PER_SECOND)
+        return cls(*frames, normalize)
+
+    @property
+    def samples(self) -> int:
+        """The most 16 kHz samples that still make one window."""
+        return self.frames * SAMPLES_PER_FRAME + RECEPTIVE_FIELD - 1
+
+    def plan(self, frames: int) -> list[Window]:
+        """Windows that together keep each of an utterance's `frames` frames once.
+
+        All are of full length, the last by reaching further back, so that they batch unpadded.
+        """
+        if frames <= self.frames:
+            return [Window(0, frames, 0, frames)]
+        windows, kept = [], 0
+        while kept < frames:
+            start = min(max(0, kept - self.context), frames - self.frames)
+            stop = start + self.frames
+            keep_to = frames if stop == frames else stop - self.context
+            windows.append(Window(start, stop, kept, keep_to))
+            kept = keep_to
+        return windows
+
+    def cut(self, utterance: Utterance, plan: list[Window]) -> Iterator[np.ndarray]:
+        """The float32 waveform of each window, in order, holding little more than one at a time.
+
+        Normalised, where the encoder wants it, by the moments of the whole utterance.
+        """
+        blocks = utterance.blocks()
+        if len(plan) == 1:
+            # Whole, with the tail under one frame: a group norm over time sees it.
+            yield self._normalized(np.concatenate(list(blocks)), utterance)
+            return
+        buffer, offset = np.empty(0, np.float32), 0
+        for window in plan:
+            first = window.start * SAMPLES_PER_FRAME
+            last = (window.stop - 1) * SAMPLES_PER_FRAME + RECEPTIVE_FIELD
+            pieces, end = [buffer], offset + len(buffer)
+            while end < last:
+                pieces.append(next(blocks))
+                end += len(pieces[-1])
+            buffer, offset = np.concatenate(pieces)[first - offset :], first
+            yield self._normalized(buffer[: last - first], utterance)
+
+    def _normalized(self, wave: np.ndarray, utterance: Utterance) -> np.ndarray:
+        if not self.normalize:
+            return wave
+        return ((wave - utterance.mean) * utterance.scale).astype(np.float32, copy=False)
