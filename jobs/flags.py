@@ -25,7 +25,7 @@ def positive(text: str) -> int:
     return value
 
 
-def positive_seconds(text: str) -> float:
+def positive_number(text: str) -> float:
     """A number over zero."""
     value = float(text)
     if not 0 < value < float("inf"):
@@ -80,13 +80,13 @@ def add_encoders(flags: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--window-seconds",
-        type=positive_seconds,
+        type=positive_number,
         default=cut.window_seconds,
         help="longer audio goes through in overlapping windows (default: %(default)g)",
     )
     how.add_argument(
         "--context-seconds",
-        type=positive_seconds,
+        type=positive_number,
         default=cut.context_seconds,
         help="overlap discarded at each inner edge of a window (default: %(default)g)",
     )
@@ -98,7 +98,7 @@ def add_encoders(flags: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--batch-seconds",
-        type=positive_seconds,
+        type=positive_number,
         default=cut.batch_seconds,
         help="most audio in a batch, padding included (default: %(default)g)",
     )

@@ -12,7 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs import flags  # noqa: E402
 from pipeline.errors import UsageError  # noqa: E402
-from pipeline.storage import SHARD_ENDINGS, expand_inputs, fetch_folder  # noqa: E402
+from pipeline.storage import fetch_folder, find_shards  # noqa: E402
 from pipeline.tokenize_job import open_output, tokenize  # noqa: E402
 from tokenizer.tokenizer import TokenizerError, TokenizerFiles  # noqa: E402
 
@@ -43,7 +43,7 @@ def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
     settings = flags.tokenize_settings(args)
-    root, shards = expand_inputs("--input", args.input, SHARD_ENDINGS)
+    root, shards = find_shards("--input", args.input)
     tokenizer = fetch_folder("--tokenizer", args.tokenizer, "a tokenizer")
     try:
         files = TokenizerFiles.read(tokenizer)

@@ -11,7 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs import flags  # noqa: E402
 from pipeline.errors import UsageError  # noqa: E402
-from pipeline.storage import SHARD_ENDINGS, Folder, expand_inputs, fetch_folder  # noqa: E402
+from pipeline.storage import Folder, fetch_folder, find_shards  # noqa: E402
 from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer  # noqa: E402
 from tokenizer.tokenizer import TokenizerFiles  # noqa: E402
 from tokenizer.wavlm_config import EncoderError, read_encoder  # noqa: E402
@@ -79,7 +79,7 @@ def main() -> int:
             f"{settings.codebook_size} codes need as many frames",
             "raise it or lower --codebook-size",
         )
-    _, shards = expand_inputs("--input", args.input, SHARD_ENDINGS)
+    _, shards = find_shards("--input", args.input)
     folder = fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
     try:
         config, weights = read_encoder(folder, args.layer)

@@ -52,6 +52,24 @@ class EncoderPool:
     device: str
     weights: ray.ObjectRef
 
+    @property
+    def shards_at_once(self) -> int:
+        """Shard tasks that keep the encoders busy: while one starts or commits, another reads."""
+        return 2 * len(self.actors)
+
+    @property
+    def cpus_per_shard(self) -> float:
+        """Decoding takes a core's worth beside a GPU. Beside encoders on CPUs, which have all the
+        cores, it takes next to nothing."""
+        return 1 if self.device == "cuda" else 0
+
+    def batches_in_flight(self, shards_left: int) -> int:
+        """How many batches one shard task sends ahead, so that an encoder has about two.
+
+        With more shards than encoders that is two; with fewer, one task feeds several encoders.
+        """
+        return max(2, -(-2 * len(self.actors) // shards_left))
+
 
 def start_encoders(files: TokenizerFiles, settings: EncoderSettings) -> EncoderPool:
     """Start the encoder actors and wait until each has loaded.

@@ -83,10 +83,10 @@ class ProgressLine:
         elapsed = time.monotonic() - self.started
         share = 1.0 if last and not self.failed else min(done / self.total, 1.0)
         left = tqdm.format_interval(elapsed * (1 - share) / share) if share > 0 else "?"
-        text = (
-            f"{self.finished}/{self.shards} shards, {seconds / 3600:.2f} h of audio, "
-            f"{seconds / max(elapsed, 1e-9):.0f} x real time, ETA {left}"
-        )
+        # Ingest decodes nothing, and so counts bytes.
+        audio = f"{seconds / 3600:.2f} h of audio, {seconds / max(elapsed, 1e-9):.0f} x real time"
+        amount = audio if seconds else f"{done / 2**20:,.0f} MB"
+        text = f"{self.finished}/{self.shards} shards, {amount}, ETA {left}"
         if self.failed:
             text += f", {self.failed} failed"
         if self.terminal:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 
 import ray
+from ray.actor import ActorHandle
+from ray.remote_function import RemoteFunction
 
-from pipeline.encoders import EncoderPool
 from pipeline.progress import ProgressBoard, ProgressLine
 from pipeline.storage import Shard, total_size
 
@@ -12,33 +13,23 @@ from pipeline.storage import Shard, total_size
 RETRIES = 3
 
 
-def in_flight_per_task(encoders: int, shards: int) -> int:
-    """Batches one shard task keeps in flight, so that there are about two for each encoder.
-
-    With more shards than encoders every task keeps two; with fewer, a task feeds several encoders.
-    """
-    return max(2, -(-2 * encoders // max(shards, 1)))
-
-
 def run_shards(
     name: str,
     shards: list[Shard],
-    pool: EncoderPool,
-    function,
-    arguments: Callable[[Shard, int, int, object], tuple],
+    at_once: int,
+    num_cpus: float,
+    function: RemoteFunction,
+    arguments: Callable[[Shard, int, int, ActorHandle], tuple],
 ) -> Iterator[tuple[Shard, object, str | None]]:
     """Run a task for each shard. Yields (shard, result, None), or (shard, None, why) if given up.
 
-    function: a Ray remote function. arguments: (shard, number of the shard, batches it may have in
-    flight, progress board) → the function's arguments.
+    at_once: tasks in flight. num_cpus: what Ray sets aside for one. function: the task's.
+    arguments: (shard, its number, shards not yet finished, progress board) → its arguments.
     """
-    encoders = len(pool.actors)
     board = ProgressBoard.remote()
     line = ProgressLine(name, len(shards), total_size(shards), board)
-    # Decoding takes a core's worth beside a GPU, and next to nothing beside an encoder on a CPU,
-    # whose cores are all given to encoders.
     task = function.options(
-        num_cpus=1 if pool.device == "cuda" else 0,
+        num_cpus=num_cpus,
         max_retries=RETRIES,
         retry_exceptions=True,
         scheduling_strategy="SPREAD",
@@ -47,11 +38,10 @@ def run_shards(
     running: dict[ray.ObjectRef, Shard] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < 2 * encoders:
+            while waiting and len(running) < at_once:
                 left = len(waiting) + len(running)
                 number, shard = waiting.pop()
-                batches = in_flight_per_task(encoders, left)
-                running[task.remote(*arguments(shard, number, batches, board))] = shard
+                running[task.remote(*arguments(shard, number, left, board))] = shard
             done, _ = ray.wait(list(running), timeout=0.5)
             for ref in done:
                 shard = running.pop(ref)

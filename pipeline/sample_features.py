@@ -35,9 +35,9 @@ class Reservoir:
         self.kept: dict[int, tuple[int, np.ndarray]] = {}
 
     def draw(self, frames: int) -> list[tuple[int, int, np.ndarray]]:
-        """Split a window's frames at random into pieces; those that enter.
+        """Split a window's frames at random into pieces; those that enter the reservoir.
 
-        Returns (slot, number, frames) of each. number: pieces count up, so that of two in one slot the later is known.
+        Returns (slot, number, frames) of each. Numbers count up: the later of two in a slot holds.
         """
         entering = []
         shuffled = self.random.permutation(frames)

@@ -141,9 +141,13 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> None:
         """Append one member."""
+        self.add_file(name, io.BytesIO(data), len(data))
+
+    def add_file(self, name: str, source: BinaryIO, size: int) -> None:
+        """Append one member of `size` bytes from a file. Raises OSError if it holds fewer."""
         info = tarfile.TarInfo(name)
-        info.size = len(data)
-        self._archive.addfile(info, io.BytesIO(data))
+        info.size = size
+        self._archive.addfile(info, source)
 
     def add_tokens(self, key: str, tokens: np.ndarray, about: dict) -> None:
         """Append KEY.tokens.npy, (T,) as given, and KEY.json."""

@@ -52,13 +52,13 @@ def filesystem(flag: str, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ) from error
 
 
-def expand_inputs(
+def find_files(
     flag: str, values: list[str], endings: tuple[str, ...]
-) -> tuple[str, list[Shard]]:
-    """All files that the inputs name, sorted by name, and the folder their names are relative to.
+) -> tuple[str, dict[str, tuple[str, int]]]:
+    """All files that the inputs name: their common folder, and {path below it: (url, bytes)}.
 
-    values: files, folders (searched to any depth), globs and brace ranges, on any filesystem.
-    Raises UsageError when one matches nothing, cannot be listed, or two would share a name.
+    values: files, folders (searched to any depth for `endings`), globs and brace ranges, on any
+    filesystem. Raises UsageError when one matches nothing or cannot be listed.
     """
     bases, found = [], {}
     for value in values:
@@ -69,19 +69,31 @@ def expand_inputs(
         for base, url, size in _expand(flag, value, patterns, endings):
             bases.append(base)
             found[url] = size
-    root = posixpath.commonpath(bases) if len({_scheme(base) for base in bases}) == 1 else ""
-    shards, names = [], {}
+    # Inputs on two filesystems have no common folder: paths then begin with the bucket or root.
+    one_store = len({_scheme(base) for base in bases}) == 1
+    root = posixpath.commonpath(bases) if one_store else ""
+    paths = {}
     for url, size in found.items():
-        path = url.partition("://")[2] if "://" in url else url
-        name = posixpath.relpath(url, root) if root else path.lstrip("/")
-        name = re.sub("|".join(re.escape(e) + "$" for e in endings), "", name)
-        if name in names:
+        path = url.partition("://")[2].lstrip("/")
+        paths[posixpath.relpath(url, root) if root else path] = (url, size)
+    return root, dict(sorted(paths.items()))
+
+
+def find_shards(flag: str, values: list[str]) -> tuple[str, list[Shard]]:
+    """All input tars, sorted by name, and the folder their names are relative to.
+
+    Raises UsageError as `find_files` does, and when two would share a name.
+    """
+    root, files = find_files(flag, values, SHARD_ENDINGS)
+    shards: dict[str, Shard] = {}
+    for path, (url, size) in files.items():
+        name = re.sub(r"(\.tar|\.tar\.gz|\.tgz)$", "", path)
+        if name in shards:
             raise UsageError(
-                flag, url, f"it and {names[name]} would both be called {name}", "rename one of them"
+                flag, url, f"its output would lie where {shards[name].url}'s does", "rename one"
             )
-        names[name] = url
-        shards.append(Shard(name, url, size))
-    return root, sorted(shards, key=lambda shard: shard.name)
+        shards[name] = Shard(name, url, size)
+    return root, sorted(shards.values(), key=lambda shard: shard.name)
 
 
 def _expand(flag: str, value: str, patterns: list[str], endings: tuple[str, ...]):
@@ -120,9 +132,9 @@ def _expand(flag: str, value: str, patterns: list[str], endings: tuple[str, ...]
         for path, info in sorted(files.items()):
             yield fs.unstrip_protocol(base), fs.unstrip_protocol(path), int(info["size"] or 0)
     if missing:
-        kinds = " or ".join(endings[:2])
         what = "matches nothing" if len(missing) == len(patterns) else f"lacks {missing[0]}"
-        raise UsageError(flag, value, f"it {what}", f"give a {kinds}, a folder of them or a glob")
+        kinds = ", ".join(endings)
+        raise UsageError(flag, value, f"it {what}", f"give a file, folder or glob of {kinds}")
 
 
 def _scheme(url: str) -> str:

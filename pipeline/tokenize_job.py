@@ -115,20 +115,22 @@ def tokenize(
     """
     finished = set(folder.names("reports", ".parquet"))
     todo = [shard for shard in shards if shard.name not in finished]
-    if not todo and folder.names("", "summary.json"):
+    last = folder.read_text("summary.json")
+    if not todo and last and json.loads(last)["shards"] == len(finished):
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings)
     windowing = settings.windowing(files.encoder.normalize)
 
-    def arguments(shard, number, in_flight, board):
+    def arguments(shard, number, left, board):
         common = (folder.url, windowing, settings.batching(), files.codebook_size)
-        return (shard, *common, pool.actors, in_flight, number, board)
+        return (shard, *common, pool.actors, pool.batches_in_flight(left), number, board)
 
     started, failed, audio = time.monotonic(), {}, 0.0
-    for shard, audio_seconds, why in run_shards(
-        "tokenize", todo, pool, tokenize_shard_task, arguments
-    ):
+    runs = run_shards(
+        "tokenize", todo, pool.shards_at_once, pool.cpus_per_shard, tokenize_shard_task, arguments
+    )
+    for shard, audio_seconds, why in runs:
         if why:
             failed[shard.name] = why
         else:

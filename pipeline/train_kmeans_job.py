@@ -50,13 +50,20 @@ def train_tokenizer(
     pool = start_encoders(files, encoder_settings)
     per_shard = -(-settings.max_frames // len(shards))
 
-    def arguments(shard, number, in_flight, board):
+    def arguments(shard, number, left, board):
         common = (per_shard, settings.seed, windowing, batching)
-        return (shard, *common, pool.actors, in_flight, number, board)
+        return (shard, *common, pool.actors, pool.batches_in_flight(left), number, board)
 
     features: dict[str, np.ndarray] = {}
     rejected, failed = Counter(), {}
-    runs = run_shards("features", shards, pool, sample_features_task, arguments)
+    runs = run_shards(
+        "features",
+        shards,
+        pool.shards_at_once,
+        pool.cpus_per_shard,
+        sample_features_task,
+        arguments,
+    )
     for shard, result, why in runs:
         if why:
             failed[shard.name] = why

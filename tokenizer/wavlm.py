@@ -73,6 +73,7 @@ class TransformerLayer:
 
     def __init__(self, weights: dict[str, Tensor], config: WavLMConfig):
         self.config = config
+        self.attention = attention
         self.norms = [
             (weights[f"{name}.weight"], weights[f"{name}.bias"])
             for name in ("layer_norm", "final_layer_norm")
@@ -110,31 +111,36 @@ class TransformerLayer:
 
     def __call__(self, x: Tensor, groups: list[Group], bias: Tensor) -> Tensor:
         """x: (N, D) packed frames; bias: (heads, T, T) of at least the longest utterance."""
-        norm, final_norm = self.norms
+        heads = self.config.num_attention_heads
+        qkv, gate = self.project(x)
+        mixed = torch.empty_like(x)
+        for group in groups:
+            q, k, v = group.pad(qkv).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+            own_gate = group.pad(gate).transpose(1, 2).unsqueeze(-1)
+            context = self.attention(q, k, v, own_gate, bias, group.padding_mask())
+            mixed[group.start : group.stop] = group.unpad(context.transpose(1, 2).flatten(2))
+        return self.finish(x, mixed)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, D) → queries, keys and values (N, 3 D), and the gate of each head (N, heads)."""
         if self.config.do_stable_layer_norm:
-            x = x + self.attend(self._norm(x, norm), groups, bias)
+            x = self._norm(x, self.norms[0])
+        heads, width = self.config.num_attention_heads, self.config.hidden_size
+        qkv, logits = self.qkv_gate(x).split([3 * width, 2 * heads], dim=-1)
+        first, second = torch.sigmoid(logits).chunk(2, dim=-1)
+        return qkv, first * (second * self.gate_scale - 1.0) + 2.0
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What follows attention: output projection, feed-forward, norms and residuals. (N, D)."""
+        norm, final_norm = self.norms
+        x = x + self.out(mixed)
+        if self.config.do_stable_layer_norm:
             return x + self.down(self.up(self._norm(x, final_norm)))
-        x = self._norm(x + self.attend(x, groups, bias), norm)
+        x = self._norm(x, norm)
         return self._norm(x + self.down(self.up(x)), final_norm)
 
     def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], *weights, eps=self.config.layer_norm_eps)
-
-    def attend(self, x: Tensor, groups: list[Group], bias: Tensor) -> Tensor:
-        """(N, D) → (N, D): multi-head attention within each utterance."""
-        heads, width = self.config.num_attention_heads, self.config.hidden_size
-        projected = self.qkv_gate(x)
-        first, second = torch.sigmoid(projected[:, 3 * width :]).view(-1, 2, heads).unbind(1)
-        gate = first * (second * self.gate_scale - 1.0) + 2.0
-        mixed = torch.empty_like(x)
-        for group in groups:
-            qkv = group.pad(projected[:, : 3 * width])
-            q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-            context = attention(
-                q, k, v, group.pad(gate).transpose(1, 2).unsqueeze(-1), bias, group.padding_mask()
-            )
-            mixed[group.start : group.stop] = group.unpad(context.transpose(1, 2).flatten(2))
-        return self.out(mixed)
 
 
 def attention(
@@ -234,6 +240,16 @@ class WavLM:
         for layer in self.layers:
             x = layer(x, groups, bias)
         return list(x.split(lengths))
+
+    def compile(self) -> None:
+        """Let torch.compile fuse what lies between the products; the first batches then take long.
+
+        Only functions of tensors are compiled, for any shape: how utterances are grouped is Python.
+        """
+        for part in [*self.convs, *self.layers]:
+            for name in ("with_layer_norm", "project", "attention", "finish"):
+                if hasattr(part, name):
+                    setattr(part, name, torch.compile(getattr(part, name), dynamic=True))
 
     def convolve(self, waveforms: list[Tensor], lengths: list[int]) -> Tensor:
         """Waveforms → (N, C) packed conv features; lengths: frames of each."""
