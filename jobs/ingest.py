@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags  # noqa: E402
-from pipeline.ingest import find_audio, ingest  # noqa: E402
-from pipeline.storage import Folder  # noqa: E402
+from jobs import flags
+from pipeline.ingest import find_audio, ingest
+from pipeline.storage import Folder
 
 
 def parse() -> flags.argparse.Namespace:

@@ -10,11 +10,11 @@ from pathlib import Path
 # As a script, this file's folder comes first and `tokenize` would shadow the standard library's.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags  # noqa: E402
-from pipeline.errors import UsageError  # noqa: E402
-from pipeline.storage import fetch_folder, find_shards  # noqa: E402
-from pipeline.tokenize_job import open_output, tokenize  # noqa: E402
-from tokenizer.tokenizer import TokenizerError, TokenizerFiles  # noqa: E402
+from jobs import flags
+from pipeline.errors import UsageError
+from pipeline.storage import fetch_folder, find_shards
+from pipeline.tokenize_job import open_output, tokenize
+from tokenizer.tokenizer import TokenizerError, TokenizerFiles
 
 
 def parse() -> flags.argparse.Namespace:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags  # noqa: E402
-from pipeline.errors import UsageError  # noqa: E402
-from pipeline.storage import Folder, fetch_folder, find_shards  # noqa: E402
-from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer  # noqa: E402
-from tokenizer.tokenizer import TokenizerFiles  # noqa: E402
-from tokenizer.wavlm_config import EncoderError, read_encoder  # noqa: E402
+from jobs import flags
+from pipeline.errors import UsageError
+from pipeline.storage import Folder, fetch_folder, find_shards
+from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
+from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.wavlm_config import EncoderError, read_encoder
 
 # FAISS's own bound: more frames a code than this change its centroid little.
 FRAMES_PER_CODE = 256

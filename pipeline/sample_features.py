@@ -1,10 +1,12 @@
 """Features to train a codebook on: an even sample over all shards, of bounded size.
 
-Each shard task keeps a reservoir (Vitter 1985, Algorithm R) of small pieces of utterances. A piece
-is drawn before it is encoded, so that of a long shard only what enters the reservoir is encoded: a
-thousand frames out of ten hours cost minutes of encoding, not hours.
+Each shard task keeps a reservoir of small pieces of utterances, those with the lowest of random
+ranks (Efraimidis and Spirakis 2006, all weights equal). A piece is drawn before it is encoded, so
+that of a long shard only what enters the reservoir is encoded: a thousand frames out of ten hours
+cost minutes of encoding, not hours.
 """
 
+import heapq
 import zlib
 from collections import Counter
 
@@ -24,42 +26,46 @@ PIECE_FRAMES = 50
 
 
 class Reservoir:
-    """Which pieces are kept of a stream of unknown length; each is as likely as any other."""
+    """Pieces of a stream of unknown length, each as likely to be kept as any other.
 
-    def __init__(self, frames: int, seed: int):
-        """frames: at most this many are kept."""
-        self.piece = min(PIECE_FRAMES, frames)
-        self.slots = frames // self.piece
+    Every piece draws a random rank, and those of lowest rank stay, as many as fit.
+    """
+
+    def __init__(self, max_frames: int, seed: int | list[int]):
+        """max_frames: at most this many are kept, and no more than a piece fewer if there are."""
+        self.max_frames = max_frames
         self.random = np.random.default_rng(seed)
-        self.seen = 0
-        self.kept: dict[int, tuple[int, np.ndarray]] = {}
+        self.ranks: list[tuple[float, int, int]] = []  # a heap: (-rank, number, frames)
+        self.frames = 0
+        self.drawn = 0
+        self.kept: dict[int, np.ndarray | None] = {}
 
-    def draw(self, frames: int) -> list[tuple[int, int, np.ndarray]]:
-        """Split a window's frames at random into pieces; those that enter the reservoir.
-
-        Returns (slot, number, frames) of each. Numbers count up: the later of two in a slot holds.
-        """
+    def draw(self, frames: int) -> list[tuple[int, np.ndarray]]:
+        """Split a window's frames at random into pieces; (number, frames) of those that enter."""
         entering = []
         shuffled = self.random.permutation(frames)
-        for first in range(0, frames, self.piece):
-            slot = self.seen
-            if self.seen >= self.slots:
-                slot = int(self.random.integers(self.seen + 1))
-            if slot < self.slots:
-                chosen = np.sort(shuffled[first : first + self.piece])
-                entering.append((slot, self.seen, chosen))
-            self.seen += 1
-        return entering
+        size = min(PIECE_FRAMES, self.max_frames)
+        for first in range(0, frames, size):
+            piece = np.sort(shuffled[first : first + size])
+            heapq.heappush(self.ranks, (-self.random.random(), self.drawn, len(piece)))
+            self.kept[self.drawn] = None
+            entering.append((self.drawn, piece))
+            self.frames += len(piece)
+            self.drawn += 1
+            while self.frames > self.max_frames:
+                _, number, dropped = heapq.heappop(self.ranks)
+                self.frames -= dropped
+                del self.kept[number]
+        return [(number, piece) for number, piece in entering if number in self.kept]
 
-    def put(self, slot: int, number: int, features: np.ndarray) -> None:
-        """Keep a piece's features, unless a later piece has taken its slot; any order will do."""
-        if slot not in self.kept or self.kept[slot][0] < number:
-            self.kept[slot] = (number, features)
+    def put(self, number: int, features: np.ndarray) -> None:
+        """Give a piece its features, unless it has been dropped since; any order will do."""
+        if number in self.kept:
+            self.kept[number] = features
 
     def features(self) -> np.ndarray | None:
-        """(n, D) kept features, or None if there are none."""
-        pieces = [self.kept[slot][1] for slot in sorted(self.kept)]
-        return np.concatenate(pieces) if pieces else None
+        """(n, D) kept features in the order of the stream, or None if there are none."""
+        return np.concatenate(list(self.kept.values())) if self.kept else None
 
 
 def sample_features(
@@ -103,8 +109,8 @@ def sample_features(
         dispatcher = Dispatcher(encoders, "features", in_flight, first_encoder)
         for (window, entering), features in encode_all(windows(), dispatcher, batching):
             kept = features[window.kept]
-            for slot, number, frames in entering:
-                reservoir.put(slot, number, kept[frames])
+            for number, frames in entering:
+                reservoir.put(number, kept[frames])
             progress.advance(stream.bytes_read, len(kept) / FRAMES_PER_SECOND)
     progress.finish(shard.size)
     return reservoir.features(), rejected

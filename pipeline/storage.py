@@ -70,13 +70,10 @@ def find_files(
             bases.append(base)
             found[url] = size
     # Inputs on two filesystems have no common folder: paths then begin with the bucket or root.
-    one_store = len({_scheme(base) for base in bases}) == 1
-    root = posixpath.commonpath(bases) if one_store else ""
-    paths = {}
-    for url, size in found.items():
-        path = url.partition("://")[2].lstrip("/")
-        paths[posixpath.relpath(url, root) if root else path] = (url, size)
-    return root, dict(sorted(paths.items()))
+    schemes = {_scheme(base) for base in bases}
+    root = posixpath.commonpath([_path(base) for base in bases]) if len(schemes) == 1 else "/"
+    paths = {posixpath.relpath(_path(url), root): (url, size) for url, size in found.items()}
+    return (f"{schemes.pop()}://{root}" if len(schemes) == 1 else ""), dict(sorted(paths.items()))
 
 
 def find_shards(flag: str, values: list[str]) -> tuple[str, list[Shard]]:
@@ -130,7 +127,7 @@ def _expand(flag: str, value: str, patterns: list[str], endings: tuple[str, ...]
         if not files:
             missing.append(pattern)
         for path, info in sorted(files.items()):
-            yield fs.unstrip_protocol(base), fs.unstrip_protocol(path), int(info["size"] or 0)
+            yield _url(fs, base), _url(fs, path), int(info["size"] or 0)
     if missing:
         what = "matches nothing" if len(missing) == len(patterns) else f"lacks {missing[0]}"
         kinds = ", ".join(endings)
@@ -139,6 +136,17 @@ def _expand(flag: str, value: str, patterns: list[str], endings: tuple[str, ...]
 
 def _scheme(url: str) -> str:
     return url.partition("://")[0]
+
+
+def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    # A local "a/../b" is the same folder as "b"; in a store it is a name like any other.
+    path = posixpath.normpath(path) if isinstance(fs, LocalFileSystem) else path
+    return fs.unstrip_protocol(path)
+
+
+def _path(url: str) -> str:
+    """Bucket and key, or local path, always from a "/"."""
+    return "/" + url.partition("://")[2].lstrip("/")
 
 
 def _one_line(error: BaseException) -> str:
