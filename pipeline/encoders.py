@@ -4,6 +4,7 @@ A batch is a list of windows of one shard's utterances. Any encoder gives the sa
 so a shard's windows may go to all of them, and Ray may restart an encoder and send a batch again.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,11 @@ from ray.actor import ActorHandle
 
 from pipeline.errors import UsageError
 from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+
+# A batch that takes its encoder down this often (too large for its memory, say) fails its shard.
+BATCH_RETRIES = 3
+# How often a person is told that the cluster has no room yet.
+WAIT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,8 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings) -> EncoderP
 
     Raises UsageError for a device that the cluster lacks.
     """
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     device = settings.device
     if device == "auto":
         device = "cuda" if gpus else "cpu"
@@ -88,17 +94,24 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings) -> EncoderP
     if device == "cuda":
         options, threads, count = {"num_gpus": 1, "num_cpus": 1}, None, settings.encoders or gpus
     else:
-        threads = min(settings.cpus_per_encoder, cpus)
-        count = settings.encoders or max(1, cpus // threads)
+        cores = [int(node.get("CPU", 0)) for node in nodes]
+        threads = max(1, min(settings.cpus_per_encoder, max(cores)))
+        # An encoder's cores are of one node: what is left over on each is left idle.
+        count = settings.encoders or max(1, sum(own // threads for own in cores))
         # More encoders than cores are allowed, as on a laptop that tries four: they share.
-        options = {"num_cpus": min(threads, cpus / count)}
+        options = {"num_cpus": min(threads, sum(cores) / count)}
         # OpenMP reads it once, when torch is imported: an encoder must not start a thread per core.
         options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
-    actor = ray.remote(**options, max_restarts=-1, max_task_retries=-1)(_Encoder)
+    actor = ray.remote(**options, max_restarts=-1, max_task_retries=BATCH_RETRIES)(_Encoder)
     weights = ray.put(files)
     # A reference hidden in bytes: the weights stay in the store for the whole job, and a restarted
     # encoder finds them there. As an argument, Ray warns at every start that it might not.
     reference = ray.cloudpickle.dumps(weights)
     actors = [actor.remote(reference, device, settings.precision, threads) for _ in range(count)]
-    ray.get([each.ready.remote() for each in actors])
+    waiting = [each.ready.remote() for each in actors]
+    while waiting:
+        started, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=WAIT_SECONDS)
+        ray.get(started)
+        if waiting:
+            print(f"waiting for {len(waiting)} of {count} encoders to start", file=sys.stderr)
     return EncoderPool(actors, device, weights)

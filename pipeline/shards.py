@@ -20,6 +20,8 @@ import numpy as np
 AUDIO_ENDINGS = ("flac", "wav", "ogg", "opus", "mp3")
 # Audio members over this size wait on local disk instead of in memory.
 SPOOL_BYTES = 32 << 20
+# tarfile's own 10 KB a read would cost more in Python than in decoding.
+READ_BYTES = 1 << 20
 # WebDataset's rule: the key is the path up to the first dot of the file's name.
 KEY_AND_ENDING = re.compile(r"^((?:.*/|)[^./][^./]*)\.([^/]*)$")
 
@@ -89,7 +91,9 @@ def read_samples(stream: BinaryIO) -> Iterator[Sample]:
 
 def _members(stream: BinaryIO) -> Iterator[tuple[str, str, BinaryIO | None, bool]]:
     """(key, ending, content if a regular file, whether the name is safe) of samples' members."""
-    archive = tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo)  # noqa: SIM115
+    archive = tarfile.open(  # noqa: SIM115
+        fileobj=stream, mode="r|*", bufsize=READ_BYTES, tarinfo=_StrictTarInfo
+    )
     for info in archive:
         archive.members = []  # tarfile would keep them all, and a shard may have millions
         name = info.name.removeprefix("./")

@@ -1,5 +1,6 @@
 """Files anywhere fsspec reaches: finding input shards, fetching folders, publishing whole files."""
 
+import atexit
 import os
 import posixpath
 import re
@@ -17,7 +18,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
 
-PRETRAINED = Path(__file__).resolve().parent.parent / "tokenizer" / "pretrained"
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 
@@ -155,12 +155,10 @@ def _one_line(error: BaseException) -> str:
 
 
 def fetch_folder(flag: str, value: str, kind: str, hub: bool = False) -> Path:
-    """A folder as a local one: a path, a URL, the NAME of one that ships, or (hub) a hub id.
+    """A folder as a local one: of a path, a URL or, with `hub`, a hub id.
 
     kind: what should be there, for the message. Raises UsageError when there is no such folder.
     """
-    if (PRETRAINED / value).is_dir() and "/" not in value:
-        return PRETRAINED / value
     if not Path(value).exists() and hub and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
         return _fetch_from_hub(flag, value)
     fs, path = filesystem(flag, value)
@@ -171,6 +169,7 @@ def fetch_folder(flag: str, value: str, kind: str, hub: bool = False) -> Path:
         if isinstance(fs, LocalFileSystem):
             return Path(path)
         local = tempfile.mkdtemp(prefix="wavmill-")
+        atexit.register(shutil.rmtree, local, ignore_errors=True)
         fs.get(path.rstrip("/") + "/", local, recursive=True)
     except UsageError:
         raise
