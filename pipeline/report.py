@@ -32,7 +32,7 @@ REASONS = {
     shards.NO_AUDIO: "no audio member (flac, wav, ogg, opus, mp3) under this key",
     shards.TWO_AUDIOS: "more than one audio member under this key",
     shards.DUPLICATE_KEY: "the key was seen before in the shard",
-    shards.BAD_NAME: "an absolute name, one with '..', or one without a key",
+    shards.BAD_NAME: "an absolute name, one with '..', not UTF-8, or without a key",
     shards.BROKEN_TAR: "the tar is cut or damaged here; what follows could not be read",
 }
 

@@ -28,7 +28,8 @@ PIECE_FRAMES = 50
 class Reservoir:
     """Pieces of a stream of unknown length, each as likely to be kept as any other.
 
-    Every piece draws a random rank, and those of lowest rank stay, as many as fit.
+    Every piece draws a random rank, and those of lowest rank stay, as many as fit. One that ranks
+    above any piece dropped before is not taken, though there may be room: room comes by the way.
     """
 
     def __init__(self, max_frames: int, seed: int | list[int]):
@@ -36,6 +37,7 @@ class Reservoir:
         self.max_frames = max_frames
         self.random = np.random.default_rng(seed)
         self.ranks: list[tuple[float, int, int]] = []  # a heap: (-rank, number, frames)
+        self.lowest_dropped = 1.0
         self.frames = 0
         self.drawn = 0
         self.kept: dict[int, np.ndarray | None] = {}
@@ -46,14 +48,18 @@ class Reservoir:
         shuffled = self.random.permutation(frames)
         size = min(PIECE_FRAMES, self.max_frames)
         for first in range(0, frames, size):
-            piece = np.sort(shuffled[first : first + size])
-            heapq.heappush(self.ranks, (-self.random.random(), self.drawn, len(piece)))
-            self.kept[self.drawn] = None
-            entering.append((self.drawn, piece))
-            self.frames += len(piece)
+            number, rank = self.drawn, self.random.random()
             self.drawn += 1
+            if rank >= self.lowest_dropped:
+                continue
+            piece = np.sort(shuffled[first : first + size])
+            heapq.heappush(self.ranks, (-rank, number, len(piece)))
+            self.kept[number] = None
+            self.frames += len(piece)
+            entering.append((number, piece))
             while self.frames > self.max_frames:
-                _, number, dropped = heapq.heappop(self.ranks)
+                rank, number, dropped = heapq.heappop(self.ranks)
+                self.lowest_dropped = -rank
                 self.frames -= dropped
                 del self.kept[number]
         return [(number, piece) for number, piece in entering if number in self.kept]

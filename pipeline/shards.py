@@ -81,6 +81,7 @@ def read_samples(stream: BinaryIO) -> Iterator[Sample]:
                 _take(sample, ending, member)
     except (tarfile.TarError, EOFError) as error:
         if sample is not None and sample.audio is not None:
+            sample.metadata_error = None if sample.metadata else f"broken tar: {error}"
             yield _finished(sample, seen)
             sample = None
         yield Sample(sample.key if sample else "", BROKEN_TAR, metadata_error=str(error))
@@ -96,23 +97,31 @@ def _members(stream: BinaryIO) -> Iterator[tuple[str, str, BinaryIO | None, bool
     )
     for info in archive:
         archive.members = []  # tarfile would keep them all, and a shard may have millions
-        name = info.name.removeprefix("./")
+        # Bytes that are not UTF-8 come as surrogates, which no Parquet file takes.
+        name = info.name.encode("utf-8", "backslashreplace").decode()
+        utf8 = name == info.name
+        name = name.removeprefix("./")
         if info.isdir() or name.rpartition("/")[2].startswith("._"):
             continue  # macOS packs a "._name" beside every file
         match = KEY_AND_ENDING.match(name)
         if match:
-            safe = not name.startswith("/") and ".." not in name.split("/")
+            safe = utf8 and not name.startswith("/") and ".." not in name.split("/")
             regular = info.isreg() and not info.issparse()
             content = archive.extractfile(info) if regular else None
             yield match[1], match[2].lower(), content, safe
         elif name.lower().endswith(AUDIO_ENDINGS):
             yield name, "", None, False
+    # A block of zeros ends an archive: more after it is a damaged header, or a second tar.
+    while rest := archive.fileobj.read(READ_BYTES):
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError("data after the end of the archive")
 
 
 def _take(sample: Sample, ending: str, member: BinaryIO) -> None:
     if ending == "json":
         try:
-            sample.metadata = json.loads(member.read())
+            # Python's own NaN and Infinity would make the output something else than JSON.
+            sample.metadata = json.loads(member.read(), parse_constant=lambda _: None)
         except (ValueError, RecursionError) as error:
             sample.metadata_error = f"not JSON: {error}"
     elif ending.rpartition(".")[2] in AUDIO_ENDINGS:

@@ -4,6 +4,7 @@ libsndfile (through soundfile) decodes flac, wav, ogg, opus and mp3; soxr resamp
 with the very samples that a single call would give.
 """
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -12,12 +13,19 @@ import numpy as np
 import soundfile
 import soxr
 
+from tokenizer.mp3 import length_frame
+
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 320
 FRAMES_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_FRAME
 RECEPTIVE_FIELD = 400
 # Decoded at a time, over all channels: 2 MB of float32.
 BLOCK_SAMPLES = 1 << 19
+
+# Under this nothing is speech, and a damaged header would turn into hours of resampled audio.
+LOWEST_RATE = 1000
+LARGEST_OGG_PAGE = 65_307
+UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a flac that a pipe wrote
 
 NOT_AUDIO = "not_audio"
 TRUNCATED = "truncated_audio"
@@ -121,14 +129,24 @@ def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
 
     Raises AudioError: NOT_AUDIO at once; TRUNCATED, NOT_FINITE or NOT_AUDIO while blocks are read.
     """
-    file.seek(0)
-    try:
-        sound = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(NOT_AUDIO, str(error)) from error
-    if sound.samplerate <= 0:
+    sound = _open(file)
+    if sound.format == "MP3":
+        file.seek(0)
+        data = file.read()
+        if (info := length_frame(data)) is not None:
+            file = io.BytesIO(info + data)
+        sound = _open(file)  # the other one's place in the file was moved by reading it here
+    if sound.samplerate < LOWEST_RATE:
         raise AudioError(NOT_AUDIO, f"its sample rate is {sound.samplerate}")
     return _read_blocks(sound, file), sound.samplerate
+
+
+def _open(file: BinaryIO) -> soundfile.SoundFile:
+    file.seek(0)
+    try:
+        return soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(NOT_AUDIO, str(error)) from error
 
 
 def _read_blocks(sound: soundfile.SoundFile, file: BinaryIO) -> Iterator[np.ndarray]:
@@ -136,6 +154,9 @@ def _read_blocks(sound: soundfile.SoundFile, file: BinaryIO) -> Iterator[np.ndar
         claimed, seen = sound.frames, 0
         step = max(1, BLOCK_SAMPLES // sound.channels)
         cut = _says_truncated(sound, file)
+        # soundfile seeks after each read of a seekable file, which fails at the end of a flac that
+        # a pipe wrote; reading straight on needs no seek.
+        sound._info.seekable = 0
         while True:
             try:
                 # float32 always: int16 reads of float files give zeros without an error.
@@ -144,11 +165,12 @@ def _read_blocks(sound: soundfile.SoundFile, file: BinaryIO) -> Iterator[np.ndar
                 raise AudioError(TRUNCATED, f"decoding stopped: {error}") from error
             if not len(block):
                 break
+            seen += len(block)
+            block = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
             if not np.isfinite(block).all():
                 raise AudioError(NOT_FINITE)
-            seen += len(block)
-            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-        if cut or seen < claimed:
+            yield block
+        if cut or seen < claimed != UNKNOWN_LENGTH:
             raise AudioError(TRUNCATED, f"{seen} of {claimed} samples could be read")
 
 
@@ -157,7 +179,7 @@ def _says_truncated(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
 
     libsndfile shortens a cut wav or ogg without an error, and reports the shorter length.
     """
-    if sound.format in ("WAV", "WAVEX", "RF64", "W64", "AIFF"):
+    if sound.format in ("WAV", "WAVEX"):
         for line in sound.extra_info.splitlines():
             if line.strip().startswith("data") and "should be" in line:
                 claimed, real = (int(part.split()[0]) for part in _numbers(line))
@@ -166,12 +188,21 @@ def _says_truncated(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
     if sound.format == "OGG":
         position = file.tell()
         size = file.seek(0, 2)
-        file.seek(max(0, size - 0x11000))  # a page is at most 65,307 bytes
+        file.seek(max(0, size - 2 * LARGEST_OGG_PAGE))
         tail = file.read()
         file.seek(position)
-        last = tail.rfind(b"OggS")
-        return last < 0 or last + 5 >= len(tail) or not tail[last + 5] & 0x04
+        return not _ends_with_last_page(tail)
     return False
+
+
+def _ends_with_last_page(tail: bytes) -> bool:
+    """Whether an Ogg stream's last page (RFC 3533) is marked as such, and is all there."""
+    start = tail.rfind(b"OggS")
+    page = tail[start:] if start >= 0 else b""
+    if len(page) < 27 or not page[5] & 0x04:
+        return False
+    segments = page[26]
+    return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
 def _numbers(line: str) -> tuple[str, str]:

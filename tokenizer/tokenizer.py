@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
 from tokenizer.codebook import Codebook
 from tokenizer.wavlm import WavLM
-from tokenizer.wavlm_config import WavLMConfig
+from tokenizer.wavlm_config import EncoderError, WavLMConfig, check_weights
 from tokenizer.windows import Windowing
 
 FORMAT = "wavmill-tokenizer-1"
@@ -83,18 +84,25 @@ class TokenizerFiles:
             raise TokenizerError("it has no readable config.json") from error
         if not isinstance(config, dict) or config.get("format") != FORMAT:
             raise TokenizerError(f'its config.json does not say "format": "{FORMAT}"')
-        if not (folder / "model.safetensors").is_file():
-            raise TokenizerError("it has no model.safetensors")
-        weights = load_file(folder / "model.safetensors")
-        files = cls(
-            WavLMConfig.from_dict(config["encoder"]),
-            config["codebook"]["metric"],
-            weights,
-            config.get("made_by", {}),
-        )
-        if config.get("fingerprint") != files.fingerprint:
+        try:
+            weights = load_file(folder / "model.safetensors")
+            encoder = WavLMConfig.from_dict(config["encoder"])
+            check_weights(encoder, _encoder_weights(weights))
+            files = cls(encoder, config["codebook"]["metric"], weights, config.get("made_by", {}))
+        except (OSError, SafetensorError) as error:
+            raise TokenizerError("it has no readable model.safetensors") from error
+        except (EncoderError, KeyError, TypeError, AttributeError) as error:
+            raise TokenizerError(
+                f"its config.json or its weights lack something: {error}"
+            ) from error
+        if not files.codebook_size or config.get("fingerprint") != files.fingerprint:
             raise TokenizerError("its weights are not those its config.json was written for")
         return files
+
+
+def _encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "encoder."
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 class Tokenizer:
@@ -111,14 +119,11 @@ class Tokenizer:
 
         Without a codebook in `files` it gives features only.
         """
-        weights = {
-            name.removeprefix("encoder."): tensor
-            for name, tensor in files.weights.items()
-            if name.startswith("encoder.")
-        }
         self.device = torch.device(device)
         self.normalize = files.encoder.normalize
-        self.encoder = WavLM(files.encoder, weights, device, PRECISIONS[precision])
+        self.encoder = WavLM(
+            files.encoder, _encoder_weights(files.weights), device, PRECISIONS[precision]
+        )
         if files.codebook_size:
             self.codebook = Codebook(files.weights["codebook.codes"], files.metric, device)
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32

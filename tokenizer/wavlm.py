@@ -316,13 +316,15 @@ class PositionalConv:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D); an even kernel's last output is dropped, as in the reference."""
-        y = F.conv2d(
-            x.unsqueeze(1).permute(0, 3, 1, 2),
-            self.weight,
-            self.bias,
-            padding=(0, self.kernel // 2),
-            groups=self.groups,
-        )
+        # cuDNN would take TF32 for fp32, and any of its algorithms for any batch.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            y = F.conv2d(
+                x.unsqueeze(1).permute(0, 3, 1, 2),
+                self.weight,
+                self.bias,
+                padding=(0, self.kernel // 2),
+                groups=self.groups,
+            )
         return F.gelu(y.permute(0, 2, 3, 1)[:, 0, : x.shape[1]])
 
 

@@ -6,11 +6,13 @@ tensors are read, by PyTorch's `weights_only` reader: no object in it is ever co
 """
 
 import json
+import pickle
+import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -104,26 +106,68 @@ def read_encoder(folder: Path, layer: int) -> tuple[WavLMConfig, dict[str, Tenso
     folder: a local folder. Raises EncoderError when it is not a WavLM or has too few layers.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise EncoderError("it has no config.json")
-    values = json.loads((folder / "config.json").read_text())
+    values = _read_json(folder / "config.json")
     if values.get("model_type") != "wavlm":
         raise EncoderError(f"its config.json is of a {values.get('model_type')!r}, not a 'wavlm'")
-    preprocessor = folder / "preprocessor_config.json"
-    if preprocessor.is_file():
-        normalize = json.loads(preprocessor.read_text()).get("do_normalize", True)
+    if (folder / "preprocessor_config.json").is_file():
+        normalize = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
     else:
         # The published models' own rule: normalised input goes with layer-norm convolutions.
         normalize = values.get("feat_extract_norm") == "layer"
     config = WavLMConfig.from_dict({**values, "layer": layer, "normalize": normalize})
     weights = {}
-    for name, tensor in _tensors(folder, lambda name: _wanted(name, layer)):
-        weights[_plain_name(name)] = tensor
+    try:
+        for name, tensor in _tensors(folder, lambda name: _wanted(name, layer)):
+            weights[_plain_name(name)] = tensor
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise EncoderError(f"its weights cannot be read: {error}") from error
     _merge_weight_norm(weights)
-    missing = [name for name in _required(config) if name not in weights]
+    check_weights(config, weights)
+    return config, weights
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"it has no readable {path.name}") from error
+    if not isinstance(values, dict):
+        raise EncoderError(f"its {path.name} is not a JSON object")
+    return values
+
+
+def check_weights(config: WavLMConfig, weights: dict[str, Tensor]) -> None:
+    """Raises EncoderError unless every weight that the encoder uses is there."""
+    missing = [name for name in weight_names(config) if name not in weights]
     if missing:
         raise EncoderError(f"its weights lack {missing[0]}")
-    return config, weights
+
+
+def weight_names(config: WavLMConfig) -> list[str]:
+    """The weights of an encoder cut at config.layer, in Hugging Face's names."""
+
+    def both(*modules: str) -> list[str]:
+        return [f"{module}.{part}" for module in modules for part in ("weight", "bias")]
+
+    names = both("feature_projection.layer_norm", "feature_projection.projection")
+    names += both("encoder.pos_conv_embed.conv", "encoder.layer_norm")
+    for i in range(len(config.conv_dim)):
+        conv = f"feature_extractor.conv_layers.{i}."
+        names += both(conv + "conv") if config.conv_bias else [conv + "conv.weight"]
+        if config.feat_extract_norm == "layer" or i == 0:
+            names += both(conv + "layer_norm")
+    for i in range(config.layer):
+        layer = f"encoder.layers.{i}."
+        names += both(layer + "layer_norm", layer + "final_layer_norm")
+        names += both(*(f"{layer}attention.{name}_proj" for name in ("q", "k", "v", "out")))
+        names += both(layer + "attention.gru_rel_pos_linear")
+        names.append(layer + "attention.gru_rel_pos_const")
+        names += both(
+            layer + "feed_forward.intermediate_dense", layer + "feed_forward.output_dense"
+        )
+    if config.layer:
+        names.append("encoder.layers.0.attention.rel_attn_embed.weight")
+    return names
 
 
 def _plain_name(name: str) -> str:
@@ -139,13 +183,6 @@ def _wanted(name: str, layer: int) -> bool:
     return name.startswith(("feature_extractor.", "feature_projection.", "encoder."))
 
 
-def _required(config: WavLMConfig) -> list[str]:
-    names = [f"feature_extractor.conv_layers.{i}.conv.weight" for i in range(len(config.conv_dim))]
-    names += ["feature_projection.projection.weight", "encoder.pos_conv_embed.conv.weight"]
-    names += [f"encoder.layers.{i}.attention.q_proj.weight" for i in range(config.layer)]
-    return names
-
-
 def _tensors(folder: Path, wanted):
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
@@ -159,7 +196,10 @@ def _tensors(folder: Path, wanted):
     if not file.is_file():
         raise EncoderError("it has neither model.safetensors nor pytorch_model.bin")
     # mmap: what lies above the layer is never brought into memory.
-    for name, tensor in torch.load(file, map_location="cpu", weights_only=True, mmap=True).items():
+    # Files of before PyTorch 1.6 are no zip, and cannot be mapped.
+    mapped = zipfile.is_zipfile(file)
+    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    for name, tensor in tensors.items():
         if wanted(name):
             yield name, tensor.float().clone()
 
@@ -172,6 +212,8 @@ def _merge_weight_norm(weights: dict[str, Tensor]) -> None:
         ("parametrizations.weight.original0", "parametrizations.weight.original1"),
     ):
         if base + g in weights:
+            if base + v not in weights:
+                raise EncoderError(f"its weights lack {base + v}")
             scale, direction = weights.pop(base + g), weights.pop(base + v)
             norm = direction.norm(dim=(0, 1), keepdim=True)
             weights[base + "weight"] = direction * (scale / norm)

@@ -1,0 +1,79 @@
+"""Small random models for the tests: a Hugging Face WavLM, a tokenizer made from one, and a pickle
+that shows when it was loaded.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import WavLMConfig, WavLMModel
+
+from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.wavlm import WavLM
+from tokenizer.wavlm_config import read_encoder
+
+LAYERS = 4
+
+# So small a model gains nothing from a second thread, and on a busy machine waits for it.
+torch.set_num_threads(1)
+
+
+def small_wavlm(folder: Path, norm: str, seed: int = 0) -> WavLMModel:
+    """Save a random WavLM to `folder` as the hub does, and return it in evaluation mode.
+
+    norm: "layer" for wavlm-large's shape (pre-norm layers), "group" for wavlm-base's (post-norm).
+    """
+    large = norm == "layer"
+    config = WavLMConfig(
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=128,
+        conv_dim=[32] * 7,
+        conv_bias=large,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=large,
+        # So few that a second of audio has distances in every kind of bucket.
+        num_buckets=32,
+        max_bucket_distance=60,
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = WavLMModel(config).eval()
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1 or "gru_rel_pos_const" in name:
+                # A fresh norm is all ones and zeros: whoever left it out would not be found out.
+                weight.add_(torch.randn_like(weight) * 0.2)
+            elif "rel_attn_embed" in name:
+                weight.normal_()
+            elif weight.ndim == 2:
+                # Wider than the default 0.02, or attention would be all but uniform.
+                weight.normal_(std=weight.shape[1] ** -0.5)
+    model.save_pretrained(folder)
+    return model
+
+
+def small_tokenizer(
+    folder: Path, norm: str = "layer", layer: int = 2, codes: int = 64, metric: str = "l2"
+) -> TokenizerFiles:
+    """A tokenizer whose encoder is `small_wavlm` and whose codes are features of noise.
+
+    folder: where the encoder is saved.
+    """
+    small_wavlm(folder, norm)
+    config, weights = read_encoder(folder, layer)
+    noise = torch.randn(320 * codes + 80, generator=torch.Generator().manual_seed(1))
+    (features,) = WavLM(config, weights)([noise])
+    files = {f"encoder.{name}": weight for name, weight in weights.items()}
+    # A copy: a tensor made in inference mode could not be changed by a test.
+    files["codebook.codes"] = torch.from_numpy(features.numpy().copy())
+    return TokenizerFiles(config, metric, files, {"by": "a test"})
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
