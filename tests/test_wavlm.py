@@ -9,7 +9,7 @@ import torch
 from models import LAYERS, Bomb, small_wavlm
 from safetensors.torch import load_file, save_file
 
-from tokenizer import wavlm
+from tokenizer import wavlm_layer
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import EncoderError, read_encoder
 
@@ -56,7 +56,7 @@ def test_features_are_those_of_transformers(saved, waves, layer, monkeypatch):
         encoder = WavLM(config, weights, utterances_per_group=per_group)
         assert error(encoder(waves), expected) < 1e-5, per_group
         # One head at a time, as for long utterances.
-        monkeypatch.setattr(wavlm, "SCORE_TILE_BYTES", 1)
+        monkeypatch.setattr(wavlm_layer, "SCORE_TILE_BYTES", 1)
         assert error(encoder(waves), expected) < 1e-5, per_group
         monkeypatch.undo()
     half = WavLM(config, weights, dtype=torch.bfloat16, utterances_per_group=per_group)(waves)
