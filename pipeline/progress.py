@@ -81,7 +81,7 @@ class ProgressLine:
         self.shown = time.monotonic()
         done, seconds = ray.get(self.board.totals.remote())
         elapsed = time.monotonic() - self.started
-        share = 1.0 if last and not self.failed else min(done / self.total, 1.0)
+        share = 1.0 if self.finished == self.shards else min(done / self.total, 1.0)
         left = tqdm.format_interval(elapsed * (1 - share) / share) if share > 0 else "?"
         # Ingest decodes nothing, and so counts bytes.
         audio = f"{seconds / 3600:.2f} h of audio, {seconds / max(elapsed, 1e-9):.0f} x real time"

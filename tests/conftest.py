@@ -1,0 +1,248 @@
+"""What the tests of jobs share: a small encoder and tokenizer, an S3 server, one good run.
+
+Everything is the real thing: jobs run as a person runs them, S3 is a server in its own process.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import webdataset as wds
+from botocore.exceptions import BotoCoreError, ClientError
+from transformers import WavLMConfig, WavLMModel
+
+ROOT = Path(__file__).resolve().parent.parent
+SPEECH = ROOT / "tests" / "speech"
+SETTINGS = ("window_seconds", "context_seconds", "batch_size", "batch_seconds", "precision")
+# One encoder of one thread: what a shard's bytes are compared with, over and over.
+ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)
+
+
+def environment(changes: dict | None = None) -> dict:
+    """This process's environment without a Ray cluster's address; None takes a variable away."""
+    merged = {**os.environ, "RAY_ADDRESS": None, **(changes or {})}
+    return {name: str(value) for name, value in merged.items() if value is not None}
+
+
+def job_command(job: str, *flags) -> list[str]:
+    """The command line of jobs/JOB.py, with this Python."""
+    return [sys.executable, f"jobs/{job}.py", *map(str, flags)]
+
+
+def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
+    """Run jobs/JOB.py as a person does, from the repository's root, and wait for it.
+
+    env: variables to add, or with None to take away. Returns the CompletedProcess, with text.
+    """
+    return subprocess.run(
+        job_command(job, *flags),
+        cwd=ROOT,
+        env=environment(env),
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def ray_processes(folder: str) -> dict[int, str]:
+    """{process: command line} of the Ray processes whose RAY_TMPDIR this is.
+
+    Told by it in their environment, or by their logs: Ray's agents blank their environment.
+    """
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            files = " ".join(os.readlink(link) for link in (entry / "fd").iterdir())
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environ = (entry / "environ").read_bytes()
+            if folder.encode() in environ or f"{folder}/session_" in files + line:
+                found[int(entry.name)] = line
+        except (OSError, ValueError):
+            continue  # not a process, or one that has just ended
+    found.pop(os.getpid(), None)
+    return found
+
+
+def end_ray(folder: str) -> None:
+    """End every Ray process whose RAY_TMPDIR this is, and no other; then remove it."""
+    deadline = time.monotonic() + 20
+    while (left := ray_processes(folder)) and time.monotonic() < deadline:
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):  # its parent took it along
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_tokens(path) -> dict[str, tuple[np.ndarray, dict]]:
+    """{key: (tokens, KEY.json)} of a token shard, in order, read by plain webdataset.
+
+    path: a local path, or a binary file that is open on any filesystem.
+    """
+    if isinstance(path, str | Path):
+        samples = wds.WebDataset(str(path), shardshuffle=False, empty_check=False)
+    else:
+        shards = [{"url": "shard.tar", "stream": path}]
+        samples = wds.tariterators.group_by_keys(wds.tariterators.tar_file_expander(shards))
+    return {
+        sample["__key__"]: (
+            np.load(io.BytesIO(sample["tokens.npy"]), allow_pickle=False),
+            json.loads(sample["json"]),
+        )
+        for sample in samples
+    }
+
+
+def rows_of(parquet: Path) -> list[dict]:
+    """Rows of a report or manifest."""
+    return pq.read_table(parquet).to_pylist()
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """{path below the folder: (inode, size, time of change)} of every file and folder."""
+    return {
+        str(path.relative_to(folder)): (s.st_ino, s.st_size, s.st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        for s in [path.stat()]
+    }
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Share of equal tokens over the length both have."""
+    length = min(len(one), len(other))
+    return float(np.mean(one[:length] == other[:length]))
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A WavLM folder of random weights, with layer-norm convolutions like WavLM-large's."""
+    folder = tmp_path_factory.mktemp("encoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = WavLMConfig(
+            hidden_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=256,
+            conv_dim=[64] * 7,
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+        )
+        WavLMModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(encoder, tmp_path_factory) -> Path:
+    """A tokenizer folder, trained by jobs/train_tokenizer.py on tests/speech."""
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    flags = {"input": SPEECH, "encoder": encoder, "layer": 2, "codebook-size": 128}
+    done = run_job(
+        "train_tokenizer",
+        *(part for name, value in flags.items() for part in (f"--{name}", value)),
+        *("--output", folder),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Run(NamedTuple):
+    """A finished run of jobs/tokenize.py: its OUTPUT and its process."""
+
+    output: Path
+    done: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="session")
+def good(tokenizer, tmp_path_factory) -> Run:
+    """tests/speech, tokenized. Tests only look at it."""
+    output = tmp_path_factory.mktemp("good") / "tokens"
+    flags = ("--input", SPEECH, "--tokenizer", tokenizer, "--output", output)
+    return Run(output, run_job("tokenize", *flags, *ONE_THREAD))
+
+
+class S3(NamedTuple):
+    """A running S3 server. env: the variables with which a process reaches it."""
+
+    endpoint: str
+    env: dict
+    bucket: str
+    client: object
+
+    def listing(self, prefix: str) -> dict[str, tuple[str, object]]:
+        """{key: (ETag, time of change)} below a prefix."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix
+        )
+        objects = (o for page in pages for o in page.get("Contents", ()))
+        return {o["Key"]: (o["ETag"], o["LastModified"]) for o in objects}
+
+    def upload(self, folder: Path, prefix: str) -> str:
+        """Put a folder's files below a prefix; returns its URL."""
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            key = f"{prefix}/{path.relative_to(folder)}"
+            self.client.upload_file(str(path), self.bucket, key)
+        return f"s3://{self.bucket}/{prefix}"
+
+    def read(self, key: str) -> bytes:
+        """An object's content."""
+        return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """An S3 server (moto) in its own process, with one bucket."""
+    port, log = free_port(), tmp_path_factory.mktemp("s3") / "log"
+    env = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        client = boto3.client(
+            "s3",
+            endpoint_url=env["AWS_ENDPOINT_URL"],
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                client.create_bucket(Bucket="speech")
+                break
+            except (BotoCoreError, ClientError):
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+        yield S3(env["AWS_ENDPOINT_URL"], env, "speech", client)
+    finally:
+        server.terminate()
+        server.wait(10)

@@ -1,0 +1,244 @@
+"""jobs/tokenize.py killed at bad moments: the same bytes in the end, and nothing done twice."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import (
+    ONE_THREAD,
+    ROOT,
+    S3,
+    SPEECH,
+    end_ray,
+    environment,
+    job_command,
+    ray_processes,
+    run_job,
+    snapshot,
+)
+
+SHARDS = 12
+NAMES = [f"part-{number:02d}" for number in range(SHARDS)]
+
+
+class LocalStore:
+    """An OUTPUT on the local disk, looked at from outside."""
+
+    def __init__(self, folder: Path):
+        self.url, self.folder, self.env = str(folder), folder, {}
+
+    def state(self) -> dict:
+        """{name below OUTPUT: what changes when the file is written}."""
+        try:
+            return {k: v for k, v in snapshot(self.folder).items() if (self.folder / k).is_file()}
+        except FileNotFoundError:  # a file was renamed between being listed and looked at
+            return self.state()
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+
+class S3Store:
+    """An OUTPUT on S3, looked at from outside."""
+
+    def __init__(self, s3: S3, prefix: str):
+        self.url, self.s3, self.prefix, self.env = f"s3://{s3.bucket}/{prefix}", s3, prefix, s3.env
+
+    def state(self) -> dict:
+        """As LocalStore's."""
+        listing = self.s3.listing(f"{self.prefix}/")
+        return {key.removeprefix(f"{self.prefix}/"): value for key, value in listing.items()}
+
+    def read(self, name: str) -> bytes:
+        return self.s3.read(f"{self.prefix}/{name}")
+
+
+def finished(state: dict) -> int:
+    """Reports in an OUTPUT."""
+    return sum(name.startswith("reports/") for name in state)
+
+
+def half_committed(state: dict) -> bool:
+    """Whether a shard lies there whose report does not."""
+    tars = {name[7:-4] for name in state if name.startswith("shards/")}
+    return bool(tars - {name[8:-8] for name in state if name.startswith("reports/")})
+
+
+def hashes(store) -> dict[str, str]:
+    """SHA-256 of everything below shards/."""
+    names = [name for name in store.state() if name.startswith("shards/")]
+    return {name: hashlib.sha256(store.read(name)).hexdigest() for name in names}
+
+
+class Cluster:
+    """Runs a job whose Ray processes can be told from all others, and outlive no test."""
+
+    def __init__(self):
+        # A short path: Ray puts sockets below it.
+        self.folder = tempfile.mkdtemp(prefix="wm-", dir="/tmp")
+
+    def start(self, *flags, env: dict) -> subprocess.Popen:
+        """Start jobs/tokenize.py as the leader of a group of processes."""
+        return subprocess.Popen(
+            job_command("tokenize", *flags),
+            cwd=ROOT,
+            env=environment({**env, "RAY_TMPDIR": self.folder}),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def workers(self) -> dict[int, str]:
+        """{process: title} of those that do the work; Ray's own may take a minute to notice."""
+        processes = ray_processes(self.folder).items()
+        return {p: t for p, t in processes if t.startswith(("ray::tokenize", "ray::_Encoder"))}
+
+    def wait_for_workers(self) -> dict[int, str]:
+        """Wait until the last worker has ended. Returns those that did not."""
+        deadline = time.monotonic() + 30
+        while (left := self.workers()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+
+@pytest.fixture
+def cluster():
+    """A Cluster; whatever is left of it is killed in the end."""
+    cluster = Cluster()
+    try:
+        yield cluster
+    finally:
+        end_ray(cluster.folder)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Copies of tests/speech under other names: enough shards to be killed between."""
+    folder = tmp_path_factory.mktemp("source")
+    for number, name in enumerate(NAMES):
+        shutil.copy(SPEECH / f"speech-{number % 3:06d}.tar", folder / f"{name}.tar")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source, tokenizer, tmp_path_factory) -> dict[str, str]:
+    """Hashes of the shards of a run that nobody kills."""
+    store = LocalStore(tmp_path_factory.mktemp("undisturbed"))
+    flags = ("--input", source, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
+    done = run_job("tokenize", *flags)
+    assert done.returncode == 0, done.stderr
+    assert set(store.state()) == contract()
+    return hashes(store)
+
+
+def contract() -> set[str]:
+    """Every file that an OUTPUT of `source` has, and no other."""
+    files = {f"shards/{name}.tar" for name in NAMES} | {f"reports/{n}.parquet" for n in NAMES}
+    return files | {"run.json", "manifest.parquet", "summary.json"}
+
+
+# When to kill, and whom: the driver alone or its whole group of processes. The first moment lies
+# between a shard's two commits; it lasts a millisecond, so a little later will do as well.
+MOMENTS = [
+    (lambda state: half_committed(state) or finished(state) >= 4, os.kill),
+    (lambda state: finished(state) >= 8, os.killpg),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_killed_runs_end_in_the_same_bytes(
+    where, source, tokenizer, undisturbed, cluster, tmp_path, request
+):
+    store = LocalStore(tmp_path / "out")
+    inputs = str(source)
+    if where == "s3":
+        s3 = request.getfixturevalue("s3")
+        store, inputs = S3Store(s3, "killed"), s3.upload(source, "source")
+    flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
+    for reached, kill in MOMENTS:
+        job = cluster.start(*flags, env=store.env)
+        while not reached(store.state()):
+            assert job.poll() is None, f"it ended before it was killed: {job.stderr.read()}"
+            time.sleep(0.001)
+        kill(job.pid, signal.SIGKILL)
+        job.wait()
+        if kill is os.killpg:
+            assert cluster.wait_for_workers() == {}
+        # Otherwise start at once, while the old run's workers may still be there.
+        assert not {"summary.json", "manifest.parquet"} & set(store.state())
+        before = store.state()
+    done = run_job("tokenize", *flags, env=store.env)
+    assert done.returncode == 0, done.stderr
+    after = store.state()
+    assert set(after) == contract()
+    assert hashes(store) == undisturbed
+    kept = [name for name in before if name.startswith("reports/")]
+    assert len(kept) >= 8 and all(after[name] == before[name] for name in kept)
+    summary = json.loads(store.read("summary.json"))
+    assert (summary["shards"], summary["samples"], summary["failed"]) == (SHARDS, 240, {})
+    assert summary["this_run"]["shards"] == SHARDS - len(kept)
+
+    done = run_job("tokenize", *flags, env=store.env)
+    assert done.returncode == 0 and "nothing was left to do" in done.stdout
+    assert store.state() == after
+
+
+@pytest.mark.slow
+def test_a_killed_encoder_is_replaced(source, tokenizer, undisturbed, cluster, tmp_path):
+    store = LocalStore(tmp_path / "out")
+    flags = ("--input", source, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
+    job = cluster.start(*flags, env={})
+    killed = []
+    while len(killed) < 2:
+        # Once at the start of the work and once, its successor, later.
+        if finished(store.state()) >= 1 + 4 * len(killed):
+            titles = cluster.workers().items()
+            encoders = {p for p, title in titles if title.startswith("ray::_Encoder")}
+            for process in encoders - set(killed):
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+        assert job.poll() is None, job.stderr.read()
+        time.sleep(0.01)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors
+    assert set(store.state()) == contract()
+    assert hashes(store) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_shard_that_fails_stops_no_other(s3, tokenizer, cluster):
+    """An object that is there when the inputs are listed, and gone when its turn comes."""
+    inputs, store = s3.upload(SPEECH, "vanishing"), S3Store(s3, "vanished")
+    flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
+    job = cluster.start(*flags, env=s3.env)
+    first = job.stderr.readline()
+    assert "starting Ray" in first  # so the inputs are listed
+    s3.client.delete_object(Bucket=s3.bucket, Key="vanishing/speech-000001.tar")
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 1
+    failures = [line for line in errors.splitlines() if line.startswith("problem:")]
+    assert len(failures) == 1 and "shard speech-000001 failed" in failures[0]
+    summary = json.loads(store.read("summary.json"))
+    assert list(summary["failed"]) == ["speech-000001"]
+    assert (summary["shards"], summary["samples"]) == (2, 60 - 22)
+    before = store.state()
+    assert finished(before) == 2 and not half_committed(before)
+
+    s3.upload(SPEECH, "vanishing")
+    done = run_job("tokenize", *flags, env=s3.env)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(store.read("summary.json"))
+    assert summary["this_run"]["shards"] == 1
+    assert (summary["shards"], summary["samples"], summary["failed"]) == (3, 60, {})
+    after = store.state()
+    done_before = [name for name in before if name.startswith(("shards/", "reports/", "run"))]
+    assert all(after[name] == before[name] for name in done_before)
