@@ -2,15 +2,22 @@
 
 import argparse
 import sys
+from typing import NoReturn
 
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.tokenize_job import TokenizeSettings
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, not argparse's whole usage before it."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
 def parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser whose --help ends with an example that runs."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -111,20 +118,23 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
 
 def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
     """From the flags of add_encoders. Raises UsageError when the window cannot hold its context."""
-    if args.window_seconds <= 2 * args.context_seconds:
-        raise UsageError(
-            "--window-seconds",
-            args.window_seconds,
-            f"it is not over twice --context-seconds {args.context_seconds}",
-            "make the window longer or the context shorter",
-        )
-    return TokenizeSettings(
+    settings = TokenizeSettings(
         args.window_seconds,
         args.context_seconds,
         args.batch_size,
         args.batch_seconds,
         args.precision,
     )
+    try:
+        settings.windowing(normalize=False)
+    except ValueError as error:
+        raise UsageError(
+            "--window-seconds",
+            args.window_seconds,
+            f"in frames of 20 ms it is not over twice --context-seconds {args.context_seconds}",
+            "make the window longer or the context shorter",
+        ) from error
+    return settings
 
 
 def run(main) -> None:

@@ -117,6 +117,7 @@ def tokenize(
     todo = [shard for shard in shards if shard.name not in finished]
     last = folder.read_text("summary.json")
     if not todo and last and json.loads(last)["shards"] == len(finished):
+        folder.sweep()
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings)

@@ -89,7 +89,7 @@ class Cluster:
         return subprocess.Popen(
             job_command("tokenize", *flags),
             cwd=ROOT,
-            env=environment({**env, "RAY_TMPDIR": self.folder}),
+            env=environment({**env, "RAY_TMPDIR": self.folder, "TMPDIR": self.folder}),
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -29,6 +29,7 @@ class Cluster:
             {
                 **s3.env,
                 "RAY_TMPDIR": self.folder,
+                "TMPDIR": self.folder,
                 # The same for whoever starts the cluster and whoever submits to it.
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN": secrets.token_hex(16),
