@@ -63,8 +63,8 @@ class ProgressLine:
         self.bar = tqdm(
             total=100.0,
             disable=not self.terminal,
-            bar_format="{desc} {percentage:3.0f}%|{bar:24}| {postfix}",
-            desc=name,
+            # The text is tqdm's description, at the end: its postfix begins with a comma.
+            bar_format=name + " {percentage:3.0f}%|{bar:24}| {desc}",
             dynamic_ncols=True,
         )
 
@@ -91,7 +91,7 @@ class ProgressLine:
             text += f", {self.failed} failed"
         if self.terminal:
             self.bar.n = 100 * share
-            self.bar.set_postfix_str(text)
+            self.bar.set_description_str(text)
         else:
             print(f"{self.name} {100 * share:3.0f}%: {text}", file=sys.stderr, flush=True)
 
