@@ -1,0 +1,81 @@
+"""Make training speech with Debian's free synthesisers and prompt recordings.
+
+Writes audio shards with two halves that share no speaker, OUTPUT/a and OUTPUT/b, and pure noises,
+OUTPUT/noise. Beside the shards of a half lie the phones of its English utterances, phones.jsonl.
+The same settings give the same bytes with the same Debian packages. Run it again to finish what is
+missing. Exit status: 0 all done; 1 a shard failed; 2 unusable arguments.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from jobs import flags
+from pipeline.storage import Folder
+from pipeline.synthesize import ENGINES, SynthesisSettings, synthesize
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise flags.argparse.ArgumentTypeError(f"{text} is under zero")
+    return value
+
+
+def parse() -> flags.argparse.Namespace:
+    """The command line."""
+    own = SynthesisSettings()
+    parser = flags.parser(
+        __doc__.strip(), "python jobs/synthesize.py --output out/speech --hours 14 --seed 0"
+    )
+    parser.add_argument("--output", required=True, metavar="URL", help="folder for the shards")
+    parser.add_argument(
+        "--hours",
+        type=flags.positive_number,
+        default=own.hours,
+        help="speech to make, half of it in each half (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--seed", type=_seed, default=own.seed, help="another one makes other speech"
+    )
+    parser.add_argument(
+        "--shard-minutes",
+        type=flags.positive_number,
+        default=own.shard_minutes,
+        help="speech in a shard (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        choices=ENGINES,
+        default=own.engines,
+        metavar="ENGINE",
+        help=f"some of {', '.join(ENGINES)} (default: all)",
+    )
+    parser.add_argument(
+        "--text", nargs="+", default=[], metavar="FILE", help="files of sentences to say as well"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Flags in, one call into the pipeline, a summary out."""
+    args = parse()
+    engines = tuple(engine for engine in ENGINES if engine in args.engines)
+    settings = SynthesisSettings(
+        args.hours, args.seed, args.shard_minutes, engines, tuple(args.text)
+    )
+    done = synthesize(settings, Folder("--output", args.output))
+    for name, why in done["failed"].items():
+        print(f"problem: {name} failed: {why}; run the same command again", file=sys.stderr)
+    for name, hours in done["hours"].items():
+        print(f"{name}: {hours:.2f} h, {done['hours_with_phones'].get(name, 0.0):.2f} with phones")
+    speakers = sum(done["speakers"].values())
+    print(f"{done['utterances']:,} utterances of {speakers} speakers in {done['shards']} shards")
+    print(f"written to {args.output}")
+    return 1 if done["failed"] else 0
+
+
+if __name__ == "__main__":
+    flags.run(main)

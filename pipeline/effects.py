@@ -1,0 +1,118 @@
+"""What happens to a clean voice: a room, noises, a narrow band, a level. All at 16 kHz, (n,)."""
+
+import numpy as np
+
+RATE = 16_000
+MOST_SILENCE_S = 0.3
+# Below its loudest 10 ms by this, speech counts as silence.
+SILENCE_DB = 45
+PEAK = 0.95
+
+
+def loud_span(signal: np.ndarray) -> tuple[int, int] | None:
+    """First and last sample to keep, with at most 0.3 s of silence at each end; None if silent."""
+    frame = RATE // 100
+    count = len(signal) // frame
+    if count == 0 or not np.isfinite(signal).all():
+        return None
+    power = (signal[: count * frame].reshape(count, frame).astype(np.float64) ** 2).mean(1)
+    if power.max() < 1e-7:
+        return None
+    loud = np.flatnonzero(power > power.max() * 10 ** (-SILENCE_DB / 10))
+    margin = int(MOST_SILENCE_S * RATE)
+    return max(0, loud[0] * frame - margin), min(len(signal), (loud[-1] + 1) * frame + margin)
+
+
+def level(signal: np.ndarray, dbfs: float) -> np.ndarray:
+    """Bring the root mean square to dbfs, or lower where the peak would pass 0.95."""
+    gain = 10 ** (dbfs / 20) / (_rms(signal) + 1e-12)
+    return (signal * min(gain, PEAK / (np.abs(signal).max() + 1e-12))).astype(np.float32)
+
+
+def room(signal: np.ndarray, rt60: float, rng: np.random.Generator) -> np.ndarray:
+    """Put a voice in a made-up room: the direct sound, six early echoes, and a decaying noise.
+
+    The direct sound stays where it was, so labels stay right. rt60: seconds to -60 dB.
+    """
+    size = int(rt60 * RATE)
+    times = np.arange(size) / RATE
+    tail = rng.standard_normal(size) * 10 ** (-3 * times / rt60)
+    tail[: int(0.012 * RATE)] = 0
+    tail *= rng.uniform(0.15, 0.5) / np.sqrt((tail**2).sum())
+    tail[0] = 1.0
+    for place in rng.uniform(0.002, 0.03, 6):
+        tail[int(place * RATE)] += rng.uniform(-0.35, 0.35)
+    return _convolve(signal, tail)
+
+
+def _convolve(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
+    size = 1 << (len(signal) + len(response)).bit_length()
+    spectrum = np.fft.rfft(signal, size) * np.fft.rfft(response, size)
+    return np.fft.irfft(spectrum, size)[: len(signal)]
+
+
+def add_noise(signal: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """Add a noise of the same length so many dB below the signal."""
+    gain = _rms(signal) / (_rms(noise) + 1e-12) * 10 ** (-snr_db / 20)
+    return signal + gain * noise
+
+
+def coloured(count: int, slope: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise whose power falls with frequency to the `slope`: 0 white, 1 pink, 2 brown."""
+    spectrum = np.fft.rfft(rng.standard_normal(count))
+    frequency = np.maximum(np.fft.rfftfreq(count, 1 / RATE), 40.0)
+    noise = np.fft.irfft(spectrum * frequency ** (-slope / 2), count)
+    return noise / (_rms(noise) + 1e-12)
+
+
+def hum(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Mains hum with harmonics, over a little pink noise."""
+    times = np.arange(count) / RATE
+    base = rng.choice([50.0, 60.0, 100.0, 120.0]) * rng.uniform(0.99, 1.01)
+    total = 0.2 * coloured(count, 1.0, rng)
+    for harmonic in range(1, 9):
+        phase = rng.uniform(0, 2 * np.pi)
+        total += (
+            rng.uniform(0.1, 1) / harmonic * np.sin(2 * np.pi * base * harmonic * times + phase)
+        )
+    return total
+
+
+def babble(count: int, voices: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Some voices at once, each repeated from a random place and at its own loudness."""
+    total = np.zeros(count)
+    for voice in voices:
+        part = np.resize(np.roll(voice, rng.integers(len(voice))), count)
+        total += part / (_rms(part) + 1e-12) * rng.uniform(0.4, 1.0)
+    return total
+
+
+def telephone(signal: np.ndarray) -> np.ndarray:
+    """Keep 300 to 3400 Hz."""
+    return _shaped(signal, lambda f: _edge(f, 300, 60) * (1 - _edge(f, 3400, 200)))
+
+
+def low_pass(signal: np.ndarray, hz: float) -> np.ndarray:
+    """Keep what is below hz."""
+    return _shaped(signal, lambda f: 1 - _edge(f, hz, 300))
+
+
+def tilt(signal: np.ndarray, db_per_octave: float) -> np.ndarray:
+    """Make it brighter (over 0) or duller (under 0), around 1 kHz."""
+    return _shaped(signal, lambda f: (np.clip(f, 80, 7000) / 1000) ** (db_per_octave / 6.02))
+
+
+def _edge(frequency: np.ndarray, at: float, width: float) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip((frequency - at) / (width / 4), -60, 60)))
+
+
+def _shaped(signal: np.ndarray, gain) -> np.ndarray:
+    # Padded, because an FFT filter would carry the end's tail to the beginning.
+    size = len(signal) + RATE // 4
+    spectrum = np.fft.rfft(signal, size)
+    shaped = np.fft.irfft(spectrum * gain(np.fft.rfftfreq(size, 1 / RATE)), size)
+    return shaped[: len(signal)]
+
+
+def _rms(signal: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(signal, dtype=np.float64))))
