@@ -1,0 +1,162 @@
+"""Measure a tokenizer; print a table, and with --json write the same figures to a file.
+
+Exit status: 0 done; 1 a shard failed or was broken; 2 unusable arguments.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import json
+
+from jobs import flags
+from pipeline.errors import UsageError
+from pipeline.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
+from pipeline.phone_labels import read_item_file, read_phones
+from pipeline.storage import fetch_folder, filesystem, find_shards
+from tokenizer.tokenizer import TokenizerError, TokenizerFiles
+
+TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
+
+Always: how much of the codebook is used, and the bitrate. With --phones: phone purity, cluster
+purity and PNMI (HuBERT, arXiv 2106.07447, 4.2); silence counts as a phone, as in published figures.
+With --abx: ABX error within and across speakers, over the tokens' centroids. Where samples' own
+json has "text" and "speaker": how far apart the tokens of one text by two speakers are, and those
+of two texts by one speaker. Compare only figures that were measured on the same files.
+"""
+
+MEANINGS = {
+    "samples_rejected": "by the tokenize job",
+    "active_codes": "codes that occur",
+    "codebook_perplexity": "exp of the codes' entropy",
+    "bitrate": "bit/s, nominal: 50 tokens a second x log2(codebook_size)",
+    "entropy_bitrate": "bit/s: tokens per second of audio x their unigram entropy (ZeroSpeech)",
+    "phones": "that occur in scored frames, silence included",
+    "audio_without_labels": "utterances",
+    "labels_without_audio": "keys of --phones that --input lacks, or that were rejected",
+    "phone_purity": "frames whose phone is the likeliest of their code",
+    "cluster_purity": "frames whose code is the likeliest of their phone",
+    "pnmi": "I(phone; code) / H(phone)",
+    "edit_distance_same_text": "0 to 1: one text, two speakers",
+    "edit_distance_same_speaker": "0 to 1: two texts, one speaker",
+    "same_text_closer": "share of cases where the first is the smaller",
+    "abx_within": "error, 0 to 1: all of one speaker",
+    "abx_across": "error, 0 to 1: X of another speaker",
+    "abx_source": "who computes it: not ZeroSpeech's own program",
+}
+LEFT_OUT_SHOWN = 10
+
+
+def parse() -> flags.argparse.Namespace:
+    """The command line."""
+    example = (
+        "python jobs/evaluate.py tokens --input tests/speech --tokenizer out/demo/tokenizer "
+        "--json out/figures.json"
+    )
+    parser = flags.parser(__doc__.strip(), example)
+    what = parser.add_subparsers(dest="what", required=True, metavar="tokens")
+    tokens = what.add_parser(
+        "tokens",
+        help="a tokenizer, by the tokens it makes of audio shards",
+        description=TOKENS.strip(),
+        epilog=parser.epilog,
+        formatter_class=parser.formatter_class,
+    )
+    flags.add_input(tokens, "audio shards (.tar)")
+    tokens.add_argument(
+        "--tokenizer", required=True, metavar="URL", help="folder of jobs/train_tokenizer.py"
+    )
+    tokens.add_argument(
+        "--phones", metavar="URL", help='JSON lines of {"key", "frame_ms": 10, "phones": [...]}'
+    )
+    tokens.add_argument(
+        "--abx", metavar="URL", help="item file, as Libri-Light's; its files are keys of --input"
+    )
+    tokens.add_argument("--json", metavar="URL", help="file for the figures")
+    tokens.add_argument(
+        "--output",
+        metavar="URL",
+        help="folder to keep the tokens in, an OUTPUT of jobs/tokenize.py; on a cluster of several "
+        "nodes one that all of them reach (default: a temporary folder)",
+    )
+    flags.add_encoders(tokens)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Flags in, one call into the pipeline, a table out."""
+    args = parse()
+    settings = flags.tokenize_settings(args)
+    root, shards = find_shards("--input", args.input)
+    folder = fetch_folder("--tokenizer", args.tokenizer, "a tokenizer")
+    try:
+        files = TokenizerFiles.read(folder)
+    except TokenizerError as error:
+        raise UsageError(
+            "--tokenizer", args.tokenizer, str(error), "make one with jobs/train_tokenizer.py"
+        ) from error
+    phones = read_phones("--phones", args.phones) if args.phones else None
+    items = read_item_file("--abx", args.abx) if args.abx else None
+    if phones is not None:
+        check_keys("--phones", args.phones, set(phones.of_key), shards)
+    if items is not None:
+        check_keys("--abx", args.abx, {item.key for item in items}, shards)
+    write_json = open_json(args.json) if args.json else None
+    done = evaluate_tokens(
+        shards,
+        root,
+        files,
+        args.tokenizer,
+        settings,
+        flags.encoder_settings(args),
+        phones,
+        items,
+        args.output,
+    )
+    print_table(done, args.tokenizer)
+    if write_json:
+        record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
+        write_json({**record, "left_out": done.left_out, "problems": done.problems})
+        print(f"written to {args.json}")
+    for problem in done.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if done.problems else 0
+
+
+def open_json(url: str):
+    """What writes an object to this file. Raises UsageError when it is no place for a file."""
+    fs, path = filesystem("--json", url)
+    try:
+        fs.makedirs(fs._parent(path), exist_ok=True)
+        taken = fs.isdir(path)
+    except Exception as error:  # whatever a store raises, this file cannot be written
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError("--json", url, problem[:300], "check the path") from error
+    if taken:
+        raise UsageError("--json", url, "it is a folder", "name a file")
+    return lambda value: fs.pipe_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def print_table(done: Evaluation, tokenizer: str) -> None:
+    """A line a figure: its name, its value, what it means."""
+    print(f"{tokenizer}: tokenizer {done.tokenizer[:12]}")
+    for name, value in done.figures.items():
+        print(f"{name:<28}{show(value):>12}  {MEANINGS.get(name, '')}".rstrip())
+    for key, why in list(done.left_out.items())[:LEFT_OUT_SHOWN]:
+        print(f"left out {key}: {why}")
+    if len(done.left_out) > LEFT_OUT_SHOWN:
+        print(f"left out {len(done.left_out) - LEFT_OUT_SHOWN:,} more; --json has them all")
+
+
+def show(value: float | int | str | None) -> str:
+    """A figure as the table has it."""
+    if value is None:
+        return "undefined"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,222 @@
+"""Audio shards and what is known of them → figures that say how good a tokenizer is.
+
+The tokens are made by the main job itself, so rejects, windows and batches are the real ones.
+"""
+
+import io
+import json
+import math
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+
+from pipeline.cluster import connect
+from pipeline.encoders import EncoderSettings
+from pipeline.errors import UsageError
+from pipeline.phone_labels import PhoneLabels
+from pipeline.reading import open_shard
+from pipeline.shards import read_samples
+from pipeline.storage import Folder, Shard
+from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
+from tokenizer import measures
+from tokenizer.abx import Item, abx_errors
+from tokenizer.audio import FRAMES_PER_SECOND
+from tokenizer.tokenizer import TokenizerFiles
+
+# Labels that end this many frames before the audio does are of this audio; their edge is not ours.
+FRAMES_BEYOND_LABELS = 2
+
+
+@dataclass
+class Evaluation:
+    """figures: {name: number, None where it is undefined}. left_out: {key: why it has no part}.
+
+    problems: why not all of the input was tokenized. tokenizer: its fingerprint.
+    """
+
+    tokenizer: str
+    figures: dict[str, float | int | str | None] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    key: str
+    tokens: np.ndarray
+    about: dict
+
+    def said(self, name: str) -> str | None:
+        """What the sample's own json has under this name."""
+        metadata = self.about["metadata"]
+        value = metadata.get(name) if isinstance(metadata, dict) else None
+        return str(value) if isinstance(value, str | int) else None
+
+
+def check_keys(flag: str, url: str, keys: set[str], shards: list[Shard]) -> None:
+    """Raises UsageError when no sample of the shards has one of these keys."""
+    for shard in shards:
+        try:
+            with open_shard(shard) as stream:
+                for sample in read_samples(stream):
+                    if sample.audio is not None:
+                        sample.audio.close()
+                    if sample.key in keys:
+                        return
+        except Exception:  # a shard that cannot be read is the tokenize job's to report
+            return
+    raise UsageError(
+        flag,
+        url,
+        f"none of its {len(keys):,} keys is in --input, such as {min(keys)}",
+        "give the file that belongs to this audio",
+    )
+
+
+def evaluate_tokens(
+    shards: list[Shard],
+    inputs_root: str,
+    files: TokenizerFiles,
+    source: str,
+    settings: TokenizeSettings,
+    encoder_settings: EncoderSettings,
+    phones: PhoneLabels | None = None,
+    items: list[Item] | None = None,
+    output: str | None = None,
+) -> Evaluation:
+    """Tokenize the shards, as jobs/tokenize.py does, and measure the tokens.
+
+    source: where the tokenizer came from, for the record. output: folder or URL to keep the tokens
+    in, else they are made in a temporary folder. Raises UsageError when `output` cannot be used, or
+    when there is none on a cluster whose nodes share no temporary folder.
+    """
+    evaluation = Evaluation(files.fingerprint)
+    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
+        folder = open_output(output or scratch, files, source, settings, inputs_root)
+        if output is None:
+            connect()
+            if sum(node["Alive"] for node in ray.nodes()) > 1:
+                problem = "a cluster of several nodes makes the tokens"
+                raise UsageError("--output", "(none)", problem, "name a folder all of them reach")
+        summary = tokenize(shards, folder, files, settings, encoder_settings)
+        for name, why in summary["failed"].items():
+            evaluation.problems.append(f"shard {name} failed: {why}; it is not in the figures")
+        # An OUTPUT that was there before may hold more shards than these.
+        names = [shard.name for shard in shards if shard.name not in summary["failed"]]
+        for name in sorted(set(names) & set(summary["incomplete_shards"])):
+            evaluation.problems.append(f"shard {name} is incomplete: its tar is broken")
+        rejected = _rejected(folder, set(names))
+        utterances = _distinct(_read_tokens(folder, names), evaluation)
+    evaluation.left_out.update((row["key"], f"rejected: {row['reason']}") for row in rejected)
+    if not utterances:
+        evaluation.problems.append("no utterance of --input could be tokenized")
+        return evaluation
+    figures = evaluation.figures
+    figures["samples_rejected"] = len(rejected)
+    figures.update(_usage(utterances, files.codebook_size))
+    if phones is not None:
+        figures.update(_phones(utterances, files.codebook_size, phones, evaluation))
+    figures.update(_speakers(utterances))
+    if items is not None:
+        codes = {utterance.key: utterance.tokens for utterance in utterances}
+        figures.update(abx_errors(items, codes, files.weights["codebook.codes"].numpy()))
+        figures["abx_source"] = "wavmill"
+    for name, value in figures.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            figures[name] = None
+    return evaluation
+
+
+def _rejected(folder: Folder, names: set[str]) -> list[dict]:
+    with folder.fs.open(folder.path("manifest.parquet"), "rb") as file:
+        rows = pq.read_table(file, filters=[("status", "=", "rejected")]).to_pylist()
+    return [row for row in rows if row["shard"] in names]
+
+
+def _read_tokens(folder: Folder, names: list[str]) -> Iterator[_Utterance]:
+    """The utterances of token shards, in order."""
+    for name in names:
+        path = folder.path(f"shards/{name}.tar")
+        with folder.fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:
+            tokens = None
+            # TarWriter's order: KEY.tokens.npy, then KEY.json.
+            for member in archive:
+                content = archive.extractfile(member).read()
+                if member.name.endswith(".tokens.npy"):
+                    tokens = np.load(io.BytesIO(content), allow_pickle=False)
+                else:
+                    key = member.name.removesuffix(".json")
+                    yield _Utterance(key, tokens, json.loads(content))
+
+
+def _distinct(utterances: Iterator[_Utterance], evaluation: Evaluation) -> list[_Utterance]:
+    """Those whose key no utterance of another shard has: labels go by the key alone."""
+    of_key: dict[str, _Utterance | None] = {}
+    for utterance in utterances:
+        if utterance.key in of_key:
+            evaluation.left_out[utterance.key] = "two shards have this key"
+        of_key[utterance.key] = utterance
+    return [u for u in of_key.values() if u.key not in evaluation.left_out]
+
+
+def _usage(utterances: list[_Utterance], codebook_size: int) -> dict[str, float | int]:
+    counts = np.zeros(codebook_size, np.int64)
+    for utterance in utterances:
+        counts += np.bincount(utterance.tokens, minlength=codebook_size)
+    seconds = sum(utterance.about["duration_s"] for utterance in utterances)
+    entropy = measures.entropy(counts)
+    return {
+        "utterances": len(utterances),
+        "audio_hours": seconds / 3600,
+        "tokens": int(counts.sum()),
+        "codebook_size": codebook_size,
+        "active_codes": int((counts > 0).sum()),
+        "codebook_perplexity": math.exp(entropy),
+        "bitrate": FRAMES_PER_SECOND * math.log2(codebook_size),
+        "entropy_bitrate": float(counts.sum()) / seconds * entropy / math.log(2),
+    }
+
+
+def _phones(
+    utterances: list[_Utterance], codebook_size: int, labels: PhoneLabels, evaluation: Evaluation
+) -> dict[str, float | int]:
+    shape = (len(labels.phones), codebook_size)
+    joint, scored, unlabelled = np.zeros(shape, np.int64), 0, 0
+    for utterance in utterances:
+        if utterance.key not in labels.of_key:
+            unlabelled += 1
+            continue
+        label_ms, phones = labels.of_key[utterance.key]
+        places = measures.label_indices(len(utterance.tokens), label_ms)
+        places = places[places < len(phones)]
+        if len(places) < len(utterance.tokens) - FRAMES_BEYOND_LABELS:
+            evaluation.left_out[utterance.key] = (
+                f"its labels end after {len(places)} of {len(utterance.tokens)} tokens"
+            )
+            continue
+        joint += measures.joint_counts(phones[places], utterance.tokens[: len(places)], shape)
+        scored += 1
+    keys = {utterance.key for utterance in utterances}
+    figures = {
+        "utterances_scored": scored,
+        "frames_scored": int(joint.sum()),
+        "phones": int((joint.sum(1) > 0).sum()),
+        "audio_without_labels": unlabelled,
+        "labels_without_audio": len(labels.of_key.keys() - keys),
+    }
+    if scored:
+        figures["phone_purity"] = measures.phone_purity(joint)
+        figures["cluster_purity"] = measures.cluster_purity(joint)
+        figures["pnmi"] = measures.pnmi(joint)
+    return figures
+
+
+def _speakers(utterances: list[_Utterance]) -> dict[str, float | int]:
+    known = [u for u in utterances if u.said("text") and u.said("speaker")]
+    texts, speakers = ([u.said(name) for u in known] for name in ("text", "speaker"))
+    return measures.compare_speakers([u.tokens for u in known], texts, speakers) if known else {}
