@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs import flags
 from pipeline.storage import Folder
-from pipeline.synthesize import ENGINES, SynthesisSettings, synthesize
+from pipeline.synthesis.job import ENGINES, SynthesisSettings, synthesize
 
 
 def _seed(text: str) -> int:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from torch import Tensor
+
 from jobs import flags
 from pipeline.errors import UsageError
 from pipeline.storage import Folder, fetch_folder, find_shards
 from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
+from tokenizer.mfcc import MFCCConfig
 from tokenizer.tokenizer import TokenizerFiles
-from tokenizer.wavlm_config import EncoderError, read_encoder
+from tokenizer.wavlm_config import EncoderError, WavLMConfig, read_encoder
 
 # FAISS's own bound: more frames a code than this change its centroid little.
 FRAMES_PER_CODE = 256
@@ -33,10 +36,15 @@ def parse() -> flags.argparse.Namespace:
         "--encoder",
         required=True,
         metavar="URL",
-        help="a WavLM: its folder, or the hub id microsoft/wavlm-large, -base or -base-plus",
+        help="a WavLM: wavlm-tiny, which ships, a folder or URL, or the hub id "
+        "microsoft/wavlm-large, -base or -base-plus; or mfcc, or mfcc-standardized for each "
+        "dimension of zero mean and unit variance over a window: what to compare a WavLM with",
     )
     parser.add_argument(
-        "--layer", type=flags.positive, default=6, help="its features (default: %(default)s)"
+        "--layer",
+        type=flags.positive,
+        default=6,
+        help="whose features, of a WavLM (default: %(default)s)",
     )
     parser.add_argument(
         "--codebook-size", type=flags.positive, default=1024, help="codes (default: %(default)s)"
@@ -80,13 +88,7 @@ def main() -> int:
             "raise it or lower --codebook-size",
         )
     _, shards = find_shards("--input", args.input)
-    folder = fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
-    try:
-        config, weights = read_encoder(folder, args.layer)
-    except EncoderError as error:
-        raise UsageError(
-            "--encoder", args.encoder, str(error), "give a WavLM and a --layer it has"
-        ) from error
+    config, weights = encoder(args.encoder, args.layer)
     output = Folder("--output", args.output)
     output.check_free("config.json")
     made_by = {
@@ -123,6 +125,19 @@ def main() -> int:
     )
     print(f"written to {args.output}: tokenizer {done['fingerprint'][:12]}")
     return 0
+
+
+def encoder(name: str, layer: int) -> tuple[WavLMConfig | MFCCConfig, dict[str, Tensor]]:
+    """The encoder that a flag names, and its weights. Raises UsageError if it is none."""
+    if name in ("mfcc", "mfcc-standardized"):
+        return MFCCConfig(standardize=name != "mfcc"), {}
+    folder = fetch_folder("--encoder", name, "a WavLM", hub=True)
+    try:
+        return read_encoder(folder, layer)
+    except EncoderError as error:
+        raise UsageError(
+            "--encoder", name, str(error), "give a WavLM and a --layer it has"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import UsageError
 
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
+# What ships with the project: encoders and tokenizers, a folder each.
+PRETRAINED = Path(__file__).resolve().parent.parent / "tokenizer" / "pretrained"
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,20 @@ def _one_line(error: BaseException) -> str:
 
 
 def fetch_folder(flag: str, value: str, kind: str, hub: bool = False) -> Path:
-    """A folder as a local one: of a path, a URL or, with `hub`, a hub id.
+    """A folder as a local one: of a path, a URL, a NAME that ships or, with `hub`, a hub id.
 
     kind: what should be there, for the message. Raises UsageError when there is no such folder.
     """
+    if re.fullmatch(r"[\w-]+", value) and not Path(value).exists():
+        if (PRETRAINED / value).is_dir():
+            return PRETRAINED / value
+        names = ", ".join(sorted(folder.name for folder in PRETRAINED.glob("*/")))
+        raise UsageError(
+            flag,
+            value,
+            "there is no such folder",
+            f"give the folder or URL of {kind}, or of {names}",
+        )
     if not Path(value).exists() and hub and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
         return _fetch_from_hub(flag, value)
     fs, path = filesystem(flag, value)
@@ -207,6 +219,10 @@ class Folder:
     def path(self, name: str) -> str:
         """Where a file of this name lies, in the filesystem's own terms."""
         return f"{self.root}/{name}"
+
+    def below(self, name: str) -> "Folder":
+        """A folder in this one."""
+        return Folder(self.flag, f"{self.url.rstrip('/')}/{name}")
 
     def publish(self, source: Path, name: str) -> None:
         """Put a finished local file under its name.

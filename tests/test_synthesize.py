@@ -13,9 +13,9 @@ from conftest import run_job, snapshot
 from test_usage import assert_refused
 
 from pipeline import effects
-from pipeline.alignment import ARPABET, frames, moved
-from pipeline.sentences import split
-from pipeline.voices import HALVES, SHARES, foreign_espeak, voices
+from pipeline.synthesis.alignment import ARPABET, frames, moved
+from pipeline.synthesis.sentences import split
+from pipeline.synthesis.voices import HALVES, SHARES, foreign_espeak, voices
 
 ENGINES = ("flite", "espeak-ng")
 needs_engines = pytest.mark.skipif(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
 from tokenizer.codebook import Codebook
+from tokenizer.mfcc import MFCC, MFCCConfig
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import EncoderError, WavLMConfig, check_weights
 from tokenizer.windows import Windowing
@@ -36,12 +37,12 @@ class TokenizerError(ValueError):
 class TokenizerFiles:
     """A tokenizer as it lies in a folder.
 
-    encoder: the WavLM's shape. metric: "l2" or "cosine". weights: "encoder.*" in Hugging Face's
+    encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*" in Hugging Face's
     names, and "codebook.codes" (K, D), which is not there before the codebook is trained.
     made_by: how it came about; decides no token.
     """
 
-    encoder: WavLMConfig
+    encoder: WavLMConfig | MFCCConfig
     metric: str
     weights: dict[str, Tensor]
     made_by: dict = field(default_factory=dict)
@@ -86,8 +87,11 @@ class TokenizerFiles:
             raise TokenizerError(f'its config.json does not say "format": "{FORMAT}"')
         try:
             weights = load_file(folder / "model.safetensors")
-            encoder = WavLMConfig.from_dict(config["encoder"])
-            check_weights(encoder, _encoder_weights(weights))
+            if config["encoder"].get("model_type") == "mfcc":
+                encoder = MFCCConfig.from_dict(config["encoder"])
+            else:
+                encoder = WavLMConfig.from_dict(config["encoder"])
+                check_weights(encoder, _encoder_weights(weights))
             files = cls(encoder, config["codebook"]["metric"], weights, config.get("made_by", {}))
         except (OSError, SafetensorError) as error:
             raise TokenizerError("it has no readable model.safetensors") from error
@@ -121,9 +125,11 @@ class Tokenizer:
         """
         self.device = torch.device(device)
         self.normalize = files.encoder.normalize
-        self.encoder = WavLM(
-            files.encoder, _encoder_weights(files.weights), device, PRECISIONS[precision]
-        )
+        if isinstance(files.encoder, MFCCConfig):
+            self.encoder = MFCC(files.encoder, device)
+        else:
+            weights = _encoder_weights(files.weights)
+            self.encoder = WavLM(files.encoder, weights, device, PRECISIONS[precision])
         if files.codebook_size:
             self.codebook = Codebook(files.weights["codebook.codes"], files.metric, device)
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32

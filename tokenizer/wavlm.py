@@ -176,19 +176,27 @@ class WavLM:
     def position_bias(self, frames: int) -> Tensor:
         """(heads, T, T) with T >= frames: the bias of key j for query i, by the distance j - i.
 
-        Distances fall into buckets: exact up to a quarter of them, then by logarithm (WavLM, 3.1).
-        """
+        T is at least `frames`, and grows when a longer utterance comes."""
         if self._bias.shape[-1] < frames:
-            buckets, far = self.config.num_buckets // 2, self.config.max_bucket_distance
-            exact = buckets // 2
-            distance = torch.arange(-frames + 1, frames)
-            size = distance.abs()
-            log = torch.log(size.clamp(min=1).float() / exact) / math.log(far / exact)
-            large = (exact + log * (buckets - exact)).long().clamp(max=buckets - 1)
-            bucket = torch.where(size < exact, size, large) + (distance > 0) * buckets
+            bucket = position_buckets(frames, self.config)
             by_distance = self.bias_table[bucket.to(self.device)].T.contiguous()  # (heads, 2T - 1)
             self._bias = by_distance.unfold(1, frames, 1).flip(1).contiguous()
         return self._bias
+
+
+def position_buckets(frames: int, config: WavLMConfig) -> Tensor:
+    """(2 T - 1,) int64: the bucket of each distance j - i, from -(T - 1) to T - 1.
+
+    config: anything with num_buckets and max_bucket_distance. Half of the buckets are for keys
+    ahead; in each half they are exact up to its middle, then by logarithm (WavLM, section 3.1).
+    """
+    buckets, far = config.num_buckets // 2, config.max_bucket_distance
+    exact = buckets // 2
+    distance = torch.arange(-frames + 1, frames)
+    size = distance.abs()
+    log = torch.log(size.clamp(min=1).float() / exact) / math.log(far / exact)
+    large = (exact + log * (buckets - exact)).long().clamp(max=buckets - 1)
+    return torch.where(size < exact, size, large) + (distance > 0) * buckets
 
 
 class PositionalConv:

@@ -118,7 +118,8 @@ def read_encoder(folder: Path, layer: int) -> tuple[WavLMConfig, dict[str, Tenso
     weights = {}
     try:
         for name, tensor in _tensors(folder, lambda name: _wanted(name, layer)):
-            weights[_plain_name(name)] = tensor
+            # What is stored in half precision stays so: a tokenizer of it is then half as large.
+            weights[_plain_name(name)] = tensor if tensor.dtype == torch.half else tensor.float()
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise EncoderError(f"its weights cannot be read: {error}") from error
     _merge_weight_norm(weights)
@@ -189,7 +190,7 @@ def _tensors(folder: Path, wanted):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (not a dict)
                 if wanted(name):
-                    yield name, opened.get_tensor(name).float()
+                    yield name, opened.get_tensor(name)
     if files:
         return
     file = folder / "pytorch_model.bin"
@@ -201,7 +202,7 @@ def _tensors(folder: Path, wanted):
     tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     for name, tensor in tensors.items():
         if wanted(name):
-            yield name, tensor.float().clone()
+            yield name, tensor.clone()
 
 
 def _merge_weight_norm(weights: dict[str, Tensor]) -> None:
@@ -214,6 +215,6 @@ def _merge_weight_norm(weights: dict[str, Tensor]) -> None:
         if base + g in weights:
             if base + v not in weights:
                 raise EncoderError(f"its weights lack {base + v}")
-            scale, direction = weights.pop(base + g), weights.pop(base + v)
+            scale, direction = weights.pop(base + g).float(), weights.pop(base + v).float()
             norm = direction.norm(dim=(0, 1), keepdim=True)
             weights[base + "weight"] = direction * (scale / norm)

@@ -13,13 +13,13 @@ import soundfile
 import soxr
 
 from pipeline import effects
-from pipeline.alignment import FRAME_MS, frames, moved
-from pipeline.effects import RATE
-from pipeline.noises import KINDS, make_noise
-from pipeline.sentences import invented
 from pipeline.shards import TarWriter
-from pipeline.synthesizers import Request, decode_prompt, speak
-from pipeline.voices import HALVES, RECORDINGS, SHARES, Voice, foreign_espeak, voices
+from pipeline.synthesis.alignment import FRAME_MS, frames, moved
+from pipeline.synthesis.effects import RATE
+from pipeline.synthesis.noises import KINDS, make_noise
+from pipeline.synthesis.sentences import invented
+from pipeline.synthesis.synthesizers import Request, decode_prompt, speak
+from pipeline.synthesis.voices import HALVES, RECORDINGS, SHARES, Voice, foreign_espeak, voices
 
 SHORTEST_S, LONGEST_S = 1.5, 15.0
 # Rounds of speaking after which a voice that gives too little is left at that.

@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.errors import UsageError
-from pipeline.sentences import english
-from pipeline.speech_shard import Recordings, ShardPlan, make_noise_shard, make_shard
 from pipeline.storage import Folder
-from pipeline.synthesizers import installed
-from pipeline.voices import (
+from pipeline.synthesis.sentences import english
+from pipeline.synthesis.speech_shard import Recordings, ShardPlan, make_noise_shard, make_shard
+from pipeline.synthesis.synthesizers import installed
+from pipeline.synthesis.voices import (
     HALVES,
     PACKAGES,
     PROGRAMS,

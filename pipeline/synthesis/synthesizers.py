@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.alignment import SILENCE, espeak_phones, radio_phones
-from pipeline.voices import FESTIVAL_VOICES, RECORDINGS_FOLDER, Voice
+from pipeline.synthesis.alignment import SILENCE, espeak_phones, radio_phones
+from pipeline.synthesis.voices import FESTIVAL_VOICES, RECORDINGS_FOLDER, Voice
 
 # A synthesiser may hang on a sentence; a batch of hundreds takes a minute.
 TIMEOUT_S = 600

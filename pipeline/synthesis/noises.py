@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.effects import RATE, babble, coloured, hum, level
+from pipeline.synthesis.effects import RATE, babble, coloured, hum, level
 
 KINDS = ("white", "pink", "brown", "hum", "clicks", "music", "babble")
 

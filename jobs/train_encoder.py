@@ -1,0 +1,252 @@
+"""Train a small WavLM from nothing on audio shards: masked prediction of k-means labels, in rounds.
+
+Round 1 predicts k-means labels of MFCCs, each later round those of what the round before learned.
+OUTPUT/encoder is a WavLM as `transformers` reads it, to be given to jobs/train_tokenizer.py. Run
+it again after a kill to go on. Exit status: 0 done; 1 a shard failed, or the loss is no number any
+more; 2 unusable arguments.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from transformers import WavLMConfig
+
+from jobs import flags
+from pipeline.crops import CropSettings
+from pipeline.encoders import EncoderSettings
+from pipeline.errors import UsageError
+from pipeline.pretrain import PretrainSettings, TrainingFailed
+from pipeline.storage import Folder, find_shards
+from pipeline.train_encoder_job import Recipe, Round, check_output, train_encoder
+from tokenizer.audio import FRAMES_PER_SECOND
+
+
+def parse() -> flags.argparse.Namespace:
+    """The command line."""
+    parser = flags.parser(
+        __doc__.strip(),
+        "python jobs/train_encoder.py --input tests/speech --steps 20 20 --codes 50 100 "
+        "--row-seconds 2 --output out/encoder",
+    )
+    flags.add_input(parser, "audio shards (.tar)")
+    parser.add_argument("--output", required=True, metavar="URL", help="folder of the run")
+    parser.add_argument(
+        "--noise",
+        nargs="+",
+        metavar="URL",
+        help="audio shards of noises to lay over the speech; they are held in memory",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
+    shape = parser.add_argument_group("the encoder's shape (default: wavlm-tiny's)")
+    shape.add_argument("--width", type=flags.positive, default=256, help="default: %(default)s")
+    shape.add_argument("--layers", type=flags.positive, default=8, help="default: %(default)s")
+    shape.add_argument("--heads", type=flags.positive, default=4, help="default: %(default)s")
+    shape.add_argument(
+        "--conv-widths",
+        type=flags.positive,
+        nargs=7,
+        default=[64, 128, 128, 128, 256, 256, 256],
+        help="of the seven convolutions (default: %(default)s)",
+    )
+    rounds = parser.add_argument_group("rounds, a value each")
+    rounds.add_argument("--steps", type=flags.positive, nargs="+", default=[3000, 7000])
+    rounds.add_argument("--codes", type=flags.positive, nargs="+", default=[128, 256])
+    rounds.add_argument(
+        "--label-layers",
+        type=flags.positive,
+        nargs="*",
+        default=[5],
+        help="whose features are the labels of round 2, 3, ... (default: %(default)s)",
+    )
+    learning = parser.add_argument_group("learning")
+    learning.add_argument("--learning-rate", type=flags.positive_number, default=2e-3)
+    learning.add_argument(
+        "--rows", type=flags.positive, default=8, help="rows in a batch (default: %(default)s)"
+    )
+    learning.add_argument(
+        "--row-seconds", type=flags.positive_number, default=3, help="default: %(default)g"
+    )
+    learning.add_argument(
+        "--heard-weight",
+        type=flags.rate,
+        default=1.0,
+        help="weight of frames that are not masked in the loss; a long training needs none "
+        "(default: %(default)g)",
+    )
+    learning.add_argument(
+        "--mask-share", type=flags.rate, default=0.5, help="of frames (default: %(default)g)"
+    )
+    learning.add_argument(
+        "--mask-span", type=flags.positive, default=10, help="frames (default: %(default)s)"
+    )
+    sound = parser.add_argument_group("what is done to the sound, and not to the labels")
+    sound.add_argument(
+        "--speed",
+        type=flags.rate,
+        default=0.2,
+        help="played up to so much faster or slower (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--tilt",
+        type=flags.rate,
+        default=0.5,
+        help="treble or bass raised by a filter of up to this strength (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--mixing",
+        type=flags.rate,
+        default=0.2,
+        help="share of rows with another's speech laid over (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--noise-share",
+        type=flags.rate,
+        default=0.15,
+        help="share of rows with noise laid over, with --noise (default: %(default)g)",
+    )
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    where.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="bf16 is twice as fast where the machine has it, and is then taken by auto",
+    )
+    where.add_argument(
+        "--readers",
+        type=int,
+        default=1,
+        help="processes that decode and mix (default: %(default)s)",
+    )
+    where.add_argument(
+        "--checkpoint-minutes", type=flags.positive_number, default=2, help="default: %(default)g"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Flags in, one call into the pipeline, a summary out."""
+    args = parse()
+    config = encoder_shape(args)
+    rounds = label_rounds(args)
+    frames = round(args.row_seconds * FRAMES_PER_SECOND)
+    if frames <= args.mask_span:
+        raise UsageError(
+            "--row-seconds",
+            args.row_seconds,
+            f"a row of {frames} frames is no longer than a masked span of {args.mask_span}",
+            "make rows longer or --mask-span shorter",
+        )
+    device, precision = device_and_precision(args)
+    _, shards = find_shards("--input", args.input)
+    noises = find_shards("--noise", args.noise)[1] if args.noise else []
+    crops = CropSettings(
+        args.rows,
+        frames,
+        args.mask_share,
+        args.mask_span,
+        args.speed,
+        args.tilt,
+        args.mixing,
+        args.noise_share,
+    )
+    recipe = Recipe(
+        tuple(rounds), crops, args.learning_rate, args.heard_weight, precision, args.seed
+    )
+    output = Folder("--output", args.output)
+    check_output(output, config, recipe, shards)
+    training = PretrainSettings(
+        0,
+        args.learning_rate,
+        args.heard_weight,
+        precision,
+        device,
+        args.checkpoint_minutes,
+        args.readers,
+    )
+    encoding = EncoderSettings(device=args.device, precision=precision)
+    try:
+        failed = train_encoder(shards, noises, output, config, recipe, training, encoding)
+    except TrainingFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for name, why in failed.items():
+        print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
+    if failed:
+        return 1
+    print(f"written to {args.output}: encoder/, and log.jsonl of each round")
+    return 0
+
+
+def encoder_shape(args: flags.argparse.Namespace) -> WavLMConfig:
+    """wavlm-large's structure in the flags' widths. Raises UsageError for an impossible one."""
+    if args.width % args.heads or args.width % 16:
+        raise UsageError(
+            "--width",
+            args.width,
+            f"it does not divide by --heads {args.heads} and by the position embedding's 16 groups",
+            "give a multiple of both",
+        )
+    return WavLMConfig(
+        hidden_size=args.width,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        intermediate_size=4 * args.width,
+        conv_dim=args.conv_widths,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+    )
+
+
+def label_rounds(args: flags.argparse.Namespace) -> list[Round]:
+    """The rounds. Raises UsageError unless their flags have a value for each."""
+    count = len(args.steps)
+    for flag, values, needed in (
+        ("--codes", args.codes, count),
+        ("--label-layers", args.label_layers, count - 1),
+    ):
+        if len(values) != needed:
+            raise UsageError(
+                flag,
+                " ".join(map(str, values)),
+                f"--steps asks for {count} rounds",
+                f"give {needed} values",
+            )
+    if args.label_layers and max(args.label_layers) > args.layers:
+        raise UsageError(
+            "--label-layers",
+            " ".join(map(str, args.label_layers)),
+            f"the encoder has {args.layers} layers",
+            "give lower ones",
+        )
+    return [Round(*values) for values in zip(args.steps, args.codes, [None, *args.label_layers])]
+
+
+def device_and_precision(args: flags.argparse.Namespace) -> tuple[str, str]:
+    """What "auto" comes to on this machine. Raises UsageError for a GPU that is not there."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device",
+            "cuda",
+            "this process sees no GPU",
+            "submit with `ray job submit --entrypoint-num-gpus 1`, or use --device cpu",
+        )
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = args.precision
+    if precision == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported()
+            if device == "cuda"
+            else torch.cpu._is_avx512_bf16_supported()
+        )
+        precision = "bf16" if fast else "fp32"
+    return device, precision
+
+
+if __name__ == "__main__":
+    flags.run(main)

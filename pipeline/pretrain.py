@@ -1,0 +1,220 @@
+"""One round of an encoder's training: batches in, weights out, with checkpoints and a log.
+
+One process on the CPU or one GPU. A run that is killed goes on from its last checkpoint, with a
+new draw of the data from there on: what was heard by then does not have to be heard again.
+"""
+
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pipeline.crops import Crops
+from pipeline.storage import Folder
+from tokenizer.audio import FRAMES_PER_SECOND
+from tokenizer.pretraining import MaskedPrediction
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG_EVERY_STEPS = 50
+WARM_UP = 0.08
+# The rate at the end, as a share of the highest.
+LAST_RATE = 0.05
+WEIGHT_DECAY = 0.01
+CLIP_NORM = 5.0
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """steps: of the round. learning_rate: the highest. heard_weight: of frames that are not masked.
+
+    checkpoint_minutes: between two of them. workers: processes that read and mix the audio.
+    """
+
+    steps: int
+    learning_rate: float
+    heard_weight: float
+    precision: str
+    device: str
+    checkpoint_minutes: float
+    workers: int
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+def pretrain(
+    model: MaskedPrediction,
+    crops: Callable[[int], Crops],
+    settings: PretrainSettings,
+    folder: Folder,
+    name: str,
+) -> None:
+    """Train `model` in place up to settings.steps, from its checkpoint in `folder` if there is one.
+
+    crops: the step a run begins at → its data. folder: of this round; gets the checkpoint and
+    log.jsonl, a line every 50 steps: loss in nats, shares of masked and of heard frames whose label
+    was found, learning rate, hours of audio so far, times real time. name: for the progress bar.
+    Raises TrainingFailed when the loss is no number any more.
+    """
+    device = torch.device(settings.device)
+    model.to(device).train()
+    optimizers = make_optimizers(model, settings.learning_rate)
+    step, hours, lines = _resume(model, optimizers, folder)
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    terminal = sys.stderr.isatty()
+    bar = tqdm(
+        total=settings.steps,
+        initial=step,
+        desc=name,
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=0.5 if terminal else 30,
+    )
+    saved = began = time.monotonic()
+    totals, counted, seconds = torch.zeros(3, device=device), 0, 0.0
+    # Spawned, not forked: this process has Ray's and OpenMP's threads by now.
+    loader = DataLoader(
+        crops(step),
+        batch_size=None,
+        num_workers=settings.workers,
+        prefetch_factor=4 if settings.workers else None,
+        multiprocessing_context="spawn" if settings.workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    batches = iter(loader)
+    with bar:
+        while step < settings.steps:
+            waves, masked, labels = (part.to(device, non_blocking=True) for part in next(batches))
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate_at(step, settings)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss, *found = model(waves, masked, labels, settings.heard_weight)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            step += 1
+            totals += torch.stack([loss.detach(), *found])
+            counted += 1
+            seconds += labels.numel() / FRAMES_PER_SECOND
+            bar.update()
+            if step % LOG_EVERY_STEPS and step < settings.steps:
+                continue
+            line = {
+                "step": step,
+                **dict(zip(("loss", "masked_accuracy", "heard_accuracy"), _means(totals, counted))),
+                "learning_rate": rate_at(step - 1, settings),
+                "hours": round(hours + seconds / 3600, 3),
+                "times_real_time": round(seconds / (time.monotonic() - began), 1),
+            }
+            if not math.isfinite(line["loss"]):
+                raise TrainingFailed(
+                    f"the loss is {line['loss']} at step {step}: give a lower --learning-rate and "
+                    "another --output"
+                )
+            lines.append(line)
+            bar.set_postfix_str(
+                f"loss {line['loss']:.3f}, {line['masked_accuracy']:.1%} of masked found, "
+                f"{line['times_real_time']:.0f} x real time",
+                refresh=False,
+            )
+            totals.zero_()
+            counted = 0
+            late = time.monotonic() - saved > 60 * settings.checkpoint_minutes
+            if late or step == settings.steps:
+                _save(model, optimizers, step, hours + seconds / 3600, lines, folder)
+                saved = time.monotonic()
+
+
+def _means(totals: torch.Tensor, counted: int) -> list[float]:
+    return [round(value, 4) for value in (totals / counted).tolist()]
+
+
+def rate_at(step: int, settings: PretrainSettings) -> float:
+    """The learning rate: linear warm-up, then half a cosine to a twentieth."""
+    warm_up = max(1, round(WARM_UP * settings.steps))
+    if step < warm_up:
+        return settings.learning_rate * (step + 1) / warm_up
+    done = (step - warm_up) / max(1, settings.steps - warm_up)
+    share = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+    return settings.learning_rate * share
+
+
+def make_optimizers(model: MaskedPrediction, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the transformer layers, AdamW for everything else.
+
+    Muon (Jordan et al. 2024) as PyTorch has it, scaled to AdamW's step size (Moonshot, arXiv
+    2502.16982), so that one rate serves both: after 300 steps its loss was AdamW's after 400.
+    Norms, biases and other vectors do not decay.
+    """
+    layers = [p for name, p in model.named_parameters() if _is_layer_matrix(name, p)]
+    others = [p for name, p in model.named_parameters() if not _is_layer_matrix(name, p)]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [
+        torch.optim.Muon(
+            layers, lr=rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+        ),
+        # wav2vec 2.0's betas
+        torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True),
+    ]
+
+
+def _is_layer_matrix(name: str, parameter: torch.Tensor) -> bool:
+    return ".encoder.layers." in name and parameter.ndim == 2 and "rel" not in name
+
+
+def _save(model, optimizers, step: int, hours: float, lines: list[dict], folder: Folder) -> None:
+    """Checkpoint, whole or not at all; it holds the log too, so that both end at one step."""
+    tensors = {f"model.{name}": value.detach().cpu() for name, value in model.state_dict().items()}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                tensors[f"{key}.{names[parameter]}"] = value.detach().cpu()
+    about = {"step": str(step), "hours": repr(hours), "log": json.dumps(lines)}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "checkpoint"
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, about)
+        folder.publish(path, CHECKPOINT)
+    folder.publish_text("".join(json.dumps(line) + "\n" for line in lines), "log.jsonl")
+
+
+def _resume(model, optimizers, folder: Folder) -> tuple[int, float, list[dict]]:
+    """Load the round's checkpoint, if any. Returns its step, hours heard and log lines."""
+    if not folder.fs.exists(folder.path(CHECKPOINT)):
+        return 0, 0.0, []
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "checkpoint"
+        folder.fs.get_file(folder.path(CHECKPOINT), str(path))
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    parameters = dict(model.named_parameters())
+    weights = {}
+    for name, tensor in tensors.items():
+        kind, _, parameter = name.partition(".")
+        if kind == "model":
+            weights[parameter] = tensor
+            continue
+        owner = parameters[parameter]
+        optimizer = optimizers[0 if _is_layer_matrix(parameter, owner) else 1]
+        # A fused AdamW wants its count of steps beside the weights.
+        optimizer.state[owner][kind] = tensor.to(owner.device)
+    model.load_state_dict(weights)
+    return int(about["step"]), float(about["hours"]), json.loads(about["log"])

@@ -1,0 +1,1 @@
+"""Training speech from synthesisers: see job.py."""

@@ -1,0 +1,174 @@
+"""Audio shards → a WavLM, in rounds: k-means labels of all shards, then prediction of masked ones.
+
+The labels of the first round are of MFCCs, those of a later one of the features that the round
+before learned (HuBERT, Hsu et al. 2021, arXiv 2106.07447, section 3). The project's own codebook
+training and tokenizing make them, so they resume and scale as these do. Unlike HuBERT's, a later
+round goes on from the weights of the one before: with hours of training instead of weeks, what a
+round would spend on learning the first round's lesson again is most of it.
+"""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+from transformers.utils import logging as transformers_logging
+
+from pipeline.crops import Crops, CropSettings
+from pipeline.encoders import EncoderSettings
+from pipeline.errors import UsageError
+from pipeline.pretrain import PretrainSettings, pretrain
+from pipeline.storage import Folder, Shard, fetch_folder
+from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
+from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
+from tokenizer.audio import SAMPLE_RATE
+from tokenizer.mfcc import MFCCConfig
+from tokenizer.pretraining import MaskedPrediction
+from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.wavlm_config import read_encoder
+
+# Frames a code that the labels' k-means is fitted to.
+FRAMES_PER_CODE = 500
+
+
+@dataclass(frozen=True)
+class Round:
+    """codes: how many labels. layer: whose features of the round before, None for MFCCs."""
+
+    steps: int
+    codes: int
+    layer: int | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the encoder, beside its shape and the audio."""
+
+    rounds: tuple[Round, ...]
+    crops: CropSettings
+    learning_rate: float
+    heard_weight: float
+    precision: str
+    seed: int
+
+
+def check_output(output: Folder, config: WavLMConfig, recipe: Recipe, shards: list[Shard]) -> None:
+    """Write OUTPUT/run.json, or compare with the one there. Raises UsageError if it differs."""
+    record = {
+        "encoder": config.to_diff_dict(),
+        **asdict(recipe),
+        "shards": sorted(shard.name for shard in shards),
+    }
+    record = json.loads(json.dumps(record))
+    try:
+        text = output.read_text("run.json")
+        if text is None:
+            output.publish_text(json.dumps(record, indent=2) + "\n", "run.json")
+            return
+    except Exception as error:  # whatever a store raises, this OUTPUT cannot be used
+        raise output.unusable(error) from error
+    before = json.loads(text)
+    different = [name for name in record if before.get(name) != record[name]]
+    if different:
+        raise UsageError(
+            "--output",
+            output.url,
+            f"the run in it has other {' and '.join(different)}; see its run.json",
+            "repeat that run's flags, or give another folder",
+        )
+
+
+def train_encoder(
+    shards: list[Shard],
+    noises: list[Shard],
+    output: Folder,
+    config: WavLMConfig,
+    recipe: Recipe,
+    training: PretrainSettings,
+    encoding: EncoderSettings,
+) -> dict[str, str]:
+    """Do what is missing of all rounds; the encoder ends in OUTPUT/encoder, in half precision.
+
+    OUTPUT/roundN holds tokenizer/, labels/ (the tokens of all shards), the checkpoint, log.jsonl
+    and encoder/. Returns {shard: why} of shards of which labels could not be made; then training
+    did not start. Raises TrainingFailed, and UsageError where there is less audio than codes.
+    """
+    before = None
+    for number, this in enumerate(recipe.rounds, start=1):
+        folder = output.below(f"round{number}")
+        if folder.read_text("encoder/config.json") is None:
+            failed = _make_labels(shards, folder, before, this, encoding, recipe.seed)
+            if failed:
+                return failed
+            model = MaskedPrediction(config, this.codes, seed=recipe.seed + number)
+            if before is not None:
+                local = fetch_folder("--output", before.url, "an encoder")
+                model.wavlm.load_state_dict(WavLMModel.from_pretrained(local).state_dict())
+
+            def crops(step: int, number=number, folder=folder) -> Crops:
+                seed = [recipe.seed, number, step]
+                return Crops(shards, folder.below("labels"), noises, recipe.crops, seed)
+
+            name = f"round {number} of {len(recipe.rounds)}"
+            pretrain(model, crops, replace(training, steps=this.steps), folder, name)
+            save_encoder(model.wavlm, folder.below("encoder"), torch.float32)
+        before = folder.below("encoder")
+    if output.read_text("encoder/config.json") is None:
+        local = fetch_folder("--output", before.url, "an encoder")
+        save_encoder(WavLMModel.from_pretrained(local), output.below("encoder"), torch.float16)
+    output.sweep()
+    return {}
+
+
+def _make_labels(
+    shards: list[Shard],
+    folder: Folder,
+    before: Folder | None,
+    this: Round,
+    encoding: EncoderSettings,
+    seed: int,
+) -> dict[str, str]:
+    """folder/tokenizer and folder/labels, for what is missing of them. Returns failed shards."""
+    settings = TokenizeSettings(precision=encoding.precision)
+    tokenizer = folder.below("tokenizer")
+    if tokenizer.read_text("config.json") is None:
+        if before is None:
+            files = TokenizerFiles(MFCCConfig(standardize=True), "l2", {})
+        else:
+            local = fetch_folder("--output", before.url, "an encoder")
+            encoder, weights = read_encoder(local, this.layer)
+            files = TokenizerFiles(encoder, "l2", {f"encoder.{k}": v for k, v in weights.items()})
+        frames = FRAMES_PER_CODE * this.codes
+        kmeans = KmeansSettings(this.codes, "l2", frames, iterations=25, seed=seed)
+        windowing = settings.windowing(files.encoder.normalize)
+        done = train_tokenizer(
+            shards, tokenizer, files, kmeans, windowing, settings.batching(), encoding
+        )
+        if done["failed"]:
+            return done["failed"]
+    files = TokenizerFiles.read(fetch_folder("--output", tokenizer.url, "a tokenizer"))
+    root = ""  # the shards' names, which run.json holds, are enough to know them by
+    labels = open_output(folder.below("labels").url, files, tokenizer.url, settings, root)
+    return tokenize(shards, labels, files, settings, encoding)["failed"]
+
+
+def save_encoder(wavlm: WavLMModel, folder: Folder, dtype: torch.dtype) -> None:
+    """Write a WavLMModel as `transformers` reads it, its weights in `dtype`.
+
+    config.json says float32 all the same, so that whoever loads it computes in that.
+    """
+    transformers_logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as scratch:
+        wavlm.float().cpu().save_pretrained(scratch)
+        weights = Path(scratch) / "model.safetensors"
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(weights).items()}
+        save_file(tensors, weights, {"format": "pt"})
+        Wav2Vec2FeatureExtractor(
+            sampling_rate=SAMPLE_RATE, do_normalize=True, return_attention_mask=True
+        ).save_pretrained(scratch)
+        # The configuration last: a folder without one is no encoder.
+        for name in ("model.safetensors", "preprocessor_config.json", "config.json"):
+            folder.publish(Path(scratch) / name, name)

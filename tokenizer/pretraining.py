@@ -1,0 +1,159 @@
+"""WavLM with gradients, and what it learns from: the labels of masked frames.
+
+Masked prediction as in HuBERT (Hsu et al. 2021, arXiv 2106.07447, section 3) and WavLM (arXiv
+2110.13900, section 3): spans of frames are hidden behind one learned vector, and the network says
+which k-means label each hidden frame has. The weights are a `transformers.WavLMModel`'s, so that
+what is saved is one; the forward pass is our own. On a CPU it is several times as fast: data stay
+time-major, where every convolution is one or two plain products, bf16 ones where that pays.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import WavLMConfig, WavLMModel
+
+from tokenizer.wavlm import position_buckets
+
+# HuBERT's: cosine similarities are divided by this before the softmax.
+TEMPERATURE = 0.1
+
+
+class MaskedPrediction(nn.Module):
+    """A WavLM of layer-norm convolutions and pre-norm layers, with a head that predicts labels."""
+
+    def __init__(self, config: WavLMConfig, labels: int, seed: int):
+        """labels: how many there are. The weights are drawn from `seed`."""
+        super().__init__()
+        if config.feat_extract_norm != "layer" or not config.do_stable_layer_norm:
+            raise ValueError("only the shape of wavlm-large is trained: layer norms, pre-norm")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.wavlm = WavLMModel(config)
+            self.project = nn.Linear(config.hidden_size, config.hidden_size)
+            self.labels = nn.Parameter(torch.randn(labels, config.hidden_size))
+        self.config = config
+
+    def forward(
+        self, waves: Tensor, masked: Tensor, labels: Tensor, heard_weight: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, and the shares of masked and of heard frames whose label is found.
+
+        waves: (B, n) normalised 16 kHz. masked: (B, T) bool, T = floor((n - 400) / 320) + 1.
+        labels: (B, T) int64. The loss is the mean cross-entropy of masked frames, in nats, plus
+        `heard_weight` times that of the others (HuBERT, eq. 3, up to scale).
+        """
+        x = self.features(waves, masked)
+        # In fp32: the temperature makes ten of every rounding error.
+        with torch.autocast(x.device.type, enabled=False):
+            logits = F.linear(
+                F.normalize(self.project(x.float()), dim=-1), F.normalize(self.labels, dim=-1)
+            )
+            losses = F.cross_entropy(
+                logits.flatten(0, 1) / TEMPERATURE, labels.flatten(), reduction="none"
+            ).view_as(labels)
+            hidden = losses[masked].mean()
+            loss = hidden + heard_weight * losses[~masked].mean() if heard_weight else hidden
+        found = logits.argmax(-1) == labels
+        return loss, found[masked].float().mean(), found[~masked].float().mean()
+
+    def features(self, waves: Tensor, masked: Tensor | None = None) -> Tensor:
+        """(B, n) → (B, T, D): the top layer's output, through the final norm."""
+        x = self.convolve(waves)
+        projection = self.wavlm.feature_projection
+        x = projection.projection(projection.layer_norm(x))
+        if masked is not None:
+            x = torch.where(masked[..., None], self.wavlm.masked_spec_embed.to(x.dtype), x)
+        encoder = self.wavlm.encoder
+        x = x + self.positions(x)
+        bias = self.position_bias(x.shape[1])
+        for layer in encoder.layers:
+            x = x + self.attend(layer.attention, layer.layer_norm(x), bias)
+            forward = layer.feed_forward
+            hidden = F.gelu(forward.intermediate_dense(layer.final_layer_norm(x)))
+            x = x + forward.output_dense(hidden)
+        return encoder.layer_norm(x)
+
+    def convolve(self, waves: Tensor) -> Tensor:
+        """(B, n) → (B, T, C): the seven convolutions, each with its norm over channels and GELU."""
+        x = waves.unsqueeze(-1)
+        for conv, kernel, stride in zip(
+            self.wavlm.feature_extractor.conv_layers,
+            self.config.conv_kernel,
+            self.config.conv_stride,
+        ):
+            x = _convolve(x, conv.conv.weight, conv.conv.bias, kernel, stride)
+            x = F.gelu(conv.layer_norm(x))
+        return x
+
+    def positions(self, x: Tensor) -> Tensor:
+        """The convolutional position embedding: (B, T, D) → (B, T, D)."""
+        conv = self.wavlm.encoder.pos_conv_embed.conv
+        y = F.conv1d(
+            x.transpose(1, 2), conv.weight, conv.bias, conv.stride, conv.padding, 1, conv.groups
+        )
+        return F.gelu(y[..., : x.shape[1]].transpose(1, 2))
+
+    def position_bias(self, frames: int) -> Tensor:
+        """(H, T, T): the bias of key j for query i, before its gate."""
+        buckets = position_buckets(frames, self.config).to(self.labels.device)
+        table = self.wavlm.encoder.layers[0].attention.rel_attn_embed.weight
+        by_distance = table[buckets].T  # (H, 2 T - 1)
+        place = torch.arange(frames)
+        return by_distance[:, place[None, :] - place[:, None] + frames - 1]
+
+    def attend(self, attention: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
+        """Attention with gated relative position bias (WavLM, section 3.1), (B, T, D) → same."""
+        heads = self.config.num_attention_heads
+        q, k, v = (
+            F.linear(x, layer.weight, layer.bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        parts = attention.gru_rel_pos_linear(x.unflatten(-1, (heads, -1)).transpose(1, 2))
+        first, second = torch.sigmoid(parts.unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)
+        gate = first * (second * attention.gru_rel_pos_const[0] - 1.0) + 2.0  # (B, H, T, 1)
+        gated = gate * bias.to(gate.dtype)
+        if x.is_cpu:
+            # PyTorch's fused kernel takes no bias that wants a gradient, and bf16 at fp32's speed.
+            scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5 + gated
+            mixed = torch.matmul(torch.softmax(scores, -1), v)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=gated.to(q.dtype))
+        return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int, stride: int) -> Tensor:
+    """(B, T, C) → (B, T', O): a convolution over time as products of whole strides of frames.
+
+    weight: (O, C, kernel), stride <= kernel <= 2 stride, as all of WavLM's are.
+    """
+    out = (x.shape[1] - kernel) // stride + 1
+    flat = weight.transpose(1, 2)  # (O, kernel, C)
+    whole = x[:, : out * stride].reshape(len(x), out, stride * x.shape[2])
+    y = F.linear(whole, flat[:, :stride].flatten(1), bias)
+    if kernel > stride:
+        rest = kernel - stride
+        after = x[:, stride : stride * (out + 1)]
+        if after.shape[1] < out * stride:
+            after = F.pad(after, (0, 0, 0, out * stride - after.shape[1]))
+        after = after.unflatten(1, (out, stride))[:, :, :rest].flatten(2)
+        y = y + F.linear(after, flat[:, stride:].flatten(1))
+    return y
+
+
+def span_mask(
+    shape: tuple[int, int], share: float, span: int, random: np.random.Generator
+) -> np.ndarray:
+    """(B, T) bool: spans of `span` frames at random, about `share` of all frames masked.
+
+    Spans may overlap, as in wav2vec 2.0; their number allows for it: n spans leave
+    (1 - span / T)^n of the frames.
+    """
+    batch, frames = shape
+    span = min(span, frames)
+    count = max(1, round(math.log(1 - share) / math.log(1 - span / (frames + span))))
+    starts = random.integers(-span + 1, frames, (batch, count))
+    place = np.arange(frames)[None, None]
+    return ((place >= starts[..., None]) & (place < starts[..., None] + span)).any(1)
