@@ -52,14 +52,33 @@ def parse() -> flags.argparse.Namespace:
         help="of the seven convolutions (default: %(default)s)",
     )
     rounds = parser.add_argument_group("rounds, a value each")
-    rounds.add_argument("--steps", type=flags.positive, nargs="+", default=[3000, 7000])
-    rounds.add_argument("--codes", type=flags.positive, nargs="+", default=[128, 256])
+    rounds.add_argument(
+        "--steps",
+        type=flags.positive,
+        nargs="+",
+        default=[1000, 2500, 4500],
+        help="of training (default: %(default)s)",
+    )
+    rounds.add_argument(
+        "--codes",
+        type=flags.positive,
+        nargs="+",
+        default=[100, 256, 256],
+        help="labels (default: %(default)s)",
+    )
     rounds.add_argument(
         "--label-layers",
         type=flags.positive,
         nargs="*",
-        default=[5],
+        default=[4, 5],
         help="whose features are the labels of round 2, 3, ... (default: %(default)s)",
+    )
+    rounds.add_argument(
+        "--spectrum-steps",
+        type=int,
+        default=1000,
+        help="before round 1, in which the convolutions learn what a spectrum is "
+        "(default: %(default)s)",
     )
     learning = parser.add_argument_group("learning")
     learning.add_argument("--learning-rate", type=flags.positive_number, default=2e-3)
@@ -77,34 +96,34 @@ def parse() -> flags.argparse.Namespace:
         "(default: %(default)g)",
     )
     learning.add_argument(
-        "--mask-share", type=flags.rate, default=0.5, help="of frames (default: %(default)g)"
+        "--mask-share", type=flags.rate, default=0.4, help="of frames (default: %(default)g)"
     )
     learning.add_argument(
-        "--mask-span", type=flags.positive, default=10, help="frames (default: %(default)s)"
+        "--mask-span", type=flags.positive, default=5, help="frames (default: %(default)s)"
     )
     sound = parser.add_argument_group("what is done to the sound, and not to the labels")
     sound.add_argument(
         "--speed",
         type=flags.rate,
-        default=0.2,
+        default=0.12,
         help="played up to so much faster or slower (default: %(default)g)",
     )
     sound.add_argument(
         "--tilt",
         type=flags.rate,
-        default=0.5,
+        default=0.3,
         help="treble or bass raised by a filter of up to this strength (default: %(default)g)",
     )
     sound.add_argument(
         "--mixing",
         type=flags.rate,
-        default=0.2,
+        default=0.15,
         help="share of rows with another's speech laid over (default: %(default)g)",
     )
     sound.add_argument(
         "--noise-share",
         type=flags.rate,
-        default=0.15,
+        default=0.1,
         help="share of rows with noise laid over, with --noise (default: %(default)g)",
     )
     where = parser.add_argument_group("where it runs")
@@ -154,14 +173,19 @@ def main() -> int:
         args.noise_share,
     )
     recipe = Recipe(
-        tuple(rounds), crops, args.learning_rate, args.heard_weight, precision, args.seed
+        args.spectrum_steps,
+        tuple(rounds),
+        crops,
+        args.learning_rate,
+        args.heard_weight,
+        precision,
+        args.seed,
     )
     output = Folder("--output", args.output)
     check_output(output, config, recipe, shards)
     training = PretrainSettings(
         0,
         args.learning_rate,
-        args.heard_weight,
         precision,
         device,
         args.checkpoint_minutes,

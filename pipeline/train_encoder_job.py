@@ -2,9 +2,9 @@
 
 The labels of the first round are of MFCCs, those of a later one of the features that the round
 before learned (HuBERT, Hsu et al. 2021, arXiv 2106.07447, section 3). The project's own codebook
-training and tokenizing make them, so they resume and scale as these do. Unlike HuBERT's, a later
-round goes on from the weights of the one before: with hours of training instead of weeks, what a
-round would spend on learning the first round's lesson again is most of it.
+training and tokenizing make them, so they resume and scale as these do. Two things differ from
+HuBERT, for trainings of hours instead of weeks: before round 1 the convolutions learn what a
+spectrum is, and a later round goes on from the weights of the one before.
 """
 
 import json
@@ -32,6 +32,8 @@ from tokenizer.wavlm_config import read_encoder
 
 # Frames a code that the labels' k-means is fitted to.
 FRAMES_PER_CODE = 500
+# The convolutions alone bear a higher learning rate.
+SPECTRUM_RATE = 1.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Round:
 class Recipe:
     """Everything that decides the encoder, beside its shape and the audio."""
 
+    spectrum_steps: int
     rounds: tuple[Round, ...]
     crops: CropSettings
     learning_rate: float
@@ -106,15 +109,25 @@ def train_encoder(
             model = MaskedPrediction(config, this.codes, seed=recipe.seed + number)
             if before is not None:
                 local = fetch_folder("--output", before.url, "an encoder")
-                model.wavlm.load_state_dict(WavLMModel.from_pretrained(local).state_dict())
+                model.load_encoder(WavLMModel.from_pretrained(local))
 
             def crops(step: int, number=number, folder=folder) -> Crops:
                 seed = [recipe.seed, number, step]
                 return Crops(shards, folder.below("labels"), noises, recipe.crops, seed)
 
+            def spectra(waves, masked, labels, model=model):
+                return model.spectrum_loss(waves), {}
+
+            def labels(*batch, model=model):
+                return model(*batch, recipe.heard_weight)
+
+            if before is None and recipe.spectrum_steps:
+                rate = SPECTRUM_RATE * training.learning_rate
+                settings = replace(training, steps=recipe.spectrum_steps, learning_rate=rate)
+                pretrain(model, spectra, crops, settings, folder.below("spectra"), "spectra")
             name = f"round {number} of {len(recipe.rounds)}"
-            pretrain(model, crops, replace(training, steps=this.steps), folder, name)
-            save_encoder(model.wavlm, folder.below("encoder"), torch.float32)
+            pretrain(model, labels, crops, replace(training, steps=this.steps), folder, name)
+            save_encoder(model.encoder(), folder.below("encoder"), torch.float32)
         before = folder.below("encoder")
     if output.read_text("encoder/config.json") is None:
         local = fetch_folder("--output", before.url, "an encoder")

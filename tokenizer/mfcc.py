@@ -1,8 +1,8 @@
 """MFCCs as an encoder: what the first labels of an encoder's training are made of.
 
 13 cepstra with first and second differences (39 dimensions), as in HuBERT's first round (Hsu et
-al. 2021, arXiv 2106.07447, section 4.2), by torchaudio's version of Kaldi's: windows of 25 ms, which
-are the 400 samples that a frame of WavLM sees.
+al. 2021, arXiv 2106.07447, section 4.2), by torchaudio's version of Kaldi's. A window of theirs is
+the 400 samples that a frame of WavLM sees.
 """
 
 from dataclasses import asdict, dataclass, fields

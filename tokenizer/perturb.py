@@ -30,7 +30,7 @@ def change_speed(
 
 
 def tilt(wave: np.ndarray, amount: float) -> np.ndarray:
-    """Raise the high frequencies (amount under 0) or the low ones: y[t] = x[t] + amount x[t - 1]."""
+    """Raise high frequencies (amount under 0) or low ones: y[t] = x[t] + amount x[t - 1]."""
     tilted = wave.copy()
     tilted[1:] += np.float32(amount) * wave[:-1]
     return tilted

@@ -12,13 +12,18 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchaudio
 from torch import Tensor, nn
 from transformers import WavLMConfig, WavLMModel
 
+from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.wavlm import position_buckets
 
 # HuBERT's: cosine similarities are divided by this before the softmax.
 TEMPERATURE = 0.1
+MELS, FFT_SIZE = 64, 512
+# Added to the power in a band, of waves of unit variance: about 50 dB below speech.
+MEL_FLOOR = 1e-3
 
 
 class MaskedPrediction(nn.Module):
@@ -34,12 +39,35 @@ class MaskedPrediction(nn.Module):
             self.wavlm = WavLMModel(config)
             self.project = nn.Linear(config.hidden_size, config.hidden_size)
             self.labels = nn.Parameter(torch.randn(labels, config.hidden_size))
+            self.to_spectrum = nn.Linear(config.hidden_size, MELS)
         self.config = config
+        self.register_buffer("mel", mel_filters(), persistent=False)
+        # Time-major matrices (O, kernel * C), as they are used and as the optimizer wants them.
+        self.kernels = nn.ParameterList()
+        for layer in self.wavlm.feature_extractor.conv_layers:
+            self.kernels.append(_time_major(layer.conv.weight))
+            layer.conv.weight.requires_grad_(False)
+
+    def load_encoder(self, wavlm: WavLMModel) -> None:
+        """Take over the weights of an encoder of the same shape."""
+        self.wavlm.load_state_dict(wavlm.state_dict())
+        with torch.no_grad():
+            for kernel, layer in zip(self.kernels, wavlm.feature_extractor.conv_layers):
+                kernel.copy_(_time_major(layer.conv.weight))
+
+    def encoder(self) -> WavLMModel:
+        """The encoder as `transformers` has it, with the weights of now."""
+        with torch.no_grad():
+            for kernel, layer in zip(self.kernels, self.wavlm.feature_extractor.conv_layers):
+                width, channels, taps = layer.conv.weight.shape
+                plain = kernel.view(width, taps, channels).transpose(1, 2)
+                layer.conv.weight.copy_(plain)
+        return self.wavlm
 
     def forward(
         self, waves: Tensor, masked: Tensor, labels: Tensor, heard_weight: float = 0.0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, and the shares of masked and of heard frames whose label is found.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss, and the shares of masked and of heard frames whose label was found.
 
         waves: (B, n) normalised 16 kHz. masked: (B, T) bool, T = floor((n - 400) / 320) + 1.
         labels: (B, T) int64. The loss is the mean cross-entropy of masked frames, in nats, plus
@@ -57,7 +85,27 @@ class MaskedPrediction(nn.Module):
             hidden = losses[masked].mean()
             loss = hidden + heard_weight * losses[~masked].mean() if heard_weight else hidden
         found = logits.argmax(-1) == labels
-        return loss, found[masked].float().mean(), found[~masked].float().mean()
+        return loss, {
+            "masked_accuracy": found[masked].float().mean(),
+            "heard_accuracy": found[~masked].float().mean(),
+        }
+
+    def spectrum_loss(self, waves: Tensor) -> Tensor:
+        """Mean squared error of each frame's log mel spectrum as the convolutions alone give it.
+
+        waves: (B, n). Bands are in units of their spread over the batch: 1 is no better than the
+        mean. The convolutions of a WavLM start as noise, and take most of a short training to find
+        out what a spectrum is; asked for it directly, without the transformer, they take a minute.
+        """
+        projection = self.wavlm.feature_projection
+        given = self.to_spectrum(projection.projection(projection.layer_norm(self.convolve(waves))))
+        with torch.autocast(waves.device.type, enabled=False):
+            frames = waves.unfold(1, RECEPTIVE_FIELD, SAMPLES_PER_FRAME)
+            window = torch.hann_window(RECEPTIVE_FIELD, device=waves.device)
+            power = torch.fft.rfft(frames * window, FFT_SIZE).abs().square()
+            spectrum = torch.log(power @ self.mel + MEL_FLOOR)
+            spread, mean = torch.std_mean(spectrum, dim=(0, 1), keepdim=True)
+            return F.mse_loss(given.float(), (spectrum - mean) / spread)
 
     def features(self, waves: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, n) → (B, T, D): the top layer's output, through the final norm."""
@@ -79,13 +127,10 @@ class MaskedPrediction(nn.Module):
     def convolve(self, waves: Tensor) -> Tensor:
         """(B, n) → (B, T, C): the seven convolutions, each with its norm over channels and GELU."""
         x = waves.unsqueeze(-1)
-        for conv, kernel, stride in zip(
-            self.wavlm.feature_extractor.conv_layers,
-            self.config.conv_kernel,
-            self.config.conv_stride,
+        for layer, kernel, stride in zip(
+            self.wavlm.feature_extractor.conv_layers, self.kernels, self.config.conv_stride
         ):
-            x = _convolve(x, conv.conv.weight, conv.conv.bias, kernel, stride)
-            x = F.gelu(conv.layer_norm(x))
+            x = F.gelu(layer.layer_norm(_convolve(x, kernel, layer.conv.bias, stride)))
         return x
 
     def positions(self, x: Tensor) -> Tensor:
@@ -124,22 +169,34 @@ class MaskedPrediction(nn.Module):
         return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int, stride: int) -> Tensor:
+def mel_filters() -> Tensor:
+    """(bins, bands): triangular mel filters for power spectra of FFT_SIZE."""
+    return torchaudio.functional.melscale_fbanks(
+        FFT_SIZE // 2 + 1, 0.0, SAMPLE_RATE / 2, MELS, SAMPLE_RATE
+    )
+
+
+def _time_major(weight: Tensor) -> Tensor:
+    """A convolution's (O, C, kernel) as (O, kernel * C)."""
+    return weight.detach().transpose(1, 2).flatten(1).clone()
+
+
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """(B, T, C) → (B, T', O): a convolution over time as products of whole strides of frames.
 
-    weight: (O, C, kernel), stride <= kernel <= 2 stride, as all of WavLM's are.
+    kernel: (O, taps * C) with stride <= taps <= 2 stride, as all of WavLM's have.
     """
-    out = (x.shape[1] - kernel) // stride + 1
-    flat = weight.transpose(1, 2)  # (O, kernel, C)
-    whole = x[:, : out * stride].reshape(len(x), out, stride * x.shape[2])
-    y = F.linear(whole, flat[:, :stride].flatten(1), bias)
-    if kernel > stride:
-        rest = kernel - stride
+    channels = x.shape[2]
+    taps = kernel.shape[1] // channels
+    out = (x.shape[1] - taps) // stride + 1
+    whole = x[:, : out * stride].reshape(len(x), out, stride * channels)
+    y = F.linear(whole, kernel[:, : stride * channels], bias)
+    if taps > stride:
         after = x[:, stride : stride * (out + 1)]
         if after.shape[1] < out * stride:
             after = F.pad(after, (0, 0, 0, out * stride - after.shape[1]))
-        after = after.unflatten(1, (out, stride))[:, :, :rest].flatten(2)
-        y = y + F.linear(after, flat[:, stride:].flatten(1))
+        after = after.unflatten(1, (out, stride))[:, :, : taps - stride].flatten(2)
+        y = y + F.linear(after, kernel[:, stride * channels :])
     return y
 
 

@@ -37,8 +37,8 @@ class TokenizerError(ValueError):
 class TokenizerFiles:
     """A tokenizer as it lies in a folder.
 
-    encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*" in Hugging Face's
-    names, and "codebook.codes" (K, D), which is not there before the codebook is trained.
+    encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*"
+    in Hugging Face's names, and "codebook.codes" (K, D), which is not there before it is trained.
     made_by: how it came about; decides no token.
     """
 
