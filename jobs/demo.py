@@ -1,7 +1,6 @@
-"""The whole way on the speech that ships with the project: audio shards → tokenizer → token shards.
+"""The whole way on what ships with the project: its speech → its tokenizer → token shards.
 
-The encoder is a small WavLM with random weights from a fixed seed: it shows every step, but its
-tokens say little about speech. For real ones give a real encoder to jobs/train_tokenizer.py.
+Then the tokens are judged, and a codebook of one's own is trained on the encoder that ships.
 """
 
 import sys
@@ -15,23 +14,12 @@ import os
 import shlex
 import subprocess
 
-import torch
 import webdataset
-from transformers import WavLMConfig, WavLMModel
-from transformers.utils import logging as transformers_logging
 
 from jobs import flags
 
 SPEECH = Path(os.path.relpath(ROOT / "tests" / "speech"))
-SMALL = {
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "conv_dim": [256] * 7,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-}
+TOKENIZER, ENCODER, LAYER = "wavlm-tiny-km256", "wavlm-tiny", LAYER_OF_DEFAULT
 
 
 def parse() -> flags.argparse.Namespace:
@@ -39,13 +27,6 @@ def parse() -> flags.argparse.Namespace:
     parser = flags.parser(__doc__.strip(), "python jobs/demo.py --output out/demo")
     parser.add_argument("--output", type=Path, required=True, help="a local folder")
     return parser.parse_args()
-
-
-def make_encoder(folder: Path) -> None:
-    """A small WavLM folder in Hugging Face's form, the same weights every time."""
-    transformers_logging.disable_progress_bar()
-    torch.manual_seed(0)
-    WavLMModel(WavLMConfig(**SMALL)).save_pretrained(folder)
 
 
 def run_job(name: str, *flags_: object) -> None:
@@ -71,33 +52,15 @@ def show_tokens(shards: Path) -> None:
 
 
 def main() -> int:
-    """Make an encoder, train a tokenizer on it, tokenize, and show what came out."""
+    """Tokenize, show what came out, judge it, and train another codebook."""
     out = parse().output
-    encoder, tokenizer, tokens = out / "encoder", out / "tokenizer", out / "tokens"
-    if not (encoder / "model.safetensors").exists():
-        make_encoder(encoder)
-    print(
-        f"encoder: {encoder}, a small WavLM with random weights from a fixed seed. It shows every "
-        "step;\n         its tokens say little about speech."
-    )
-    if not (tokenizer / "config.json").exists():
-        run_job(
-            "train_tokenizer",
-            "--input",
-            SPEECH,
-            "--encoder",
-            encoder,
-            "--layer",
-            2,
-            "--codebook-size",
-            128,
-            "--method",
-            "kmeans",
-            "--output",
-            tokenizer,
-        )
-    run_job("tokenize", "--input", SPEECH, "--tokenizer", tokenizer, "--output", tokens)
+    tokens, own = out / "tokens", out / "tokenizer"
+    run_job("tokenize", "--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tokens)
     show_tokens(tokens / "shards")
+    run_job("evaluate", "tokens", "--input", SPEECH, "--tokenizer", TOKENIZER)
+    if not (own / "config.json").exists():
+        train = ("--codebook-size", 128, "--method", "kmeans", "--output", own)
+        run_job("train_tokenizer", "--input", SPEECH, "--encoder", ENCODER, "--layer", LAYER, *train)
     summary = json.loads((tokens / "summary.json").read_text())
     print(
         f"\n{summary['ok']} of {summary['samples']} utterances tokenized; every one has a row in "

@@ -56,7 +56,7 @@ def parse() -> flags.argparse.Namespace:
         "--steps",
         type=flags.positive,
         nargs="+",
-        default=[1000, 2500, 4500],
+        default=[700, 3000, 4000],
         help="of training (default: %(default)s)",
     )
     rounds.add_argument(
@@ -70,7 +70,7 @@ def parse() -> flags.argparse.Namespace:
         "--label-layers",
         type=flags.positive,
         nargs="*",
-        default=[4, 5],
+        default=[4, 6],
         help="whose features are the labels of round 2, 3, ... (default: %(default)s)",
     )
     rounds.add_argument(
@@ -91,7 +91,7 @@ def parse() -> flags.argparse.Namespace:
     learning.add_argument(
         "--heard-weight",
         type=flags.rate,
-        default=1.0,
+        default=0.5,
         help="weight of frames that are not masked in the loss; a long training needs none "
         "(default: %(default)g)",
     )
@@ -105,13 +105,13 @@ def parse() -> flags.argparse.Namespace:
     sound.add_argument(
         "--speed",
         type=flags.rate,
-        default=0.12,
+        default=0.15,
         help="played up to so much faster or slower (default: %(default)g)",
     )
     sound.add_argument(
         "--tilt",
         type=flags.rate,
-        default=0.3,
+        default=0.4,
         help="treble or bass raised by a filter of up to this strength (default: %(default)g)",
     )
     sound.add_argument(

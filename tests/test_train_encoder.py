@@ -1,0 +1,106 @@
+"""jobs/train_encoder.py from outside: it is killed, goes on, and leaves a WavLM that others read."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SPEECH, end_ray, environment, job_command, run_job
+from transformers import WavLMModel
+
+from tokenizer.wavlm_config import read_encoder
+
+SMALL = {
+    "input": [SPEECH],
+    "noise": [SPEECH / "speech-000000.tar"],
+    "spectrum-steps": [50],
+    "steps": [300, 50],
+    "codes": [40, 60],
+    "label-layers": [1],
+    "layers": [2],
+    "width": [64],
+    "conv-widths": [16, 24, 32, 32, 32, 32, 32],
+    "rows": [4],
+    "row-seconds": [1],
+    "checkpoint-minutes": [0.0001],
+}
+
+
+def flags(output: Path, **changes) -> list:
+    """The job's flags; `changes` replaces some."""
+    values = {**SMALL, "output": [output], **changes}
+    return [part for name, own in values.items() for part in (f"--{name}", *own)]
+
+
+def log(folder: Path) -> list[dict]:
+    """The lines of a round's log."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_killed_in_a_round_and_run_again(tmp_path):
+    output, ray = tmp_path / "encoder", tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    process = subprocess.Popen(
+        job_command("train_encoder", *flags(output)),
+        cwd=ROOT,
+        env=environment({"RAY_TMPDIR": ray}),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not (output / "round1/log.jsonl").exists():
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        end_ray(ray)
+    labels = sorted((output / "round1/labels/shards").glob("*.tar"))
+    before = [path.stat().st_mtime_ns for path in labels]
+    seen = len(log(output / "round1"))
+    assert not (output / "round1/encoder").exists() and len(labels) == 3
+
+    done = run_job("train_encoder", *flags(output), timeout=250)
+    assert done.returncode == 0, done.stderr
+    # Labels and what was learned by then are kept, and each step is in the log once.
+    assert [path.stat().st_mtime_ns for path in labels] == before
+    assert [line["step"] for line in log(output / "round1")] == list(range(50, 301, 50))
+    assert 0 < seen < 6
+    first, *_, last = log(output / "round1")
+    assert last["loss"] < first["loss"] and last["masked_accuracy"] > 1.5 / 40
+    assert last["hours"] == pytest.approx(300 * 4 / 3600, abs=0.001)
+
+    model = WavLMModel.from_pretrained(output / "encoder").eval()
+    torch.manual_seed(0)
+    assert model(torch.randn(1, 16_000)).last_hidden_state.shape == (1, 49, 64)
+    config, weights = read_encoder(output / "encoder", 2)
+    assert config.normalize
+    assert weights["encoder.layers.1.feed_forward.output_dense.weight"].dtype == torch.half
+
+    # Nothing is left to do; and other flags are not taken for the same run.
+    assert run_job("train_encoder", *flags(output)).returncode == 0
+    done = run_job("train_encoder", *flags(output, codes=[40, 70]))
+    assert done.returncode == 2 and "rounds" in done.stderr
+
+
+UNUSABLE = {
+    "one-count-for-two-rounds": ({"codes": [40]}, "--codes"),
+    "layer-that-is-not-there": ({"label-layers": [3]}, "2 layers"),
+    "width-of-no-heads": ({"width": [50]}, "--heads"),
+    "row-of-a-span": ({"row-seconds": [0.1]}, "--mask-span"),
+    "no-audio": ({"input": ["/nowhere"]}, "matches nothing"),
+    "no-noise": ({"noise": ["/nowhere"]}, "--noise"),
+}
+
+
+@pytest.mark.parametrize("changes, said", UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_arguments(changes, said, tmp_path):
+    done = run_job("train_encoder", *flags(tmp_path / "out", **changes))
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
