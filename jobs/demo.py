@@ -60,7 +60,9 @@ def main() -> int:
     run_job("evaluate", "tokens", "--input", SPEECH, "--tokenizer", TOKENIZER)
     if not (own / "config.json").exists():
         train = ("--codebook-size", 128, "--method", "kmeans", "--output", own)
-        run_job("train_tokenizer", "--input", SPEECH, "--encoder", ENCODER, "--layer", LAYER, *train)
+        run_job(
+            "train_tokenizer", "--input", SPEECH, "--encoder", ENCODER, "--layer", LAYER, *train
+        )
     summary = json.loads((tokens / "summary.json").read_text())
     print(
         f"\n{summary['ok']} of {summary['samples']} utterances tokenized; every one has a row in "

@@ -14,8 +14,7 @@ from jobs import flags
 from pipeline.errors import UsageError
 from pipeline.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
 from pipeline.phone_labels import read_item_file, read_phones
-from pipeline.storage import fetch_folder, filesystem, find_shards
-from tokenizer.tokenizer import TokenizerError, TokenizerFiles
+from pipeline.storage import filesystem, find_shards
 
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 
@@ -51,7 +50,7 @@ LEFT_OUT_SHOWN = 10
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     example = (
-        "python jobs/evaluate.py tokens --input tests/speech --tokenizer out/demo/tokenizer "
+        "python jobs/evaluate.py tokens --input tests/speech --tokenizer wavlm-tiny-km256 "
         "--json out/figures.json"
     )
     parser = flags.parser(__doc__.strip(), example)
@@ -64,9 +63,7 @@ def parse() -> flags.argparse.Namespace:
         formatter_class=parser.formatter_class,
     )
     flags.add_input(tokens, "audio shards (.tar)")
-    tokens.add_argument(
-        "--tokenizer", required=True, metavar="URL", help="folder of jobs/train_tokenizer.py"
-    )
+    flags.add_tokenizer(tokens)
     tokens.add_argument(
         "--phones", metavar="URL", help='JSON lines of {"key", "frame_ms": 10, "phones": [...]}'
     )
@@ -89,13 +86,7 @@ def main() -> int:
     args = parse()
     settings = flags.tokenize_settings(args)
     root, shards = find_shards("--input", args.input)
-    folder = fetch_folder("--tokenizer", args.tokenizer, "a tokenizer")
-    try:
-        files = TokenizerFiles.read(folder)
-    except TokenizerError as error:
-        raise UsageError(
-            "--tokenizer", args.tokenizer, str(error), "make one with jobs/train_tokenizer.py"
-        ) from error
+    files = flags.read_tokenizer(args.tokenizer)
     phones = read_phones("--phones", args.phones) if args.phones else None
     items = read_item_file("--abx", args.abx) if args.abx else None
     if phones is not None:

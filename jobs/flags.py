@@ -6,7 +6,9 @@ from typing import NoReturn
 
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
+from pipeline.storage import fetch_folder
 from pipeline.tokenize_job import TokenizeSettings
+from tokenizer.tokenizer import TokenizerError, TokenizerFiles
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,6 +59,28 @@ def add_input(flags: argparse.ArgumentParser, what: str) -> None:
         metavar="URL",
         help=f"{what}: files, folders, globs or brace ranges, local or s3://bucket/...",
     )
+
+
+def add_tokenizer(flags: argparse.ArgumentParser) -> None:
+    """--tokenizer."""
+    flags.add_argument(
+        "--tokenizer",
+        required=True,
+        metavar="URL",
+        help="one that ships (wavlm-tiny-km256, wavlm-tiny-km1024), or the folder or URL of one "
+        "that jobs/train_tokenizer.py made",
+    )
+
+
+def read_tokenizer(value: str) -> TokenizerFiles:
+    """The tokenizer that --tokenizer names. Raises UsageError when it is none."""
+    folder = fetch_folder("--tokenizer", value, "a tokenizer")
+    try:
+        return TokenizerFiles.read(folder)
+    except TokenizerError as error:
+        raise UsageError(
+            "--tokenizer", value, str(error), "make one with jobs/train_tokenizer.py"
+        ) from error
 
 
 def add_encoders(flags: argparse.ArgumentParser) -> None:

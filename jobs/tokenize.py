@@ -11,24 +11,20 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs import flags
-from pipeline.errors import UsageError
-from pipeline.storage import fetch_folder, find_shards
+from pipeline.storage import find_shards
 from pipeline.tokenize_job import open_output, tokenize
-from tokenizer.tokenizer import TokenizerError, TokenizerFiles
 
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     parser = flags.parser(
         __doc__.strip(),
-        "python jobs/tokenize.py --input tests/speech --tokenizer out/demo/tokenizer "
+        "python jobs/tokenize.py --input tests/speech --tokenizer wavlm-tiny-km256 "
         "--output out/tokens",
     )
     flags.add_input(parser, "audio shards (.tar)")
     parser.add_argument("--output", required=True, metavar="URL", help="folder for token shards")
-    parser.add_argument(
-        "--tokenizer", required=True, metavar="URL", help="folder of jobs/train_tokenizer.py"
-    )
+    flags.add_tokenizer(parser)
     parser.add_argument(
         "--max-reject-rate",
         type=flags.rate,
@@ -44,13 +40,7 @@ def main() -> int:
     args = parse()
     settings = flags.tokenize_settings(args)
     root, shards = find_shards("--input", args.input)
-    tokenizer = fetch_folder("--tokenizer", args.tokenizer, "a tokenizer")
-    try:
-        files = TokenizerFiles.read(tokenizer)
-    except TokenizerError as error:
-        raise UsageError(
-            "--tokenizer", args.tokenizer, str(error), "make one with jobs/train_tokenizer.py"
-        ) from error
+    files = flags.read_tokenizer(args.tokenizer)
     output = open_output(args.output, files, args.tokenizer, settings, root)
     summary = tokenize(shards, output, files, settings, flags.encoder_settings(args))
     print_summary(summary, args.output)

@@ -5,8 +5,6 @@ and half-second commands cost no more than long readings. The labels are token s
 jobs/tokenize.py's own code made of the same audio shards: one of the same name for each.
 """
 
-import io
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.reading import open_shard, read_utterances
+from pipeline.shards import read_tokens
 from pipeline.storage import Folder, Shard
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.perturb import change_speed, mix, normalize, tilt
@@ -109,7 +108,8 @@ class Crops(IterableDataset):
     def _labelled(self, shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each utterance of a shard, normalised, with its labels."""
         path = self.labels.path(f"shards/{shard.name}.tar")
-        labels = read_labels(self.labels.fs.cat_file(path))
+        with self.labels.fs.open(path, "rb") as file:
+            labels = {key: tokens.astype(np.int64) for key, tokens, _ in read_tokens(file)}
         with open_shard(shard) as stream:
             for sample, utterance, _ in read_utterances(stream, LONGEST_SECONDS * SAMPLE_RATE):
                 if utterance is None or sample.key not in labels:
@@ -147,18 +147,6 @@ class Crops(IterableDataset):
             noise = noises[int(random.integers(len(noises)))]
             wave = mix(wave, noise, random.uniform(-5, 20), 1.0, random)
         return normalize(wave)
-
-
-def read_labels(data: bytes) -> dict[str, np.ndarray]:
-    """{key: (T,) tokens} of one token shard, given as its bytes."""
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return {
-            member.name.removesuffix(".tokens.npy"): np.load(
-                io.BytesIO(tar.extractfile(member).read()), allow_pickle=False
-            ).astype(np.int64)
-            for member in tar
-            if member.name.endswith(".tokens.npy")
-        }
 
 
 def _first(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -3,10 +3,7 @@
 The tokens are made by the main job itself, so rejects, windows and batches are the real ones.
 """
 
-import io
-import json
 import math
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +17,7 @@ from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.phone_labels import PhoneLabels
 from pipeline.reading import open_shard
-from pipeline.shards import read_samples
+from pipeline.shards import read_samples, read_tokens
 from pipeline.storage import Folder, Shard
 from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
 from tokenizer import measures
@@ -142,16 +139,8 @@ def _read_tokens(folder: Folder, names: list[str]) -> Iterator[_Utterance]:
     """The utterances of token shards, in order."""
     for name in names:
         path = folder.path(f"shards/{name}.tar")
-        with folder.fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:
-            tokens = None
-            # TarWriter's order: KEY.tokens.npy, then KEY.json.
-            for member in archive:
-                content = archive.extractfile(member).read()
-                if member.name.endswith(".tokens.npy"):
-                    tokens = np.load(io.BytesIO(content), allow_pickle=False)
-                else:
-                    key = member.name.removesuffix(".json")
-                    yield _Utterance(key, tokens, json.loads(content))
+        with folder.fs.open(path, "rb") as file:
+            yield from (_Utterance(*utterance) for utterance in read_tokens(file))
 
 
 def _distinct(utterances: Iterator[_Utterance], evaluation: Evaluation) -> list[_Utterance]:

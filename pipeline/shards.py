@@ -145,6 +145,19 @@ def _finished(sample: Sample, seen: set[str]) -> Sample:
     return sample
 
 
+def read_tokens(file: BinaryIO) -> Iterator[tuple[str, np.ndarray, dict]]:
+    """(key, (T,) tokens, KEY.json) of a token shard's utterances, in order."""
+    with tarfile.open(fileobj=file, mode="r|") as archive:
+        tokens = None
+        # TarWriter's order: KEY.tokens.npy, then KEY.json.
+        for member in archive:
+            content = archive.extractfile(member).read()
+            if member.name.endswith(".tokens.npy"):
+                tokens = np.load(io.BytesIO(content), allow_pickle=False)
+            else:
+                yield member.name.removesuffix(".json"), tokens, json.loads(content)
+
+
 class TarWriter:
     """A tar whose bytes depend on its members alone: times and owners are zero."""
 

@@ -1,4 +1,4 @@
-"""jobs/train_encoder.py from outside: it is killed, goes on, and leaves a WavLM that others read."""
+"""jobs/train_encoder.py from outside: killed, it goes on, and leaves a WavLM that others read."""
 
 import json
 import os
