@@ -34,6 +34,14 @@ def positive(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number, zero or over."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is under zero")
+    return value
+
+
 def positive_number(text: str) -> float:
     """A number over zero."""
     value = float(text)

@@ -56,7 +56,7 @@ def parse() -> flags.argparse.Namespace:
         "--steps",
         type=flags.positive,
         nargs="+",
-        default=[700, 3000, 4000],
+        default=[700, 2200, 2500],
         help="of training (default: %(default)s)",
     )
     rounds.add_argument(
@@ -75,7 +75,7 @@ def parse() -> flags.argparse.Namespace:
     )
     rounds.add_argument(
         "--spectrum-steps",
-        type=int,
+        type=flags.count,
         default=1000,
         help="before round 1, in which the convolutions learn what a spectrum is "
         "(default: %(default)s)",
@@ -136,9 +136,9 @@ def parse() -> flags.argparse.Namespace:
     )
     where.add_argument(
         "--readers",
-        type=int,
-        default=1,
-        help="processes that decode and mix (default: %(default)s)",
+        type=flags.count,
+        help="processes beside this one that decode and mix (default: 4 with a GPU; 0 on a CPU, "
+        "where they would be in the way of the training)",
     )
     where.add_argument(
         "--checkpoint-minutes", type=flags.positive_number, default=2, help="default: %(default)g"
@@ -183,13 +183,14 @@ def main() -> int:
     )
     output = Folder("--output", args.output)
     check_output(output, config, recipe, shards)
+    readers = args.readers if args.readers is not None else 4 * (device == "cuda")
     training = PretrainSettings(
         0,
         args.learning_rate,
         precision,
         device,
         args.checkpoint_minutes,
-        args.readers,
+        readers,
     )
     encoding = EncoderSettings(device=args.device, precision=precision)
     try:

@@ -108,14 +108,7 @@ def ingest(files: list[AudioFile], output: Folder, shard_bytes: int) -> dict:
 
 def _claim(output: Folder, made_from: dict) -> None:
     """Write ingest.json, or see that the one that is there says the same."""
-    try:
-        text = output.read_text("ingest.json")
-        if text is None:
-            output.publish_text(json.dumps(made_from, indent=2) + "\n", "ingest.json")
-            return
-    except Exception as error:  # whatever a store raises, this OUTPUT cannot be used
-        raise output.unusable(error) from error
-    if json.loads(text) != made_from:
+    if output.claim("ingest.json", made_from) != made_from:
         raise UsageError(
             "--output",
             output.url,

@@ -1,6 +1,7 @@
 """Files anywhere fsspec reaches: finding input shards, fetching folders, publishing whole files."""
 
 import atexit
+import json
 import os
 import posixpath
 import re
@@ -277,6 +278,25 @@ class Folder:
             return self.fs.cat_file(self.path(name)).decode()
         except FileNotFoundError:
             return None
+
+    def claim(self, name: str, record: dict) -> dict:
+        """Publish a record of what made this folder, unless there is one; the one that is there.
+
+        Returns it as JSON gives it back. Raises UsageError when the folder cannot be used, or the
+        file in it is no JSON.
+        """
+        try:
+            text = self.read_text(name)
+            if text is None:
+                text = json.dumps(record, indent=2) + "\n"
+                self.publish_text(text, name)
+        except Exception as error:  # whatever a store raises, this folder cannot be used
+            raise self.unusable(error) from error
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            problem = f"its {name} is not JSON"
+            raise UsageError(self.flag, self.url, problem, "give another folder") from error
 
     def names(self, folder: str, ending: str) -> list[str]:
         """Sorted names, without the ending, of all files with it below one of the folders."""

@@ -52,31 +52,16 @@ def open_output(
         "settings": asdict(settings),
         "inputs": inputs_root,
     }
-    try:
-        text = folder.read_text("run.json")
-    except Exception as error:  # whatever a store raises, this OUTPUT cannot be used
-        raise folder.unusable(error) from error
-    if text is None:
-        record = {
+    versions = {name: version(name) for name in ("torch", "ray", "numpy", "soundfile", "soxr")}
+    record = folder.claim(
+        "run.json",
+        {
             **decisive,
             "tokenizer_source": source,
             "codebook_size": files.codebook_size,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "ray", "numpy", "soundfile", "soxr")},
-            },
-        }
-        try:
-            folder.publish_text(json.dumps(record, indent=2) + "\n", "run.json")
-        except Exception as error:  # as above
-            raise folder.unusable(error) from error
-        return folder
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise UsageError(
-            "--output", url, "its run.json is not JSON", "give another folder"
-        ) from error
+            "versions": {"python": platform.python_version(), **versions},
+        },
+    )
     for name, value in decisive.items():
         if record.get(name) != value:
             raise UsageError(

@@ -65,15 +65,8 @@ def check_output(output: Folder, config: WavLMConfig, recipe: Recipe, shards: li
         **asdict(recipe),
         "shards": sorted(shard.name for shard in shards),
     }
-    record = json.loads(json.dumps(record))
-    try:
-        text = output.read_text("run.json")
-        if text is None:
-            output.publish_text(json.dumps(record, indent=2) + "\n", "run.json")
-            return
-    except Exception as error:  # whatever a store raises, this OUTPUT cannot be used
-        raise output.unusable(error) from error
-    before = json.loads(text)
+    record = json.loads(json.dumps(record))  # its tuples as lists
+    before = output.claim("run.json", record)
     different = [name for name in record if before.get(name) != record[name]]
     if different:
         raise UsageError(

@@ -12,7 +12,7 @@ import soundfile
 from conftest import run_job, snapshot
 from test_usage import assert_refused
 
-from pipeline import effects
+from pipeline.synthesis import effects
 from pipeline.synthesis.alignment import ARPABET, frames, moved
 from pipeline.synthesis.sentences import split
 from pipeline.synthesis.voices import HALVES, SHARES, foreign_espeak, voices

@@ -188,14 +188,7 @@ def _claim(output: Folder, settings: SynthesisSettings, sentences: list, plans: 
         "sha256_of_sentences": digest,
         "recordings": sum(len(group.paths) for plan in plans for group in plan.recordings),
     }
-    try:
-        text = output.read_text("synthesis.json")
-        if text is None:
-            output.publish_text(json.dumps(made_from, indent=2) + "\n", "synthesis.json")
-            return
-    except Exception as error:  # whatever a store raises, this OUTPUT cannot be used
-        raise output.unusable(error) from error
-    if json.loads(text) != made_from:
+    if output.claim("synthesis.json", made_from) != made_from:
         raise UsageError(
             "--output",
             output.url,

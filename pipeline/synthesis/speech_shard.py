@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline import effects
 from pipeline.shards import TarWriter
+from pipeline.synthesis import effects
 from pipeline.synthesis.alignment import FRAME_MS, frames, moved
 from pipeline.synthesis.effects import RATE
 from pipeline.synthesis.noises import KINDS, make_noise

@@ -1,0 +1,64 @@
+"""What ships: wavlm-tiny and its tokenizers are what they say, and hear what is said."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ONE_THREAD, ROOT, SPEECH, run_job
+from transformers import WavLMModel
+
+from pipeline.storage import PRETRAINED
+from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.wavlm_config import read_encoder
+
+ENCODER = PRETRAINED / "wavlm-tiny"
+TOKENIZERS = {"wavlm-tiny-km256": 256, "wavlm-tiny-km1024": 1024}
+
+
+def test_the_encoder_is_small_and_is_a_wavlm():
+    size = sum(path.stat().st_size for path in ENCODER.iterdir())
+    assert size <= 16e6
+    model, info = WavLMModel.from_pretrained(ENCODER, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    config = model.config
+    assert config.num_hidden_layers >= 8 and config.feat_extract_norm == "layer"
+    assert config.do_stable_layer_norm and np.prod(config.conv_stride) == 320
+    assert (ENCODER / "README.md").read_text().startswith("---\n")
+
+
+@pytest.mark.parametrize("name, codes", TOKENIZERS.items())
+def test_a_tokenizer_holds_the_encoder(name, codes):
+    files = TokenizerFiles.read(PRETRAINED / name)
+    assert files.codebook_size == codes
+    config, weights = read_encoder(ENCODER, files.encoder.layer)
+    assert config == files.encoder
+    for key, value in weights.items():
+        assert torch.equal(files.weights[f"encoder.{key}"], value)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_what_is_said_counts_for_more_than_who_says_it(name, tmp_path):
+    """One sentence by two voices against two sentences by one, on speech of tests/speech."""
+    flags = ("--input", SPEECH, "--tokenizer", name, "--json", tmp_path / "figures.json")
+    done = run_job("evaluate", "tokens", *flags, *ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["edit_distance_same_text"] < figures["edit_distance_same_speaker"] - 0.03
+    assert figures["same_text_closer"] > 0.8
+    assert figures["active_codes"] > 0.5 * TOKENIZERS[name]
+
+
+def test_loudness_does_not_change_what_is_heard():
+    tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / "wavlm-tiny-km256"))
+    random = np.random.default_rng(0)
+    wave = random.standard_normal(32_000).astype(np.float32) * np.linspace(0, 0.1, 32_000)
+    np.testing.assert_array_equal(tokenizer.encode(wave), tokenizer.encode(wave / 4))
+
+
+def test_a_name_that_does_not_ship_is_answered_with_those_that_do(tmp_path):
+    flags = ("--input", SPEECH, "--tokenizer", "wavlm-tiny-km257", "--output", tmp_path / "out")
+    done = run_job("tokenize", *flags)
+    assert done.returncode == 2
+    assert all(name in done.stderr for name in TOKENIZERS), done.stderr
+    assert str(ROOT) not in done.stderr
