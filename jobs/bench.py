@@ -29,9 +29,9 @@ from transformers import WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
 from jobs import flags
+from pipeline.inputs import find_shards
 from pipeline.reading import open_shard, read_utterances
 from pipeline.shards import TarWriter
-from pipeline.storage import find_shards
 from tokenizer.audio import SAMPLE_RATE
 from tokenizer.linear import InferenceLinear
 from tokenizer.tokenizer import Tokenizer, TokenizerFiles

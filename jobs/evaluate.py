@@ -13,8 +13,9 @@ import json
 from jobs import flags
 from pipeline.errors import UsageError
 from pipeline.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
+from pipeline.inputs import find_shards
 from pipeline.phone_labels import read_item_file, read_phones
-from pipeline.storage import filesystem, find_shards
+from pipeline.storage import filesystem
 
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 

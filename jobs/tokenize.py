@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs import flags
-from pipeline.storage import find_shards
+from pipeline.inputs import find_shards
 from pipeline.tokenize_job import open_output, tokenize
 
 

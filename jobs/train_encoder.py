@@ -18,8 +18,9 @@ from jobs import flags
 from pipeline.crops import CropSettings
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
+from pipeline.inputs import find_shards
 from pipeline.pretrain import PretrainSettings, TrainingFailed
-from pipeline.storage import Folder, find_shards
+from pipeline.storage import Folder
 from pipeline.train_encoder_job import Recipe, Round, check_output, train_encoder
 from tokenizer.audio import FRAMES_PER_SECOND
 
@@ -56,7 +57,7 @@ def parse() -> flags.argparse.Namespace:
         "--steps",
         type=flags.positive,
         nargs="+",
-        default=[700, 2200, 2500],
+        default=[700, 2000, 2500],
         help="of training (default: %(default)s)",
     )
     rounds.add_argument(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from jobs import flags
 from pipeline.errors import UsageError
-from pipeline.storage import Folder, fetch_folder, find_shards
+from pipeline.inputs import find_shards
+from pipeline.storage import Folder, fetch_folder
 from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
 from tokenizer.mfcc import MFCCConfig
 from tokenizer.tokenizer import TokenizerFiles

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from pipeline.inputs import Shard
 from pipeline.reading import open_shard, read_utterances
 from pipeline.shards import read_tokens
-from pipeline.storage import Folder, Shard
+from pipeline.storage import Folder
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.perturb import change_speed, mix, normalize, tilt
 from tokenizer.pretraining import span_mask

@@ -6,3 +6,9 @@ class UsageError(ValueError):
 
     def __init__(self, flag: str, value: object, problem: str, remedy: str):
         super().__init__(f"{flag} {value}: {problem}; {remedy}")
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error, short enough for one line."""
+    text = " ".join(str(error).split()) or "no reason given"
+    return f"{type(error).__name__}: {text}"[:300]

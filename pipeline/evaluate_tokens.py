@@ -15,10 +15,11 @@ import ray
 from pipeline.cluster import connect
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
+from pipeline.inputs import Shard
 from pipeline.phone_labels import PhoneLabels
 from pipeline.reading import open_shard
 from pipeline.shards import read_samples, read_tokens
-from pipeline.storage import Folder, Shard
+from pipeline.storage import Folder
 from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
 from tokenizer import measures
 from tokenizer.abx import Item, abx_errors

@@ -13,9 +13,10 @@ from ray.actor import ActorHandle
 
 from pipeline.cluster import connect
 from pipeline.errors import UsageError
+from pipeline.inputs import Shard, find_files
 from pipeline.run_shards import run_shards
 from pipeline.shards import AUDIO_ENDINGS, TarWriter
-from pipeline.storage import Folder, Shard, filesystem, find_files
+from pipeline.storage import Folder, filesystem
 
 
 @dataclass(frozen=True)

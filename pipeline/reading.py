@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.inputs import Shard
 from pipeline.shards import Sample, read_samples
-from pipeline.storage import Shard, filesystem
+from pipeline.storage import filesystem
 from tokenizer.audio import AudioError, Utterance, read_utterance
 
 # One request to a store fetches this much; the next waits for it, so it is not small.

@@ -6,8 +6,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.remote_function import RemoteFunction
 
+from pipeline.inputs import Shard, total_size
 from pipeline.progress import ProgressBoard, ProgressLine
-from pipeline.storage import Shard, total_size
 
 # A lost worker, a store that answers late: a shard is tried this many times more.
 RETRIES = 3

@@ -15,9 +15,9 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.dispatch import Batching, Dispatcher, encode_all
+from pipeline.inputs import Shard
 from pipeline.progress import ShardProgress
 from pipeline.reading import open_shard, read_utterances
-from pipeline.storage import Shard
 from tokenizer.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.windows import Windowing
 

@@ -10,9 +10,10 @@ from pipeline.cluster import connect
 from pipeline.dispatch import Batching
 from pipeline.encoders import EncoderSettings, start_encoders
 from pipeline.errors import UsageError
+from pipeline.inputs import Shard
 from pipeline.report import gather
 from pipeline.run_shards import run_shards
-from pipeline.storage import Folder, Shard
+from pipeline.storage import Folder
 from pipeline.tokenize_shard import tokenize_shard_task
 from tokenizer.audio import SAMPLE_RATE
 from tokenizer.tokenizer import TokenizerFiles

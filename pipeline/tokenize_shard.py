@@ -10,11 +10,12 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.dispatch import Batching, Dispatcher, encode_all
+from pipeline.inputs import Shard
 from pipeline.progress import ShardProgress
 from pipeline.reading import open_shard, read_utterances
 from pipeline.report import ShardReport
 from pipeline.shards import Sample, TarWriter
-from pipeline.storage import Folder, Shard
+from pipeline.storage import Folder
 from tokenizer.audio import FRAMES_PER_SECOND, SAMPLE_RATE, Utterance
 from tokenizer.windows import Windowing
 

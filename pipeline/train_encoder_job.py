@@ -20,8 +20,9 @@ from transformers.utils import logging as transformers_logging
 from pipeline.crops import Crops, CropSettings
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
+from pipeline.inputs import Shard
 from pipeline.pretrain import PretrainSettings, pretrain
-from pipeline.storage import Folder, Shard, fetch_folder
+from pipeline.storage import Folder, fetch_folder
 from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
 from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
 from tokenizer.audio import SAMPLE_RATE

@@ -13,10 +13,11 @@ from pipeline.cluster import connect
 from pipeline.dispatch import Batching
 from pipeline.encoders import EncoderSettings, start_encoders
 from pipeline.errors import UsageError
+from pipeline.inputs import Shard
 from pipeline.kmeans import train_kmeans
 from pipeline.run_shards import run_shards
 from pipeline.sample_features import sample_features_task
-from pipeline.storage import Folder, Shard
+from pipeline.storage import Folder
 from tokenizer.tokenizer import TokenizerFiles
 from tokenizer.windows import Windowing
 
