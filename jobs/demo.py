@@ -55,9 +55,11 @@ def main() -> int:
     """Tokenize, show what came out, judge it, and train another codebook."""
     out = parse().output
     tokens, own = out / "tokens", out / "tokenizer"
-    run_job("tokenize", "--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tokens)
+    same = ("--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tokens)
+    run_job("tokenize", *same)
     show_tokens(tokens / "shards")
-    run_job("evaluate", "tokens", "--input", SPEECH, "--tokenizer", TOKENIZER)
+    # With the same --output the tokens are read, not made again.
+    run_job("evaluate", "tokens", *same)
     if not (own / "config.json").exists():
         train = ("--codebook-size", 128, "--method", "kmeans", "--output", own)
         run_job(
