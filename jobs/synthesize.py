@@ -16,13 +16,6 @@ from pipeline.storage import Folder
 from pipeline.synthesis.job import ENGINES, SynthesisSettings, synthesize
 
 
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise flags.argparse.ArgumentTypeError(f"{text} is under zero")
-    return value
-
-
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     own = SynthesisSettings()
@@ -37,7 +30,7 @@ def parse() -> flags.argparse.Namespace:
         help="speech to make, half of it in each half (default: %(default)g)",
     )
     parser.add_argument(
-        "--seed", type=_seed, default=own.seed, help="another one makes other speech"
+        "--seed", type=flags.count, default=own.seed, help="another one makes other speech"
     )
     parser.add_argument(
         "--shard-minutes",

@@ -40,7 +40,9 @@ def parse() -> flags.argparse.Namespace:
         metavar="URL",
         help="audio shards of noises to lay over the speech; they are held in memory",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=flags.count, default=0, help="of all draws (default: %(default)s)"
+    )
     shape = parser.add_argument_group("the encoder's shape (default: wavlm-tiny's)")
     shape.add_argument("--width", type=flags.positive, default=256, help="default: %(default)s")
     shape.add_argument("--layers", type=flags.positive, default=8, help="default: %(default)s")
