@@ -19,7 +19,7 @@ import webdataset
 from jobs import flags
 
 SPEECH = Path(os.path.relpath(ROOT / "tests" / "speech"))
-TOKENIZER, ENCODER, LAYER = "wavlm-tiny-km256", "wavlm-tiny", 5
+TOKENIZER, ENCODER, LAYER = "wavlm-tiny-km256", "wavlm-tiny", 4
 
 
 def parse() -> flags.argparse.Namespace:

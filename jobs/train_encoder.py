@@ -59,21 +59,21 @@ def parse() -> flags.argparse.Namespace:
         "--steps",
         type=flags.positive,
         nargs="+",
-        default=[700, 2000, 2500],
+        default=[700, 2000],
         help="of training (default: %(default)s)",
     )
     rounds.add_argument(
         "--codes",
         type=flags.positive,
         nargs="+",
-        default=[100, 256, 256],
+        default=[100, 256],
         help="labels (default: %(default)s)",
     )
     rounds.add_argument(
         "--label-layers",
         type=flags.positive,
         nargs="*",
-        default=[4, 6],
+        default=[4],
         help="whose features are the labels of round 2, 3, ... (default: %(default)s)",
     )
     rounds.add_argument(

@@ -29,7 +29,7 @@ def parse() -> flags.argparse.Namespace:
     parser = flags.parser(
         __doc__.strip(),
         "python jobs/train_tokenizer.py --input tests/speech --encoder wavlm-tiny "
-        "--layer 5 --codebook-size 128 --method kmeans --output out/tokenizer",
+        "--layer 4 --codebook-size 128 --method kmeans --output out/tokenizer",
     )
     flags.add_input(parser, "audio shards (.tar)")
     parser.add_argument("--output", required=True, metavar="URL", help="folder for the tokenizer")

@@ -122,6 +122,8 @@ def train_encoder(
             name = f"round {number} of {len(recipe.rounds)}"
             pretrain(model, labels, crops, replace(training, steps=this.steps), folder, name)
             save_encoder(model.encoder(), folder.below("encoder"), torch.float32)
+            folder.below("spectra").sweep()
+            folder.sweep()
         before = folder.below("encoder")
     if output.read_text("encoder/config.json") is None:
         local = fetch_folder("--output", before.url, "an encoder")
@@ -179,3 +181,4 @@ def save_encoder(wavlm: WavLMModel, folder: Folder, dtype: torch.dtype) -> None:
         # The configuration last: a folder without one is no encoder.
         for name in ("model.safetensors", "preprocessor_config.json", "config.json"):
             folder.publish(Path(scratch) / name, name)
+    folder.sweep()
