@@ -20,7 +20,7 @@ from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.perturb import change_speed, mix, normalize, tilt
 from tokenizer.pretraining import span_mask
 
-# Pieces that wait to be drawn; with rows of five seconds about an hour of audio, 200 MB.
+# Pieces that wait to be drawn: of rows of three seconds under an hour of audio, and 100 MB.
 BUFFER_PIECES = 1000
 # Shards read side by side, so that neighbours in a row are of different speakers.
 SHARDS_AT_ONCE = 4

@@ -81,9 +81,9 @@ def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
                 if error := job.exception():
                     failed[jobs[job]] = f"{type(error).__name__}: {error}"
                 bar.update()
-        except BaseException:
+        finally:
+            # After Ctrl-C what has not begun does not begin.
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
     return _gather(output) | {"failed": failed}
 
 
