@@ -24,6 +24,8 @@ from pipeline.storage import Folder
 from pipeline.train_encoder_job import Recipe, Round, check_output, train_encoder
 from tokenizer.audio import FRAMES_PER_SECOND
 
+HEARD_WEIGHT = 0.5
+
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
@@ -77,6 +79,13 @@ def parse() -> flags.argparse.Namespace:
         help="whose features are the labels of round 2, 3, ... (default: %(default)s)",
     )
     rounds.add_argument(
+        "--heard-weights",
+        type=flags.rate,
+        nargs="+",
+        help="weight of frames that are not masked in the loss; without any a short round learns "
+        f"little (default: {HEARD_WEIGHT} in every round)",
+    )
+    rounds.add_argument(
         "--spectrum-steps",
         type=flags.count,
         default=1000,
@@ -92,13 +101,6 @@ def parse() -> flags.argparse.Namespace:
         "--row-seconds", type=flags.positive_number, default=3, help="default: %(default)g"
     )
     learning.add_argument(
-        "--heard-weight",
-        type=flags.rate,
-        default=0.5,
-        help="weight of frames that are not masked in the loss; a long training needs none "
-        "(default: %(default)g)",
-    )
-    learning.add_argument(
         "--mask-share", type=flags.rate, default=0.4, help="of frames (default: %(default)g)"
     )
     learning.add_argument(
@@ -112,10 +114,10 @@ def parse() -> flags.argparse.Namespace:
         help="played up to so much faster or slower (default: %(default)g)",
     )
     sound.add_argument(
-        "--tilt",
+        "--rooms",
         type=flags.rate,
-        default=0.4,
-        help="treble or bass raised by a filter of up to this strength (default: %(default)g)",
+        default=0.3,
+        help="share of rows in a room (default: %(default)g)",
     )
     sound.add_argument(
         "--mixing",
@@ -128,6 +130,12 @@ def parse() -> flags.argparse.Namespace:
         type=flags.rate,
         default=0.1,
         help="share of rows with noise laid over, with --noise (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--channels",
+        type=flags.rate,
+        default=0.5,
+        help="share of rows through another microphone and line (default: %(default)g)",
     )
     where = parser.add_argument_group("where it runs")
     where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -171,16 +179,16 @@ def main() -> int:
         args.mask_share,
         args.mask_span,
         args.speed,
-        args.tilt,
+        args.rooms,
         args.mixing,
         args.noise_share,
+        args.channels,
     )
     recipe = Recipe(
         args.spectrum_steps,
         tuple(rounds),
         crops,
         args.learning_rate,
-        args.heard_weight,
         precision,
         args.seed,
     )
@@ -232,8 +240,10 @@ def encoder_shape(args: flags.argparse.Namespace) -> WavLMConfig:
 def label_rounds(args: flags.argparse.Namespace) -> list[Round]:
     """The rounds. Raises UsageError unless their flags have a value for each."""
     count = len(args.steps)
+    heard = args.heard_weights or [HEARD_WEIGHT] * count
     for flag, values, needed in (
         ("--codes", args.codes, count),
+        ("--heard-weights", heard, count),
         ("--label-layers", args.label_layers, count - 1),
     ):
         if len(values) != needed:
@@ -250,7 +260,8 @@ def label_rounds(args: flags.argparse.Namespace) -> list[Round]:
             f"the encoder has {args.layers} layers",
             "give lower ones",
         )
-    return [Round(*values) for values in zip(args.steps, args.codes, [None, *args.label_layers])]
+    layers = [None, *args.label_layers]
+    return [Round(*own) for own in zip(args.steps, args.codes, layers, heard)]
 
 
 def device_and_precision(args: flags.argparse.Namespace) -> tuple[str, str]:

@@ -65,6 +65,12 @@ def parse() -> flags.argparse.Namespace:
     parser.add_argument(
         "--iterations", type=flags.positive, default=25, help="of k-means (default: %(default)s)"
     )
+    parser.add_argument(
+        "--center",
+        action="store_true",
+        help="move the mean of each window's features to that of all: codes then say less of who "
+        "speaks, and more of what is said",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
     flags.add_encoders(parser)
     return parser.parse_args()
@@ -80,6 +86,7 @@ def main() -> int:
         args.max_frames or FRAMES_PER_CODE * args.codebook_size,
         args.iterations,
         args.seed,
+        args.center,
     )
     if settings.max_frames < settings.codebook_size:
         raise UsageError(
@@ -98,6 +105,7 @@ def main() -> int:
         "seed": args.seed,
         "iterations": args.iterations,
         "max_frames": settings.max_frames,
+        "center": args.center,
         "precision": args.precision,
         "shards": len(shards),
     }

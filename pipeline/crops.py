@@ -17,7 +17,7 @@ from pipeline.reading import open_shard, read_utterances
 from pipeline.shards import read_tokens
 from pipeline.storage import Folder
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.perturb import change_speed, mix, normalize, tilt
+from tokenizer.perturb import change_speed, channel, mix, normalize, room
 from tokenizer.pretraining import span_mask
 
 # Pieces that wait to be drawn: of rows of three seconds under an hour of audio, and 100 MB.
@@ -36,8 +36,8 @@ TAIL_SAMPLES = RECEPTIVE_FIELD - SAMPLES_PER_FRAME
 class CropSettings:
     """What a batch holds and how its sound is changed.
 
-    speed: factors of playing speed lie between 1 / (1 + speed) and 1 + speed. tilt: the strongest
-    of the channel's. mixing, noise: shares of rows with another's speech, or noise, laid over.
+    speed: factors of playing speed lie between 1 / (1 + speed) and 1 + speed. The others are shares
+    of rows: put in a room, with another's speech or noise laid over, sent through a channel.
     """
 
     rows: int
@@ -45,9 +45,10 @@ class CropSettings:
     mask_share: float
     mask_span: int
     speed: float
-    tilt: float
+    rooms: float
     mixing: float
     noise: float
+    channels: float
 
 
 class Crops(IterableDataset):
@@ -125,8 +126,6 @@ class Crops(IterableDataset):
         if settings.speed:
             span = np.log1p(settings.speed)
             wave, labels = change_speed(wave, labels, float(np.exp(random.uniform(-span, span))))
-        if settings.tilt:
-            wave = normalize(tilt(wave, float(random.uniform(-settings.tilt, settings.tilt))))
         frames = min(len(labels), len(wave) // SAMPLES_PER_FRAME)
         row = settings.frames
         start = -int(random.integers(row)) if frames > row else 0
@@ -140,6 +139,8 @@ class Crops(IterableDataset):
         self, waves: np.ndarray, row: int, noises: list[np.ndarray], random: np.random.Generator
     ) -> np.ndarray:
         wave, settings = waves[row], self.settings
+        if random.random() < settings.rooms:
+            wave = room(wave, random.uniform(0.15, 0.6), random)
         draw = random.random()
         if draw < settings.mixing and len(waves) > 1:
             other = waves[(row + int(random.integers(1, len(waves)))) % len(waves)]
@@ -147,6 +148,8 @@ class Crops(IterableDataset):
         elif draw < settings.mixing + settings.noise and noises:
             noise = noises[int(random.integers(len(noises)))]
             wave = mix(wave, noise, random.uniform(-5, 20), 1.0, random)
+        if random.random() < settings.channels:
+            wave = channel(wave, random)
         return normalize(wave)
 
 

@@ -1,10 +1,11 @@
 """Audio shards → a WavLM, in rounds: k-means labels of all shards, then prediction of masked ones.
 
 The labels of the first round are of MFCCs, those of a later one of the features that the round
-before learned (HuBERT, Hsu et al. 2021, arXiv 2106.07447, section 3). The project's own codebook
-training and tokenizing make them, so they resume and scale as these do. Two things differ from
-HuBERT, for trainings of hours instead of weeks: before round 1 the convolutions learn what a
-spectrum is, and a later round goes on from the weights of the one before.
+before learned (HuBERT, Hsu et al. 2021, arXiv 2106.07447, section 3), centred, so that they say
+less of who speaks. The project's own codebook training and tokenizing make them, so they resume
+and scale as these do. Two things differ from HuBERT, for trainings of hours instead of weeks:
+before round 1 the convolutions learn what a spectrum is, and a later round goes on from the weights
+of the one before.
 """
 
 import json
@@ -39,11 +40,15 @@ SPECTRUM_RATE = 1.5
 
 @dataclass(frozen=True)
 class Round:
-    """codes: how many labels. layer: whose features of the round before, None for MFCCs."""
+    """codes: how many labels. layer: whose features of the round before, None for MFCCs.
+
+    heard_weight: of frames that are not masked in the loss.
+    """
 
     steps: int
     codes: int
     layer: int | None
+    heard_weight: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,6 @@ class Recipe:
     rounds: tuple[Round, ...]
     crops: CropSettings
     learning_rate: float
-    heard_weight: float
     precision: str
     seed: int
 
@@ -112,8 +116,8 @@ def train_encoder(
             def spectra(waves, masked, labels, model=model):
                 return model.spectrum_loss(waves), {}
 
-            def labels(*batch, model=model):
-                return model(*batch, recipe.heard_weight)
+            def labels(*batch, model=model, weight=this.heard_weight):
+                return model(*batch, weight)
 
             if before is None and recipe.spectrum_steps:
                 rate = SPECTRUM_RATE * training.learning_rate
@@ -151,7 +155,9 @@ def _make_labels(
             encoder, weights = read_encoder(local, this.layer)
             files = TokenizerFiles(encoder, "l2", {f"encoder.{k}": v for k, v in weights.items()})
         frames = FRAMES_PER_CODE * this.codes
-        kmeans = KmeansSettings(this.codes, "l2", frames, iterations=25, seed=seed)
+        # MFCCs are standardised anyway.
+        center = before is not None
+        kmeans = KmeansSettings(this.codes, "l2", frames, iterations=25, seed=seed, center=center)
         windowing = settings.windowing(files.encoder.normalize)
         done = train_tokenizer(
             shards, tokenizer, files, kmeans, windowing, settings.batching(), encoding

@@ -21,16 +21,20 @@ from pipeline.storage import Folder
 from tokenizer.tokenizer import TokenizerFiles
 from tokenizer.windows import Windowing
 
+# As many tell the mean of all speech.
+CENTER_FRAMES = 20_000
+
 
 @dataclass(frozen=True)
 class KmeansSettings:
-    """How the codebook is trained. max_frames: over all shards, evenly."""
+    """How the codebook is trained. max_frames: over all shards, evenly. center: see `centred`."""
 
     codebook_size: int
     metric: str
     max_frames: int
     iterations: int
     seed: int
+    center: bool = False
 
 
 def train_tokenizer(
@@ -48,11 +52,85 @@ def train_tokenizer(
     there are fewer frames than codes.
     """
     connect()
+
+    def sample(max_frames: int) -> _Sample:
+        return _sample(
+            shards, max_frames, files, settings.seed, windowing, batching, encoder_settings
+        )
+
+    if settings.center:
+        sampled = sample(min(CENTER_FRAMES, settings.max_frames))
+        if sampled.failed:
+            return {"frames": sampled.frames, "rejected": {}, "failed": sampled.failed}
+        if sampled.parts:
+            files.weights["center"] = torch.from_numpy(np.concatenate(sampled.parts).mean(0))
+    sampled = sample(settings.max_frames)
+    frames, rejected, failed = sampled.frames, sampled.rejected, sampled.failed
+    if failed:
+        return {"frames": frames, "rejected": dict(rejected), "failed": failed}
+    if frames < settings.codebook_size:
+        raise UsageError(
+            "--codebook-size",
+            settings.codebook_size,
+            f"--input has {frames} usable frames, of 20 ms each",
+            "ask for fewer codes or give more audio",
+        )
+    if frames < 39 * settings.codebook_size:
+        print(
+            f"warning: {frames} frames are few for {settings.codebook_size} codes; "
+            f"FAISS advises {39 * settings.codebook_size}",
+            file=sys.stderr,
+        )
+    matrix = np.concatenate(sampled.parts)
+    sampled.parts.clear()
+    codes, objective = train_kmeans(
+        matrix, settings.codebook_size, settings.metric, settings.seed, settings.iterations
+    )
+    files.weights["codebook.codes"] = torch.from_numpy(codes)
+    files.made_by["frames"] = frames
+    with tempfile.TemporaryDirectory() as scratch:
+        files.save(Path(scratch))
+        # The configuration last: a folder without one is no tokenizer.
+        for name in ("model.safetensors", "config.json"):
+            output.publish(Path(scratch) / name, name)
+    output.sweep()
+    return {
+        "frames": frames,
+        "objective": objective,
+        "rejected": dict(rejected),
+        "failed": {},
+        "fingerprint": files.fingerprint,
+    }
+
+
+@dataclass
+class _Sample:
+    """Features of each shard, and what of the input gave none."""
+
+    parts: list[np.ndarray]
+    rejected: Counter
+    failed: dict[str, str]
+
+    @property
+    def frames(self) -> int:
+        return sum(map(len, self.parts))
+
+
+def _sample(
+    shards: list[Shard],
+    max_frames: int,
+    files: TokenizerFiles,
+    seed: int,
+    windowing: Windowing,
+    batching: Batching,
+    encoder_settings: EncoderSettings,
+) -> _Sample:
+    """About max_frames features, evenly from all shards."""
     pool = start_encoders(files, encoder_settings)
-    per_shard = -(-settings.max_frames // len(shards))
+    per_shard = -(-max_frames // len(shards))
 
     def arguments(shard, number, left, board):
-        common = (per_shard, settings.seed, windowing, batching)
+        common = (per_shard, seed, windowing, batching)
         return (shard, *common, pool.actors, pool.batches_in_flight(left), number, board)
 
     features: dict[str, np.ndarray] = {}
@@ -73,40 +151,4 @@ def train_tokenizer(
             features[shard.name] = result[0]
         rejected += result[1]
     # In the order of names, not in that of finishing: the same frames train the same codebook.
-    parts = [features[name] for name in sorted(features)]
-    frames = sum(map(len, parts))
-    if failed:
-        return {"frames": frames, "rejected": dict(rejected), "failed": failed}
-    if frames < settings.codebook_size:
-        raise UsageError(
-            "--codebook-size",
-            settings.codebook_size,
-            f"--input has {frames} usable frames, of 20 ms each",
-            "ask for fewer codes or give more audio",
-        )
-    if frames < 39 * settings.codebook_size:
-        print(
-            f"warning: {frames} frames are few for {settings.codebook_size} codes; "
-            f"FAISS advises {39 * settings.codebook_size}",
-            file=sys.stderr,
-        )
-    matrix = np.concatenate(parts)
-    del parts, features
-    codes, objective = train_kmeans(
-        matrix, settings.codebook_size, settings.metric, settings.seed, settings.iterations
-    )
-    files.weights["codebook.codes"] = torch.from_numpy(codes)
-    files.made_by["frames"] = frames
-    with tempfile.TemporaryDirectory() as scratch:
-        files.save(Path(scratch))
-        # The configuration last: a folder without one is no tokenizer.
-        for name in ("model.safetensors", "config.json"):
-            output.publish(Path(scratch) / name, name)
-    output.sweep()
-    return {
-        "frames": frames,
-        "objective": objective,
-        "rejected": dict(rejected),
-        "failed": {},
-        "fingerprint": files.fingerprint,
-    }
+    return _Sample([features[name] for name in sorted(features)], rejected, failed)

@@ -8,7 +8,7 @@ from transformers import WavLMConfig, WavLMModel
 from pipeline.storage import Folder
 from pipeline.train_encoder_job import save_encoder
 from tokenizer.audio import num_frames
-from tokenizer.perturb import change_speed, mix, normalize
+from tokenizer.perturb import change_speed, channel, mix, normalize, room
 from tokenizer.pretraining import MaskedPrediction, span_mask
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import read_encoder
@@ -121,3 +121,25 @@ def test_mixing_keeps_its_ratio_and_place():
         assert 0 < length <= 8_000
         energy = np.square(added).sum() / length
         assert abs(-10 * np.log10(energy) - ratio) < 0.2
+
+
+def test_a_room_leaves_speech_in_its_place():
+    pulse = np.zeros(16_000, np.float32)
+    pulse[5000] = 1.0
+    heard = room(pulse, 0.4, np.random.default_rng(0))
+    assert np.abs(heard[:5000]).max() < 1e-6 and np.abs(heard).argmax() == 5000
+    assert len(heard) == len(pulse)
+
+
+def test_a_channel_colours_the_sound_and_leaves_it_in_its_place():
+    pulse = np.zeros(16_000, np.float32)
+    pulse[5000] = 1.0
+    spectra = []
+    for seed in range(20):
+        heard = channel(pulse, np.random.default_rng(seed))
+        assert len(heard) == len(pulse) and np.abs(np.abs(heard).argmax() - 5000) <= 1
+        spectra.append(20 * np.log10(np.abs(np.fft.rfft(heard)) + 1e-9))
+    at_1_khz, at_7600_hz = np.array(spectra)[:, [1000, 7600]].T
+    assert 3 < at_1_khz.std() < 8
+    # Half of them are of a narrow band.
+    assert 5 <= (at_7600_hz < -25).sum() <= 15

@@ -12,7 +12,6 @@ import soundfile
 from conftest import run_job, snapshot
 from test_usage import assert_refused
 
-from pipeline.synthesis import effects
 from pipeline.synthesis.alignment import ARPABET, frames, moved
 from pipeline.synthesis.sentences import split
 from pipeline.synthesis.voices import HALVES, SHARES, foreign_espeak, voices
@@ -22,7 +21,7 @@ needs_engines = pytest.mark.skipif(
     not all(shutil.which(engine) for engine in ENGINES), reason="flite or espeak-ng is missing"
 )
 FIELDS = {"speaker", "engine", "voice", "gender", "language", "text", "half"}
-VARIED = {"factor", "rate", "pitch", "room", "noise", "band"}
+VARIED = {"factor", "rate", "pitch"}
 
 
 def synthesize(output, text, *more, seed=3):
@@ -93,10 +92,8 @@ def test_phones_are_as_long_as_the_audio_and_silent_where_they_say_so(made):
         english = {key for key, (_, about) in samples.items() if about["language"] == "en"}
         assert set(labels) == english
         for key, phones in labels.items():
-            audio, about = samples[key]
+            audio, _ = samples[key]
             assert len(phones) == len(audio) // 160 and set(phones) <= ARPABET
-            if about["room"] or about["noise"]:
-                continue
             power = (audio[: len(phones) * 160].reshape(-1, 160) ** 2).mean(1)
             silent = np.array(phones) == "SIL"
             assert power[silent].sum() < 0.05 * power.sum()
@@ -145,14 +142,6 @@ def test_labels_follow_speed_and_trimming():
     phones = [("SIL", 0.4), ("AA", 0.6), ("S", 1.0)]
     assert frames(moved(phones, 2.0, 0.1), 0.4) == ["SIL"] * 10 + ["AA"] * 10 + ["S"] * 20
     assert frames(phones, 1.035)[-4:] == ["S", "SIL", "SIL", "SIL"]
-
-
-def test_a_room_leaves_speech_in_its_place():
-    pulse = np.zeros(16_000)
-    pulse[5000] = 1.0
-    heard = effects.room(pulse, 0.4, np.random.default_rng(0))
-    assert np.abs(heard[:5000]).max() < 1e-9 and np.abs(heard).argmax() == 5000
-    assert len(heard) == len(pulse)
 
 
 def test_sentences_are_plain():

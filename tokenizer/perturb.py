@@ -7,7 +7,7 @@ or the company has changed (utterance and noise mixing: WavLM, arXiv 2110.13900,
 import numpy as np
 import soxr
 
-from tokenizer.audio import RECEPTIVE_FIELD, SAMPLES_PER_FRAME, num_frames
+from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
 
 # A frame stands for what lies at its middle.
 FRAME_MIDDLE = RECEPTIVE_FIELD // 2
@@ -21,19 +21,51 @@ def change_speed(
     wave: (n,). labels: (T,), one for each frame. Returns the new waveform and each of its frames'
     label, taken from where in the old one the frame's middle was; both empty if none is left.
     """
-    rate = 16_000
-    fast = soxr.resample(wave, rate * factor, rate, quality="QQ").astype(np.float32, copy=False)
+    fast = soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE, quality="QQ")
+    fast = fast.astype(np.float32, copy=False)
     frames = num_frames(len(fast))
     middles = (np.arange(frames) * SAMPLES_PER_FRAME + FRAME_MIDDLE) * factor
     before = np.rint((middles - FRAME_MIDDLE) / SAMPLES_PER_FRAME).astype(np.int64)
     return fast, labels[before.clip(0, len(labels) - 1)]
 
 
-def tilt(wave: np.ndarray, amount: float) -> np.ndarray:
-    """Raise high frequencies (amount under 0) or low ones: y[t] = x[t] + amount x[t - 1]."""
-    tilted = wave.copy()
-    tilted[1:] += np.float32(amount) * wave[:-1]
-    return tilted
+def room(wave: np.ndarray, rt60: float, random: np.random.Generator) -> np.ndarray:
+    """Put a voice in a made-up room: the direct sound, six early echoes, and a decaying noise.
+
+    The direct sound stays where it was, so labels stay right. rt60: seconds to -60 dB.
+    """
+    size = int(rt60 * SAMPLE_RATE)
+    times = np.arange(size) / SAMPLE_RATE
+    tail = random.standard_normal(size) * 10 ** (-3 * times / rt60)
+    tail[: int(0.012 * SAMPLE_RATE)] = 0
+    tail *= random.uniform(0.15, 0.5) / np.sqrt((tail**2).sum())
+    tail[0] = 1.0
+    for place in random.uniform(0.002, 0.03, 6):
+        tail[int(place * SAMPLE_RATE)] += random.uniform(-0.35, 0.35)
+    size = 1 << (len(wave) + size).bit_length()
+    spectrum = np.fft.rfft(wave, size) * np.fft.rfft(tail.astype(np.float32), size)
+    return np.fft.irfft(spectrum, size)[: len(wave)].astype(np.float32, copy=False)
+
+
+def channel(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Send it through a made-up microphone and line: a smooth random response, often a narrow band.
+
+    The response wanders by 5 dB between points an octave apart. In half of the cases only a band
+    is left, from 50 to 350 up to 3,000 to 7,500 Hz: a telephone's, or an old recording's.
+    """
+    size = 1 << (len(wave) + SAMPLE_RATE // 4).bit_length()
+    frequency = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    octaves = np.log2(np.maximum(frequency, 62.5) / 62.5)
+    gain = 10 ** (np.interp(octaves, np.arange(8), random.normal(0, 5, 8)) / 20)
+    if random.random() < 0.5:
+        gain *= _edge(frequency, random.uniform(50, 350), 60)
+        gain *= 1 - _edge(frequency, random.uniform(3000, 7500), 300)
+    heard = np.fft.irfft(np.fft.rfft(wave, size) * gain.astype(np.float32), size)
+    return heard[: len(wave)].astype(np.float32, copy=False)
+
+
+def _edge(frequency: np.ndarray, at: float, width: float) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip((frequency - at) / (width / 4), -60, 60)))
 
 
 def mix(

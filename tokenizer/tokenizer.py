@@ -27,6 +27,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # On a CPU one pass takes about this many frames: enough rows for the matrix kernels, few enough
 # that a layer's activations stay in cache. What is computed for an utterance does not change.
 CPU_FRAMES_PER_PASS = 1024
+# Centring trusts a window's mean as if it came after this many frames of the average voice: the
+# mean of half a second is of the word that was said, that of ten seconds of who said it.
+AVERAGE_FRAMES = 50
 
 
 class TokenizerError(ValueError):
@@ -38,8 +41,9 @@ class TokenizerFiles:
     """A tokenizer as it lies in a folder.
 
     encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*"
-    in Hugging Face's names, and "codebook.codes" (K, D), which is not there before it is trained.
-    made_by: how it came about; decides no token.
+    in Hugging Face's names, and "codebook.codes" (K, D), which is not there before it is trained;
+    with "center" (D,), the mean of all speech, features are centred. made_by: how it came about;
+    decides no token.
     """
 
     encoder: WavLMConfig | MFCCConfig
@@ -99,6 +103,9 @@ class TokenizerFiles:
             raise TokenizerError(
                 f"its config.json or its weights lack something: {error}"
             ) from error
+        center = files.weights.get("center")
+        if center is not None and center.shape != files.weights["codebook.codes"].shape[1:]:
+            raise TokenizerError("its center and its codes have different dimensions")
         if not files.codebook_size or config.get("fingerprint") != files.fingerprint:
             raise TokenizerError("its weights are not those its config.json was written for")
         return files
@@ -130,6 +137,9 @@ class Tokenizer:
         else:
             weights = _encoder_weights(files.weights)
             self.encoder = WavLM(files.encoder, weights, device, PRECISIONS[precision])
+        self.center = files.weights.get("center")
+        if self.center is not None:
+            self.center = self.center.to(self.device, torch.float32)
         if files.codebook_size:
             self.codebook = Codebook(files.weights["codebook.codes"], files.metric, device)
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
@@ -179,7 +189,21 @@ class Tokenizer:
 
     def _features(self, waves: list[np.ndarray]):
         for batch in passes(waves, CPU_FRAMES_PER_PASS if self.device.type == "cpu" else None):
-            yield self.encoder([torch.from_numpy(wave) for wave in batch])
+            features = self.encoder([torch.from_numpy(wave) for wave in batch])
+            if self.center is not None:
+                features = [centred(rows, self.center) for rows in features]
+            yield features
+
+
+def centred(features: Tensor, center: Tensor) -> Tensor:
+    """Move the mean of a window's features to that of all speech; (T, D) → (T, D) fp32.
+
+    The mean is mostly of voice and channel: without it more of the codes are of phones (van Niekerk
+    et al. 2021, arXiv 2108.00917). It counts T / (T + 50), so that a short word keeps its sounds.
+    """
+    features = features.float()
+    share = len(features) / (len(features) + AVERAGE_FRAMES)
+    return features - share * (features.mean(0) - center)
 
 
 def passes(waves: list[np.ndarray], frames_per_pass: int | None) -> list[list[np.ndarray]]:

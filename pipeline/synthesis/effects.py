@@ -1,4 +1,4 @@
-"""What happens to a clean voice: a room, noises, a narrow band, a level. All at 16 kHz, (n,)."""
+"""Levels, silences and noises. All at 16 kHz, (n,)."""
 
 import numpy as np
 
@@ -29,34 +29,6 @@ def level(signal: np.ndarray, dbfs: float) -> np.ndarray:
     return (signal * min(gain, PEAK / (np.abs(signal).max() + 1e-12))).astype(np.float32)
 
 
-def room(signal: np.ndarray, rt60: float, rng: np.random.Generator) -> np.ndarray:
-    """Put a voice in a made-up room: the direct sound, six early echoes, and a decaying noise.
-
-    The direct sound stays where it was, so labels stay right. rt60: seconds to -60 dB.
-    """
-    size = int(rt60 * RATE)
-    times = np.arange(size) / RATE
-    tail = rng.standard_normal(size) * 10 ** (-3 * times / rt60)
-    tail[: int(0.012 * RATE)] = 0
-    tail *= rng.uniform(0.15, 0.5) / np.sqrt((tail**2).sum())
-    tail[0] = 1.0
-    for place in rng.uniform(0.002, 0.03, 6):
-        tail[int(place * RATE)] += rng.uniform(-0.35, 0.35)
-    return _convolve(signal, tail)
-
-
-def _convolve(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
-    size = 1 << (len(signal) + len(response)).bit_length()
-    spectrum = np.fft.rfft(signal, size) * np.fft.rfft(response, size)
-    return np.fft.irfft(spectrum, size)[: len(signal)]
-
-
-def add_noise(signal: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Add a noise of the same length so many dB below the signal."""
-    gain = _rms(signal) / (_rms(noise) + 1e-12) * 10 ** (-snr_db / 20)
-    return signal + gain * noise
-
-
 def coloured(count: int, slope: float, rng: np.random.Generator) -> np.ndarray:
     """Noise whose power falls with frequency to the `slope`: 0 white, 1 pink, 2 brown."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
@@ -85,33 +57,6 @@ def babble(count: int, voices: list[np.ndarray], rng: np.random.Generator) -> np
         part = np.resize(np.roll(voice, rng.integers(len(voice))), count)
         total += part / (_rms(part) + 1e-12) * rng.uniform(0.4, 1.0)
     return total
-
-
-def telephone(signal: np.ndarray) -> np.ndarray:
-    """Keep 300 to 3400 Hz."""
-    return _shaped(signal, lambda f: _edge(f, 300, 60) * (1 - _edge(f, 3400, 200)))
-
-
-def low_pass(signal: np.ndarray, hz: float) -> np.ndarray:
-    """Keep what is below hz."""
-    return _shaped(signal, lambda f: 1 - _edge(f, hz, 300))
-
-
-def tilt(signal: np.ndarray, db_per_octave: float) -> np.ndarray:
-    """Make it brighter (over 0) or duller (under 0), around 1 kHz."""
-    return _shaped(signal, lambda f: (np.clip(f, 80, 7000) / 1000) ** (db_per_octave / 6.02))
-
-
-def _edge(frequency: np.ndarray, at: float, width: float) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip((frequency - at) / (width / 4), -60, 60)))
-
-
-def _shaped(signal: np.ndarray, gain) -> np.ndarray:
-    # Padded, because an FFT filter would carry the end's tail to the beginning.
-    size = len(signal) + RATE // 4
-    spectrum = np.fft.rfft(signal, size)
-    shaped = np.fft.irfft(spectrum * gain(np.fft.rfftfreq(size, 1 / RATE)), size)
-    return shaped[: len(signal)]
 
 
 def _rms(signal: np.ndarray) -> float:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from pipeline.errors import UsageError
 from pipeline.storage import Folder
+from pipeline.synthesis.recordings import RECORDED, recordings
 from pipeline.synthesis.sentences import english
 from pipeline.synthesis.speech_shard import Recordings, ShardPlan, make_noise_shard, make_shard
 from pipeline.synthesis.synthesizers import installed
@@ -24,21 +24,15 @@ from pipeline.synthesis.voices import (
     HALVES,
     PACKAGES,
     PROGRAMS,
-    RECORDED,
     RECORDINGS,
-    RECORDINGS_FOLDER,
     SHARES,
     Voice,
     voices,
 )
 
 ENGINES = (*SHARES, RECORDINGS)
-# Of 14 hours the prompts are a sixth; of fewer hours they are no more than this.
-MOST_RECORDED = 0.2
+MOST_RECORDED = 0.5
 MOST_NOISE_S = 600.0
-G722_BYTES_A_SECOND = 8000
-# Tones, silences and monkeys.
-NOT_SPEECH = re.compile(r"(^|/)silence/|beep|\dtone|tt-monkeys\.|confbridge-(join|leave)\.")
 
 
 @dataclass(frozen=True)
@@ -130,17 +124,14 @@ def plan_shards(settings: SynthesisSettings, sentences: list[str]) -> list[Shard
 def _recordings(half: str, most: float, rng: np.random.Generator) -> tuple[list, float]:
     """Prompts of a half, short ones that follow each other joined: (groups, seconds in all)."""
     groups = []
-    for name, (language, gender) in RECORDED[half].items():
-        voice = Voice(RECORDINGS, name, language, gender)
+    for source in RECORDED[half]:
+        voice = Voice(RECORDINGS, source.name, source.language, source.gender)
         group, seconds, enough = [], 0.0, rng.uniform(2.5, 9)
-        for path in sorted((RECORDINGS_FOLDER / name).rglob("*.g722")):
-            if NOT_SPEECH.search(str(path.relative_to(RECORDINGS_FOLDER / name))):
-                continue
-            own = path.stat().st_size / G722_BYTES_A_SECOND
+        for name, own in recordings(source):
             if group and seconds + own > 13:
                 groups.append((Recordings(voice, tuple(group)), seconds))
                 group, seconds, enough = [], 0.0, rng.uniform(2.5, 9)
-            group.append(str(path))
+            group.append(name)
             seconds += own
             if seconds >= enough:
                 groups.append((Recordings(voice, tuple(group)), seconds))
@@ -159,12 +150,11 @@ def _check_installed(engines: tuple[str, ...]) -> None:
     """Raises UsageError that names the apt-get line for whatever is missing."""
     missing = []
     for engine in engines:
-        needed = (
-            [voice for half in HALVES for voice in voices(half, engine)]
-            if (engine in SHARES)
-            else [Voice(RECORDINGS, name, "", "") for half in HALVES for name in RECORDED[half]]
-        )
-        if not which(PROGRAMS[engine]) or not all(installed(voice) for voice in needed):
+        if engine == RECORDINGS:
+            there = all(recordings(source) for half in HALVES for source in RECORDED[half])
+        else:
+            there = all(installed(voice) for half in HALVES for voice in voices(half, engine))
+        if not which(PROGRAMS[engine]) or not there:
             missing.append(engine)
     if missing:
         packages = dict.fromkeys(name for engine in missing for name in PACKAGES[engine].split())

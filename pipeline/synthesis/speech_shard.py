@@ -1,4 +1,8 @@
-"""One shard of made speech: what its voices say, what becomes of each clip, and the tar of it."""
+"""One shard of made speech: what its voices say, and the tar of it.
+
+The speech is clean: rooms, channels and noises are laid over it in training (tokenizer/perturb.py),
+when its labels are made already.
+"""
 
 import io
 import itertools
@@ -17,9 +21,10 @@ from pipeline.synthesis import effects
 from pipeline.synthesis.alignment import FRAME_MS, frames, moved
 from pipeline.synthesis.effects import RATE
 from pipeline.synthesis.noises import KINDS, make_noise
+from pipeline.synthesis.recordings import decode
 from pipeline.synthesis.sentences import invented
-from pipeline.synthesis.synthesizers import Request, decode_prompt, speak
-from pipeline.synthesis.voices import HALVES, RECORDINGS, SHARES, Voice, foreign_espeak, voices
+from pipeline.synthesis.synthesizers import Request, speak
+from pipeline.synthesis.voices import HALVES, SHARES, Voice, foreign_espeak, voices
 
 SHORTEST_S, LONGEST_S = 1.5, 15.0
 # Rounds of speaking after which a voice that gives too little is left at that.
@@ -81,7 +86,9 @@ def make_shard(plan: ShardPlan, path: Path) -> list[dict]:
     tar, rows = TarWriter(path), []
     for place, index in enumerate(rng.permutation(len(clips))):
         clip = clips[index]
-        signal, about = _worn(clip, clips, rng)
+        signal = effects.level(clip.signal, float(rng.uniform(-30, -16)))
+        varied = {"factor": clip.factor, "rate": clip.rate, "pitch": clip.pitch}
+        about = {name: round(value, 3) for name, value in varied.items()}
         key = f"{plan.name.rpartition('/')[2]}-{place:04d}"
         voice = clip.voice
         known = {"speaker": voice.speaker, "engine": voice.engine, "language": voice.language}
@@ -121,7 +128,7 @@ def flac(signal: np.ndarray) -> bytes:
 
 
 def clean_clips(plan: ShardPlan, rng: np.random.Generator, scratch: Path) -> Iterator[Clip]:
-    """All of a plan's utterances before rooms and noises."""
+    """All of a plan's utterances."""
     for recordings in plan.recordings:
         yield from _recorded(recordings, rng)
     # Short of text, a shard says its sentences again.
@@ -212,7 +219,7 @@ def _recorded(recordings: Recordings, rng: np.random.Generator) -> Iterator[Clip
     """Prompts joined by short pauses; what is too long for one utterance is cut in its pauses."""
     parts = []
     for path in recordings.paths:
-        signal = decode_prompt(Path(path))
+        signal = decode(path)
         span = effects.loud_span(signal)
         if span is not None:
             pause = np.zeros(int(rng.uniform(0.05, 0.2) * RATE), np.float32)
@@ -234,47 +241,3 @@ def _quietest(signal: np.ndarray, first: int, last: int) -> int:
     size = RATE // 10
     power = np.cumsum(np.square(signal[first:last], dtype=np.float64))
     return first + int(np.argmin(power[size:] - power[:-size])) + size // 2
-
-
-def _worn(clip: Clip, clips: list[Clip], rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    """A clip in a room, with noise, in a band and at a level, and what its json says of that.
-
-    Recordings keep their own sound: only their level changes.
-    """
-    signal, about = clip.signal, {"room": None, "noise": None, "band": None}
-    if clip.voice.family != RECORDINGS:
-        if rng.random() < 0.25:
-            rt60 = float(rng.uniform(0.15, 0.5))
-            signal = effects.room(signal, rt60, rng)
-            about["room"] = {"rt60_s": round(rt60, 3)}
-        if rng.random() < 0.2:
-            signal, about["noise"] = _noisy(signal, clips, rng)
-        if rng.random() < 0.15:
-            signal, about["band"] = _banded(signal, rng)
-    signal = effects.level(signal, float(rng.uniform(-30, -16)))
-    varied = {"factor": clip.factor, "rate": clip.rate, "pitch": clip.pitch}
-    return signal, {**{k: round(v, 3) for k, v in varied.items()}, **about}
-
-
-def _noisy(signal, clips: list[Clip], rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    kind = str(rng.choice(["white", "pink", "brown", "hum", "babble"]))
-    snr = float(rng.uniform(12, 30))
-    if kind == "hum":
-        noise = effects.hum(len(signal), rng)
-    elif kind == "babble":
-        others = rng.choice(len(clips), min(len(clips), 5), replace=False)
-        noise = effects.babble(len(signal), [clips[i].signal for i in others], rng)
-    else:
-        noise = effects.coloured(len(signal), {"white": 0.0, "pink": 1.0, "brown": 2.0}[kind], rng)
-    return effects.add_noise(signal, noise, snr), {"kind": kind, "snr_db": round(snr, 1)}
-
-
-def _banded(signal, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    kind = rng.integers(3)
-    if kind == 0:
-        return effects.telephone(signal), "telephone"
-    if kind == 1:
-        hz = rng.uniform(4000, 7000)
-        return effects.low_pass(signal, hz), f"below {hz:.0f} Hz"
-    slope = rng.uniform(-4, 4)
-    return effects.tilt(signal, slope), f"tilt {slope:+.1f} dB per octave"

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from pipeline.synthesis.alignment import SILENCE, espeak_phones, radio_phones
-from pipeline.synthesis.voices import FESTIVAL_VOICES, RECORDINGS_FOLDER, Voice
+from pipeline.synthesis.voices import FESTIVAL_VOICES, Voice
 
 # A synthesiser may hang on a sentence; a batch of hundreds takes a minute.
 TIMEOUT_S = 600
@@ -170,22 +170,8 @@ def _espeak(requests: list[Request], scratch: Path) -> list[Speech]:
     return spoken
 
 
-def decode_prompt(path: Path) -> np.ndarray:
-    """A G.722 prompt as (n,) float32 at 16 kHz. Empty if ffmpeg cannot."""
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "g722", "-i", str(path)]
-    done = subprocess.run(
-        [*command, "-f", "s16le", "-ac", "1", "-ar", "16000", "-"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    return np.frombuffer(done.stdout, "<i2").astype(np.float32) / 32768
-
-
 def installed(voice: Voice) -> bool:
-    """Whether a festival voice or a folder of recordings is there; other engines bring theirs."""
+    """Whether a festival voice is there; the other engines bring theirs."""
     if voice.family.startswith("festival"):
         return bool(list(FESTIVAL_VOICES.glob(f"*/{voice.name}")))
-    if voice.engine == "recording":
-        return (RECORDINGS_FOLDER / voice.name).is_dir()
     return True

@@ -25,6 +25,7 @@ PACKAGES = {
     RECORDINGS: (
         "ffmpeg asterisk-core-sounds-en-g722 asterisk-core-sounds-es-g722"
         " asterisk-core-sounds-fr-g722 asterisk-core-sounds-it-g722 asterisk-core-sounds-ru-g722"
+        " fillets-ng-data-cs fillets-ng-data-nl"
     ),
 }
 PROGRAMS = {
@@ -35,15 +36,6 @@ PROGRAMS = {
     RECORDINGS: "ffmpeg",
 }
 FESTIVAL_VOICES = Path("/usr/share/festival/voices")
-RECORDINGS_FOLDER = Path("/usr/share/asterisk/sounds")
-RECORDED = {
-    "a": {"en_US_f_Allison": ("en", "f"), "es_MX_f_Allison": ("es", "f")},
-    "b": {
-        "fr_CA_f_June": ("fr", "f"),
-        "it_IT_m_Carlo": ("it", "m"),
-        "ru_RU_f_IvrvoiceRU": ("ru", "f"),
-    },
-}
 
 
 @dataclass(frozen=True)
