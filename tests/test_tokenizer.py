@@ -39,6 +39,22 @@ def speech():
     return np.concatenate(parts)[:320_000]
 
 
+def test_centring_moves_a_windows_mean_towards_that_of_all_speech(files, speech, tmp_path):
+    """By nearly all of the way over ten seconds, by a third over half a second."""
+    centred = copy.deepcopy(files)
+    centred.weights["center"] = torch.linspace(-3, 3, files.weights["codebook.codes"].shape[1])
+    waves = [speech[:160_000], speech[20_000:28_000]]
+    for before, after in zip(Tokenizer(files).features(waves), Tokenizer(centred).features(waves)):
+        share = len(before) / (len(before) + 50)
+        moved = share * (centred.weights["center"].numpy() - before.mean(0))
+        np.testing.assert_allclose(after - before, np.tile(moved, (len(before), 1)), atol=1e-4)
+    centred.save(tmp_path / "centred")
+    again = Tokenizer(TokenizerFiles.read(tmp_path / "centred"))
+    tokens = again.encode(speech)
+    assert np.array_equal(Tokenizer(centred).encode(speech), tokens)
+    assert not np.array_equal(Tokenizer(files).encode(speech), tokens)
+
+
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_a_folder_holds_the_whole_tokenizer(files, tmp_path, speech, metric):
     files = copy.deepcopy(files)
