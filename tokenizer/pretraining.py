@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import WavLMConfig, WavLMModel
 
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.wavlm import position_buckets
+from tokenizer.trainable_layers import run_layers
 
 # HuBERT's: cosine similarities are divided by this before the softmax.
 TEMPERATURE = 0.1
@@ -116,12 +116,7 @@ class MaskedPrediction(nn.Module):
             x = torch.where(masked[..., None], self.wavlm.masked_spec_embed.to(x.dtype), x)
         encoder = self.wavlm.encoder
         x = x + self.positions(x)
-        bias = self.position_bias(x.shape[1])
-        for layer in encoder.layers:
-            x = x + self.attend(layer.attention, layer.layer_norm(x), bias)
-            forward = layer.feed_forward
-            hidden = F.gelu(forward.intermediate_dense(layer.final_layer_norm(x)))
-            x = x + forward.output_dense(hidden)
+        x = run_layers(self.wavlm, x)
         return encoder.layer_norm(x)
 
     def convolve(self, waves: Tensor) -> Tensor:
@@ -140,33 +135,6 @@ class MaskedPrediction(nn.Module):
             x.transpose(1, 2), conv.weight, conv.bias, conv.stride, conv.padding, 1, conv.groups
         )
         return F.gelu(y[..., : x.shape[1]].transpose(1, 2))
-
-    def position_bias(self, frames: int) -> Tensor:
-        """(H, T, T): the bias of key j for query i, before its gate."""
-        buckets = position_buckets(frames, self.config).to(self.labels.device)
-        table = self.wavlm.encoder.layers[0].attention.rel_attn_embed.weight
-        by_distance = table[buckets].T  # (H, 2 T - 1)
-        place = torch.arange(frames)
-        return by_distance[:, place[None, :] - place[:, None] + frames - 1]
-
-    def attend(self, attention: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
-        """Attention with gated relative position bias (WavLM, section 3.1), (B, T, D) → same."""
-        heads = self.config.num_attention_heads
-        q, k, v = (
-            F.linear(x, layer.weight, layer.bias).unflatten(-1, (heads, -1)).transpose(1, 2)
-            for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        parts = attention.gru_rel_pos_linear(x.unflatten(-1, (heads, -1)).transpose(1, 2))
-        first, second = torch.sigmoid(parts.unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)
-        gate = first * (second * attention.gru_rel_pos_const[0] - 1.0) + 2.0  # (B, H, T, 1)
-        gated = gate * bias.to(gate.dtype)
-        if x.is_cpu:
-            # PyTorch's fused kernel takes no bias that wants a gradient, and bf16 at fp32's speed.
-            scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5 + gated
-            mixed = torch.matmul(torch.softmax(scores, -1), v)
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=gated.to(q.dtype))
-        return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 def mel_filters() -> Tensor:

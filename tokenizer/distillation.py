@@ -1,0 +1,93 @@
+"""What a distilled tokenizer learns from: WavLM's own features, before and after its upper layers.
+
+Compressor, quantiser and decompressor are trained so that the decompressed features are those that
+frozen WavLM had at its layer, and so that the frozen upper layers, fed with them, end where they
+would have ended: what the language model will be fed with then means what it meant.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import WavLMModel
+
+from tokenizer.focal import Compressor, Decompressor, FocalConfig
+from tokenizer.trainable_layers import run_layers
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Of the features' error, of the top layer's, and of the quantiser's own loss."""
+
+    features: float = 1.0
+    top: float = 1.0
+    quantizer: float = 0.25
+
+
+class Distillation(nn.Module):
+    """Features of one layer → tokens → features, with the losses that teach it."""
+
+    def __init__(
+        self,
+        config: FocalConfig,
+        quantizer: nn.Module,
+        mean: Tensor,
+        scale: Tensor,
+        weights: LossWeights,
+    ):
+        """mean, scale: (D,) and () of the features: they are standardised by these before all.
+
+        WavLM's features have a few dimensions many times as large as the rest; the scale is one
+        number for all, so that the error keeps their proportions.
+        """
+        super().__init__()
+        self.compressor, self.decompressor = Compressor(config), Decompressor(config)
+        self.quantizer, self.weights = quantizer, weights
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def latents(self, features: Tensor) -> Tensor:
+        """(B, T, D) → (B, T', latent)."""
+        return self.compressor((features - self.mean) / self.scale)[0]
+
+    def forward(self, features: Tensor, upper: "UpperLayers | None") -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts. features: (B, T, D) of frozen WavLM's layer.
+
+        feature_error: squared error over the variance, so that the mean frame has 1. top_cosine:
+        mean cosine between what the frozen upper layers give on true and on decompressed features.
+        """
+        quantised, tokens, own = self.quantizer(self.latents(features))
+        decoded = self.decompressor(quantised)[0][:, : features.shape[1]]
+        decoded = decoded.float() * self.scale + self.mean
+        centred = features - self.mean
+        error = (decoded - features).square().sum() / centred.square().sum()
+        loss = self.weights.features * error + self.weights.quantizer * own
+        parts = {"feature_error": error.detach(), "quantizer": own.detach()}
+        if upper is not None and self.weights.top:
+            with torch.no_grad():
+                wanted = upper(features)
+            cosine = F.cosine_similarity(upper(decoded).float(), wanted.float(), dim=-1).mean()
+            loss = loss + self.weights.top * (1 - cosine)
+            parts["top_cosine"] = cosine.detach()
+        with torch.no_grad():
+            use = torch.bincount(tokens.flatten()).float()
+            share = use[use > 0] / use.sum()
+            parts["perplexity"] = torch.exp(-(share * share.log()).sum())
+        return loss, parts
+
+
+class UpperLayers(nn.Module):
+    """Frozen WavLM above a layer: (B, T, D) → (B, T, D) of the top, through its norm if pre-norm."""
+
+    def __init__(self, wavlm: WavLMModel, layer: int):
+        """layer: whose features come in."""
+        super().__init__()
+        self.wavlm, self.layer = wavlm.eval().requires_grad_(False), layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Gradients reach the features."""
+        x = run_layers(self.wavlm, features, self.layer)
+        if self.wavlm.config.do_stable_layer_norm:
+            x = self.wavlm.encoder.layer_norm(x)
+        return x

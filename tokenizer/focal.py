@@ -1,0 +1,302 @@
+"""Compressor and decompressor: features → latents to be quantised, and back, by focal modulation.
+
+A focal block (Yang et al. 2022, arXiv 2203.11926) gathers context in depthwise convolutions of
+growing width and a mean over all frames, weighs these by gates that each frame computes, and
+multiplies its query by the sum. FocalCodec (arXiv 2502.04465, section 3) stacks such blocks around
+its quantiser; shapes and parameter names here are its own, so that its published weights fit.
+The causal form (FocalCodec-Stream, arXiv 2509.16195) replaces the mean by a convolution over 512
+past frames and layer norm by a scaled tanh, carries what it has heard from chunk to chunk, and ends
+with a layer that sees a chunk of 4 frames whole.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# What a module that looks back keeps of the frames before: one tensor per convolution.
+State = list[Tensor]
+
+
+@dataclass(frozen=True)
+class FocalConfig:
+    """Shape of a compressor; its decompressor is its mirror image.
+
+    width: of the features. latent: of what is quantised. hidden: of each block. factors: how many
+    frames each block makes one. focal_window, focal_factor: the first convolution's kernel, and how
+    much wider each later one is. causal: sees no later frame than its own.
+    """
+
+    width: int
+    latent: int
+    hidden: tuple[int, ...]
+    factors: tuple[int, ...]
+    focal_window: int = 7
+    focal_levels: int = 2
+    focal_factor: int = 2
+    causal: bool = False
+    past_frames: int = 512
+    chunk_frames: int = 4
+
+    def to_dict(self) -> dict:
+        """The values, for a config.json."""
+        return asdict(self)
+
+    @property
+    def frames_per_token(self) -> int:
+        """How many frames one latent stands for."""
+        total = 1
+        for factor in self.factors:
+            total *= factor
+        return total
+
+
+class FocalModulation(nn.Module):
+    """q(x) ⊙ h(Σ gate_l context_l): context gathered first, then brought to each frame's query."""
+
+    def __init__(self, width: int, config: FocalConfig):
+        super().__init__()
+        levels = config.focal_levels
+        self.width, self.causal = width, config.causal
+        self.in_proj = nn.Linear(width, 2 * width + levels + 1)
+        self.context_proj = nn.Conv1d(width, width, kernel_size=1)
+        self.out_proj = nn.Linear(width, width)
+        kernels = [config.focal_window + config.focal_factor * level for level in range(levels)]
+        if config.causal:
+            kernels.append(config.past_frames)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv1d(width, width, n, padding=0 if config.causal else "same", groups=width),
+                nn.GELU(),
+            )
+            for n in kernels
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """x: (B, T, D). mask: (B, 1, T), 0 at padding, or None. state: of the chunk before."""
+        x = self.in_proj(x).mT
+        query, context = x[:, : self.width], x[:, self.width : 2 * self.width]
+        gates = x[:, 2 * self.width :]
+        total, kept = 0.0, []
+        for level, layer in enumerate(self.layers):
+            if self.causal:
+                context, left = look_back(context, layer[0].kernel_size[0] - 1, state, level)
+                kept.append(left)
+            elif mask is not None:
+                context = context * mask
+            context = layer(context)
+            total = total + context * gates[:, level : level + 1]
+        if not self.causal:
+            if mask is None:
+                mean = context.mean(-1, keepdim=True)
+            else:
+                mean = (context * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)
+            total = total + F.gelu(mean) * gates[:, len(self.layers) :]
+        return self.out_proj((query * self.context_proj(total)).mT), kept
+
+
+def look_back(x: Tensor, frames: int, state: State | None, index: int) -> tuple[Tensor, Tensor]:
+    """(B, D, T) with `frames` earlier ones before it, and those to keep for the next chunk.
+
+    Before the beginning lies the first frame, again and again.
+    """
+    if state is None:
+        x = F.pad(x, (frames, 0), mode="replicate")
+    else:
+        x = torch.cat([state[index], x], dim=-1)
+    return x, x[..., x.shape[-1] - frames :]
+
+
+class DynamicTanh(nn.Module):
+    """tanh(a x): what stands for a layer norm in the causal form (arXiv 2503.10622)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → same."""
+        return torch.tanh(self.alpha * x)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.in_proj = nn.Linear(width, 4 * width)
+        self.out_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) → same."""
+        return self.out_proj(F.gelu(self.in_proj(x)))
+
+
+class FocalBlock(nn.Module):
+    """Focal modulation and feed-forward, each pre-normed, each with a residual."""
+
+    def __init__(self, width: int, config: FocalConfig):
+        super().__init__()
+        norm = DynamicTanh if config.causal else nn.LayerNorm
+        self.modulation_norm = norm(width)
+        self.modulation = FocalModulation(width, config)
+        self.feed_forward_norm = norm(width)
+        self.feed_forward = FeedForward(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """(B, T, D) → same, and the state."""
+        added, kept = self.modulation(self.modulation_norm(x), mask, state)
+        x = x + added
+        return x + self.feed_forward(self.feed_forward_norm(x)), kept
+
+
+class Snake(nn.Module):
+    """x + sin²(a x) / a: an activation with a period (arXiv 2006.08195)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, T) → same."""
+        return x + torch.sin(self.alpha * x).square() / (self.alpha + 1e-9)
+
+
+class DownScale(nn.Module):
+    """`factor` frames → one of another width."""
+
+    def __init__(self, width: int, out: int, factor: int):
+        super().__init__()
+        self.factor = factor
+        self.downscale = nn.Conv1d(width, out, factor, factor)
+        self.activation = Snake(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, ceil(T / factor), D'); what is missing of the last is zero."""
+        x = F.pad(x.mT, (0, -x.shape[1] % self.factor))
+        return self.activation(self.downscale(x)).mT
+
+
+class UpScale(nn.Module):
+    """One frame → `factor` of another width."""
+
+    def __init__(self, width: int, out: int, factor: int):
+        super().__init__()
+        self.factor = factor
+        self.activation = Snake(width)
+        self.upscale = nn.ConvTranspose1d(width, out, factor, factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T · factor, D')."""
+        return self.upscale(self.activation(x.mT)).mT
+
+
+class FocalDownScale(nn.Module):
+    """Fewer frames, then a block over them."""
+
+    def __init__(self, width: int, out: int, factor: int, config: FocalConfig):
+        super().__init__()
+        self.downscale = DownScale(width, out, factor)
+        self.focal_block = FocalBlock(out, config)
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """(B, T, D) → (B, ceil(T / factor), D'), and the state."""
+        return self.focal_block(self.downscale(x), mask, state)
+
+
+class FocalUpScale(nn.Module):
+    """A block, then more frames."""
+
+    def __init__(self, width: int, out: int, factor: int, config: FocalConfig):
+        super().__init__()
+        self.focal_block = FocalBlock(width, config)
+        self.upscale = UpScale(width, out, factor)
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """(B, T, D) → (B, T · factor, D'), and the state."""
+        x, kept = self.focal_block(x, mask, state)
+        return self.upscale(x), kept
+
+
+class Compressor(nn.Module):
+    """Features (B, T, width) → latents (B, ceil(T / frames_per_token), latent)."""
+
+    def __init__(self, config: FocalConfig):
+        super().__init__()
+        self.config = config
+        widths = (config.width, *config.hidden)
+        self.layers = nn.ModuleList(
+            FocalDownScale(*shape, config) for shape in zip(widths, widths[1:], config.factors)
+        )
+        self.out_proj = nn.Linear(widths[-1], config.latent)
+
+    def forward(
+        self, x: Tensor, lengths: list[int] | None = None, state: list[State] | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """lengths: frames of each utterance where some are padded. state: of the chunk before.
+
+        Returns latents, and the state for the next chunk (causal form alone; whole tokens' frames).
+        """
+        kept, mask = [], None
+        for number, layer in enumerate(self.layers):
+            if lengths is not None:
+                # A frame that stands for the end of an utterance and what follows it hears silence.
+                x = x * padding_mask(lengths, x).mT
+                lengths = [-(-n // layer.downscale.factor) for n in lengths]
+                mask = padding_mask(lengths, x, -(-x.shape[1] // layer.downscale.factor))
+            x, own = layer(x, mask, state[number] if state else None)
+            kept.append(own)
+        return self.out_proj(x), kept
+
+
+class ChunkFeedForward(nn.Module):
+    """A feed-forward over all frames of a chunk at once, with a residual."""
+
+    def __init__(self, width: int, frames: int):
+        super().__init__()
+        self.frames = frames
+        self.in_proj = nn.Linear(frames * width, frames * width)
+        self.out_proj = nn.Linear(frames * width, frames * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → same; what is missing of the last chunk is zero."""
+        chunks = F.pad(x, (0, 0, 0, -x.shape[1] % self.frames)).unflatten(1, (-1, self.frames))
+        added = self.out_proj(F.gelu(self.in_proj(chunks.flatten(2))))
+        return x + added.view(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
+
+
+class Decompressor(nn.Module):
+    """Quantised latents (B, T', latent) → features (B, T' · frames_per_token, width)."""
+
+    def __init__(self, config: FocalConfig):
+        super().__init__()
+        self.config = config
+        widths = (*config.hidden[::-1], config.width)
+        self.in_proj = nn.Linear(config.latent, widths[0])
+        self.layers = nn.ModuleList(
+            FocalUpScale(*shape, config) for shape in zip(widths, widths[1:], config.factors[::-1])
+        )
+        if config.causal:
+            self.refiner = ChunkFeedForward(config.width, config.chunk_frames)
+
+    def forward(
+        self, x: Tensor, lengths: list[int] | None = None, state: list[State] | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """lengths: latents of each utterance where some are padded. Else as the compressor's."""
+        x, kept = self.in_proj(x), []
+        for number, layer in enumerate(self.layers):
+            mask = None if lengths is None else padding_mask(lengths, x)
+            x, own = layer(x, mask, state[number] if state else None)
+            if lengths is not None:
+                lengths = [n * layer.upscale.factor for n in lengths]
+            kept.append(own)
+        return (self.refiner(x) if self.config.causal else x), kept
+
+
+def padding_mask(lengths: list[int], like: Tensor, frames: int | None = None) -> Tensor:
+    """(B, 1, T) of 1 in an utterance and 0 after its end."""
+    frames = frames or like.shape[1]
+    place = torch.arange(frames, device=like.device)
+    ends = torch.tensor(lengths, device=like.device)
+    return (place < ends[:, None]).to(like.dtype)[:, None]
