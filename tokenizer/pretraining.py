@@ -129,12 +129,14 @@ class MaskedPrediction(nn.Module):
         return x
 
     def positions(self, x: Tensor) -> Tensor:
-        """The convolutional position embedding: (B, T, D) → (B, T, D)."""
+        """The convolutional position embedding: (B, T, D) → (B, T, D).
+
+        As a product of spectra: on a CPU its 128 taps took a fifth of a step.
+        """
         conv = self.wavlm.encoder.pos_conv_embed.conv
-        y = F.conv1d(
-            x.transpose(1, 2), conv.weight, conv.bias, conv.stride, conv.padding, 1, conv.groups
-        )
-        return F.gelu(y[..., : x.shape[1]].transpose(1, 2))
+        with torch.autocast(x.device.type, enabled=False):
+            y = _correlate(x.float(), conv.weight, conv.groups) + conv.bias
+        return F.gelu(y).to(x.dtype)
 
 
 def mel_filters() -> Tensor:
@@ -166,6 +168,19 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Te
         after = after.unflatten(1, (out, stride))[:, :, : taps - stride].flatten(2)
         y = y + F.linear(after, kernel[:, stride * channels :])
     return y
+
+
+def _correlate(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """(B, T, C) → (B, T, O): y[t] = sum over k of weight[k] x[t + k - taps / 2], zeros outside.
+
+    weight: (O, C / groups, taps), as of a grouped convolution.
+    """
+    taps = weight.shape[-1]
+    size = x.shape[1] + taps
+    spectrum = torch.fft.rfft(x, size, dim=1).unflatten(2, (groups, -1))  # (B, F, G, C / G)
+    kernel = torch.fft.rfft(weight, size).conj().unflatten(0, (groups, -1))  # (G, O / G, C / G, F)
+    y = torch.einsum("bfgc,gocf->bfgo", spectrum, kernel).flatten(2)
+    return torch.fft.irfft(y, size, dim=1).roll(taps // 2, 1)[:, : x.shape[1]]
 
 
 def span_mask(
