@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import NoReturn
 
+import torch
+
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.storage import fetch_folder
@@ -167,6 +169,29 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
             "make the window longer or the context shorter",
         ) from error
     return settings
+
+
+def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
+    """What "auto" comes to on this machine. Raises UsageError for a GPU that is not there."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device",
+            "cuda",
+            "this process sees no GPU",
+            "submit with `ray job submit --entrypoint-num-gpus 1`, or use --device cpu",
+        )
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = args.precision
+    if precision == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported()
+            if device == "cuda"
+            else torch.cpu._is_avx512_bf16_supported()
+        )
+        precision = "bf16" if fast else "fp32"
+    return device, precision
 
 
 def run(main) -> None:

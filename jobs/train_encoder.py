@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch
 from transformers import WavLMConfig
 
 from jobs import flags
@@ -19,9 +18,9 @@ from pipeline.crops import CropSettings
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.inputs import find_shards
-from pipeline.pretrain import PretrainSettings, TrainingFailed
 from pipeline.storage import Folder
 from pipeline.train_encoder_job import Recipe, Round, check_output, train_encoder
+from pipeline.training_loop import TrainingFailed, TrainingSettings
 from tokenizer.audio import FRAMES_PER_SECOND
 
 HEARD_WEIGHT = 0.5
@@ -170,7 +169,7 @@ def main() -> int:
             f"a row of {frames} frames is no longer than a masked span of {args.mask_span}",
             "make rows longer or --mask-span shorter",
         )
-    device, precision = device_and_precision(args)
+    device, precision = flags.device_and_precision(args)
     _, shards = find_shards("--input", args.input)
     noises = find_shards("--noise", args.noise)[1] if args.noise else []
     crops = CropSettings(
@@ -195,7 +194,7 @@ def main() -> int:
     output = Folder("--output", args.output)
     check_output(output, config, recipe, shards)
     readers = args.readers if args.readers is not None else 4 * (device == "cuda")
-    training = PretrainSettings(
+    training = TrainingSettings(
         0,
         args.learning_rate,
         precision,
@@ -262,29 +261,6 @@ def label_rounds(args: flags.argparse.Namespace) -> list[Round]:
         )
     layers = [None, *args.label_layers]
     return [Round(*own) for own in zip(args.steps, args.codes, layers, heard)]
-
-
-def device_and_precision(args: flags.argparse.Namespace) -> tuple[str, str]:
-    """What "auto" comes to on this machine. Raises UsageError for a GPU that is not there."""
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "--device",
-            "cuda",
-            "this process sees no GPU",
-            "submit with `ray job submit --entrypoint-num-gpus 1`, or use --device cpu",
-        )
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = args.precision
-    if precision == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported()
-            if device == "cuda"
-            else torch.cpu._is_avx512_bf16_supported()
-        )
-        precision = "bf16" if fast else "fp32"
-    return device, precision
 
 
 if __name__ == "__main__":

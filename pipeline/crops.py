@@ -16,7 +16,7 @@ from pipeline.inputs import Shard
 from pipeline.reading import open_shard, read_utterances
 from pipeline.shards import read_tokens
 from pipeline.storage import Folder
-from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
 from tokenizer.perturb import change_speed, channel, mix, normalize, room
 from tokenizer.pretraining import span_mask
 
@@ -60,12 +60,12 @@ class Crops(IterableDataset):
     def __init__(
         self,
         shards: list[Shard],
-        labels: Folder,
+        labels: Folder | None,
         noises: list[Shard],
         settings: CropSettings,
         seed: list[int],
     ):
-        """labels: the OUTPUT of tokenizing `shards`. noises: audio shards without labels."""
+        """labels: the OUTPUT of tokenizing `shards`; None gives zeros. noises: audio shards."""
         self.shards, self.labels, self.noises = shards, labels, noises
         self.settings, self.seed = settings, seed
 
@@ -109,15 +109,16 @@ class Crops(IterableDataset):
 
     def _labelled(self, shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each utterance of a shard, normalised, with its labels."""
-        path = self.labels.path(f"shards/{shard.name}.tar")
-        with self.labels.fs.open(path, "rb") as file:
-            labels = {key: tokens.astype(np.int64) for key, tokens, _ in read_tokens(file)}
+        labels = None if self.labels is None else _labels(self.labels, shard)
         with open_shard(shard) as stream:
             for sample, utterance, _ in read_utterances(stream, LONGEST_SECONDS * SAMPLE_RATE):
-                if utterance is None or sample.key not in labels:
+                if utterance is None or (labels is not None and sample.key not in labels):
                     continue
-                wave = np.concatenate(list(_first(utterance.blocks())))
-                yield normalize(wave), labels[sample.key]
+                wave = normalize(np.concatenate(list(_first(utterance.blocks()))))
+                if labels is None:
+                    yield wave, np.zeros(num_frames(len(wave)), np.int64)
+                else:
+                    yield wave, labels[sample.key]
 
     def _cut(
         self, wave: np.ndarray, labels: np.ndarray, random: np.random.Generator
@@ -151,6 +152,11 @@ class Crops(IterableDataset):
         if random.random() < settings.channels:
             wave = channel(wave, random)
         return normalize(wave)
+
+
+def _labels(folder: Folder, shard: Shard) -> dict[str, np.ndarray]:
+    with folder.fs.open(folder.path(f"shards/{shard.name}.tar"), "rb") as file:
+        return {key: tokens.astype(np.int64) for key, tokens, _ in read_tokens(file)}
 
 
 def _first(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -22,10 +22,10 @@ from pipeline.crops import Crops, CropSettings
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.inputs import Shard
-from pipeline.pretrain import PretrainSettings, pretrain
 from pipeline.storage import Folder, fetch_folder
 from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
 from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
+from pipeline.training_loop import TrainingSettings, train
 from tokenizer.audio import SAMPLE_RATE
 from tokenizer.mfcc import MFCCConfig
 from tokenizer.pretraining import MaskedPrediction
@@ -88,7 +88,7 @@ def train_encoder(
     output: Folder,
     config: WavLMConfig,
     recipe: Recipe,
-    training: PretrainSettings,
+    training: TrainingSettings,
     encoding: EncoderSettings,
 ) -> dict[str, str]:
     """Do what is missing of all rounds; the encoder ends in OUTPUT/encoder, in half precision.
@@ -122,9 +122,9 @@ def train_encoder(
             if before is None and recipe.spectrum_steps:
                 rate = SPECTRUM_RATE * training.learning_rate
                 settings = replace(training, steps=recipe.spectrum_steps, learning_rate=rate)
-                pretrain(model, spectra, crops, settings, folder.below("spectra"), "spectra")
+                train(model, spectra, crops, settings, folder.below("spectra"), "spectra")
             name = f"round {number} of {len(recipe.rounds)}"
-            pretrain(model, labels, crops, replace(training, steps=this.steps), folder, name)
+            train(model, labels, crops, replace(training, steps=this.steps), folder, name)
             save_encoder(model.encoder(), folder.below("encoder"), torch.float32)
             folder.below("spectra").sweep()
             folder.sweep()

@@ -47,11 +47,21 @@ class Distillation(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
+    def matrices(self) -> set[str]:
+        """Parameters that Muon trains: the blocks' linear layers."""
+        return {
+            name
+            for name, p in self.named_parameters()
+            if ".layers." in name and p.ndim == 2 and "alpha" not in name
+        }
+
     def latents(self, features: Tensor) -> Tensor:
         """(B, T, D) → (B, T', latent)."""
         return self.compressor((features - self.mean) / self.scale)[0]
 
-    def forward(self, features: Tensor, upper: "UpperLayers | None") -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, features: Tensor, upper: "UpperLayers | None"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts. features: (B, T, D) of frozen WavLM's layer.
 
         feature_error: squared error over the variance, so that the mean frame has 1. top_cosine:
@@ -77,8 +87,20 @@ class Distillation(nn.Module):
         return loss, parts
 
 
+class Unquantised(nn.Module):
+    """In a quantiser's place while compressor and decompressor warm up."""
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents as they are, all of one token, and no loss."""
+        return (
+            latents,
+            latents.new_zeros(latents.shape[:-1], dtype=torch.long),
+            latents.new_zeros(()),
+        )
+
+
 class UpperLayers(nn.Module):
-    """Frozen WavLM above a layer: (B, T, D) → (B, T, D) of the top, through its norm if pre-norm."""
+    """Frozen WavLM above a layer: (B, T, D) → the top layer's (B, T, D), normed if pre-norm."""
 
     def __init__(self, wavlm: WavLMModel, layer: int):
         """layer: whose features come in."""

@@ -43,6 +43,11 @@ class FocalConfig:
         """The values, for a config.json."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict) -> "FocalConfig":
+        """As to_dict gave it; lists as tuples. Raises TypeError for what is none."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
     @property
     def frames_per_token(self) -> int:
         """How many frames one latent stands for."""

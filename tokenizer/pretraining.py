@@ -48,6 +48,16 @@ class MaskedPrediction(nn.Module):
             self.kernels.append(_time_major(layer.conv.weight))
             layer.conv.weight.requires_grad_(False)
 
+    def matrices(self) -> set[str]:
+        """Parameters that Muon trains: the matrices of convolutions and transformer layers."""
+        return {
+            name
+            for name, p in self.named_parameters()
+            if (name.startswith("kernels.") or ".encoder.layers." in name)
+            and p.ndim == 2
+            and "rel" not in name
+        }
+
     def load_encoder(self, wavlm: WavLMModel) -> None:
         """Take over the weights of an encoder of the same shape."""
         self.wavlm.load_state_dict(wavlm.state_dict())

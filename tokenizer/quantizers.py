@@ -10,10 +10,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 # A code that had under this share of an even code's use is unused, and is set anew.
 UNUSED_SHARE = 0.03
+# Batches whose latents are kept to set unused codes from.
+RECENT_BATCHES = 20
 
 
 class LearnedCodebook(nn.Module):
@@ -26,6 +28,7 @@ class LearnedCodebook(nn.Module):
         self.register_buffer("codes", codes.float().clone())
         self.register_buffer("sums", codes.float().clone())
         self.register_buffer("counts", torch.ones(len(codes)))
+        self._recent: list[Tensor] = []
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., D) → quantised (..., D), tokens (...), and the commitment loss.
@@ -38,6 +41,7 @@ class LearnedCodebook(nn.Module):
         quantised = self.codes[tokens].view(latents.shape)
         if self.training:
             self._follow(rows, tokens)
+            self._recent = [*self._recent[1 - RECENT_BATCHES :], rows]
         commitment = F.mse_loss(latents.float(), quantised)
         straight = latents + (quantised - latents).detach()
         return straight, tokens.view(latents.shape[:-1]), commitment
@@ -46,6 +50,10 @@ class LearnedCodebook(nn.Module):
     def _follow(self, rows: Tensor, tokens: Tensor) -> None:
         counts = torch.bincount(tokens, minlength=len(self.codes)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, rows)
+        if distributed.is_initialized():
+            # So that the codebook of every process is the same.
+            distributed.all_reduce(counts)
+            distributed.all_reduce(sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         # As if each code had one more latent, itself: else a code that is out of use divides by 0.
@@ -56,6 +64,10 @@ class LearnedCodebook(nn.Module):
     def unused(self) -> Tensor:
         """(n,) codes that fewer than a few in a hundred of their share of latents fall to."""
         return (self.counts < UNUSED_SHARE * self.counts.mean()).nonzero()[:, 0]
+
+    def recent(self) -> Tensor:
+        """(n, D) latents of the last batches."""
+        return torch.cat(self._recent) if self._recent else self.codes[:0]
 
     @torch.no_grad()
     def restart(self, which: Tensor, codes: Tensor) -> None:
@@ -95,6 +107,7 @@ class BinarySpherical(nn.Module):
         straight = unit + (quantised - unit).detach()
         return straight, tokens, own - over_all
 
+    @property
     def codes(self) -> Tensor:
         """(2^bits, bits): every code's vector."""
         bits = torch.arange(1 << self.bits, device=self.place.device)[:, None] // self.place % 2

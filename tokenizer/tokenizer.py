@@ -17,6 +17,8 @@ from torch import Tensor
 
 from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
 from tokenizer.codebook import Codebook
+from tokenizer.compression import Compression
+from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCC, MFCCConfig
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import EncoderError, WavLMConfig, check_weights
@@ -42,14 +44,16 @@ class TokenizerFiles:
 
     encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*"
     in Hugging Face's names, and "codebook.codes" (K, D), which is not there before it is trained;
-    with "center" (D,), the mean of all speech, features are centred. made_by: how it came about;
-    decides no token.
+    with "center" (D,), the mean of all speech, features are centred. compressor: its shape, of a
+    distilled tokenizer, whose "features.mean" (D,), "features.scale" (), "compressor.*" and
+    "decompressor.*" are among the weights too. made_by: how it came about; decides no token.
     """
 
     encoder: WavLMConfig | MFCCConfig
     metric: str
     weights: dict[str, Tensor]
     made_by: dict = field(default_factory=dict)
+    compressor: FocalConfig | None = None
 
     @property
     def codebook_size(self) -> int:
@@ -67,7 +71,15 @@ class TokenizerFiles:
 
     def _decisive(self) -> dict:
         codebook = {"size": self.codebook_size, "metric": self.metric}
-        return {"format": FORMAT, "encoder": self.encoder.to_dict(), "codebook": codebook}
+        decisive = {"format": FORMAT, "encoder": self.encoder.to_dict(), "codebook": codebook}
+        if self.compressor:
+            decisive["compressor"] = self.compressor.to_dict()
+        return decisive
+
+    @property
+    def frames_per_token(self) -> int:
+        """1, 2 or 4 frames of 20 ms."""
+        return self.compressor.frames_per_token if self.compressor else 1
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors; the folder is made."""
@@ -96,7 +108,14 @@ class TokenizerFiles:
             else:
                 encoder = WavLMConfig.from_dict(config["encoder"])
                 check_weights(encoder, _encoder_weights(weights))
-            files = cls(encoder, config["codebook"]["metric"], weights, config.get("made_by", {}))
+            compressor = config.get("compressor")
+            files = cls(
+                encoder,
+                config["codebook"]["metric"],
+                weights,
+                config.get("made_by", {}),
+                FocalConfig.from_dict(compressor) if compressor else None,
+            )
         except (OSError, SafetensorError) as error:
             raise TokenizerError("it has no readable model.safetensors") from error
         except (EncoderError, KeyError, TypeError, AttributeError) as error:
@@ -140,6 +159,11 @@ class Tokenizer:
         self.center = files.weights.get("center")
         if self.center is not None:
             self.center = self.center.to(self.device, torch.float32)
+        self.compression = None
+        if files.compressor:
+            self.compression = Compression(
+                files.compressor, files.weights, device, PRECISIONS[precision]
+            )
         if files.codebook_size:
             self.codebook = Codebook(files.weights["codebook.codes"], files.metric, device)
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
@@ -182,7 +206,7 @@ class Tokenizer:
         ]
 
     def features(self, waves: list[np.ndarray]) -> list[np.ndarray]:
-        """(T, D) fp32 features of each waveform: what the codebook is trained on."""
+        """(T, D) fp32 features, or latents, of each waveform: what the codebook is of."""
         return [
             rows.float().cpu().numpy() for features in self._features(waves) for rows in features
         ]
@@ -192,6 +216,8 @@ class Tokenizer:
             features = self.encoder([torch.from_numpy(wave) for wave in batch])
             if self.center is not None:
                 features = [centred(rows, self.center) for rows in features]
+            if self.compression is not None:
+                features = self.compression.latents(features)
             yield features
 
 

@@ -13,7 +13,7 @@ from tokenizer.wavlm import position_buckets
 
 
 def run_layers(wavlm: WavLMModel, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-    """(B, T, D) → (B, T, D): layers `first` to `last` (excluded), pre- or post-norm; no final norm."""
+    """(B, T, D) → same, through layers `first` up to `last`, without the final norm of pre-norm."""
     config = wavlm.config
     bias = position_bias(wavlm, x.shape[1])
     for layer in wavlm.encoder.layers[first:last]:

@@ -1,7 +1,8 @@
-"""One round of an encoder's training: batches in, weights out, with checkpoints and a log.
+"""The loop that trains: batches in, weights out, with checkpoints and a log.
 
-One process on the CPU or one GPU. A run that is killed goes on from its last checkpoint, with a
-new draw of the data from there on: what was heard by then does not have to be heard again.
+A run that is killed goes on from its last checkpoint, with a new draw of the data from there on:
+what was heard by then does not have to be heard again. Where torch.distributed is on, each process
+has its own batches, and gradients are averaged over all.
 """
 
 import json
@@ -17,18 +18,15 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader
+from torch import distributed, nn
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from pipeline.crops import Crops
 from pipeline.storage import Folder
-from tokenizer.audio import FRAMES_PER_SECOND
-from tokenizer.pretraining import MaskedPrediction
+from tokenizer.audio import FRAMES_PER_SECOND, SAMPLES_PER_FRAME
 
-# (waves, masked, labels) → the loss and what else to log of a batch
-Objective = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]
-]
+# A batch, waves (B, n) first → the loss and what else to log of it
+Objective = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
 CHECKPOINT = "checkpoint.safetensors"
 LOG_EVERY_STEPS = 50
 WARM_UP = 0.03
@@ -41,7 +39,7 @@ CLIP_NORM = 5.0
 
 
 @dataclass(frozen=True)
-class PretrainSettings:
+class TrainingSettings:
     """steps: in all. learning_rate: the highest. checkpoint_minutes: between two of them.
 
     workers: processes that read and mix the audio.
@@ -59,21 +57,25 @@ class TrainingFailed(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 
-def pretrain(
-    model: MaskedPrediction,
+def train(
+    model: nn.Module,
     objective: Objective,
-    crops: Callable[[int], Crops],
-    settings: PretrainSettings,
+    batches: Callable[[int], IterableDataset],
+    settings: TrainingSettings,
     folder: Folder,
     name: str,
+    after_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train `model` in place up to settings.steps, from its checkpoint in `folder` if there is one.
 
-    objective: (waves, masked, labels) → the loss and what else to log. crops: the step a run begins
-    at → its data. folder: gets the checkpoint and log.jsonl, a line every 50 steps: loss, what else
-    the objective gave, learning rate, hours of audio so far, times real time. name: for the
-    progress bar. Raises TrainingFailed when the loss is no number any more.
+    model: its `matrices()` names the parameters for Muon. batches: the step a run begins at → its
+    data. folder: gets the checkpoint and log.jsonl, a line every 50 steps: loss, what else the
+    objective gave, learning rate, hours of audio so far, times real time. name: for the progress
+    bar. after_step: called with the number of steps done. Raises TrainingFailed when the loss is no
+    number any more.
     """
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    world = distributed.get_world_size() if distributed.is_initialized() else 1
     device = torch.device(settings.device)
     model.to(device).train()
     optimizers = make_optimizers(model, settings.learning_rate)
@@ -89,36 +91,42 @@ def pretrain(
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5 if terminal else 30,
+        disable=not first,
     )
     saved = began = time.monotonic()
     totals, counted, seconds = Counter(), 0, 0.0
     # Spawned, not forked: this process has Ray's and OpenMP's threads by now.
     loader = DataLoader(
-        crops(step),
+        batches(step),
         batch_size=None,
         num_workers=settings.workers,
         prefetch_factor=4 if settings.workers else None,
         multiprocessing_context="spawn" if settings.workers else None,
         pin_memory=device.type == "cuda",
     )
-    batches = iter(loader)
+    stream = iter(loader)
     with bar:
         while step < settings.steps:
-            waves, masked, labels = (part.to(device, non_blocking=True) for part in next(batches))
+            batch = [part.to(device, non_blocking=True) for part in next(stream)]
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["share"] * rate_at(step, settings)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss, more = objective(waves, masked, labels)
+                loss, more = objective(*batch)
             loss.backward()
+            if world > 1:
+                _average_gradients(model, world)
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
+            if after_step:
+                after_step(step)
             totals.update({"loss": loss.detach(), **more})
             counted += 1
-            seconds += labels.numel() / FRAMES_PER_SECOND
+            rows, samples = batch[0].shape
+            seconds += world * rows * (samples // SAMPLES_PER_FRAME) / FRAMES_PER_SECOND
             bar.update()
             if step % LOG_EVERY_STEPS and step < settings.steps:
                 continue
@@ -141,12 +149,12 @@ def pretrain(
             )
             totals, counted = Counter(), 0
             late = time.monotonic() - saved > 60 * settings.checkpoint_minutes
-            if late or step == settings.steps:
+            if first and (late or step == settings.steps):
                 _save(model, optimizers, step, hours + seconds / 3600, lines, folder)
                 saved = time.monotonic()
 
 
-def rate_at(step: int, settings: PretrainSettings) -> float:
+def rate_at(step: int, settings: TrainingSettings) -> float:
     """The learning rate: linear warm-up, then half a cosine to a twentieth."""
     warm_up = max(1, round(WARM_UP * settings.steps))
     if step < warm_up:
@@ -156,17 +164,27 @@ def rate_at(step: int, settings: PretrainSettings) -> float:
     return settings.learning_rate * share
 
 
-def make_optimizers(model: MaskedPrediction, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of convolutions and transformer layers, AdamW for everything else.
+def _average_gradients(model: nn.Module, world: int) -> None:
+    """Over all processes, in one message."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+        gradient.copy_((mean / world).view_as(gradient))
+
+
+def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices that `model.matrices()` names, AdamW for everything else.
 
     Muon (Jordan et al. 2024) as PyTorch has it, its step scaled to AdamW's (Moonshot, arXiv
     2502.16982). A short training decides it: the convolutions' error after 400 steps on spectra was
     0.47 with AdamW and 0.29 with this. Norms, biases and other vectors do not decay.
     """
+    matrices = model.matrices()
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    others = [p for name, p in parameters if not _by_muon(name, p)]
+    others = [p for name, p in parameters if name not in matrices]
     muon = torch.optim.Muon(
-        [p for name, p in parameters if _by_muon(name, p)],
+        [p for name, p in parameters if name in matrices],
         lr=rate,
         weight_decay=WEIGHT_DECAY,
         adjust_lr_fn="match_rms_adamw",
@@ -184,11 +202,6 @@ def make_optimizers(model: MaskedPrediction, rate: float) -> list[torch.optim.Op
         for group in optimizer.param_groups:
             group["share"] = share
     return [muon, adamw]
-
-
-def _by_muon(name: str, parameter: torch.Tensor) -> bool:
-    inside = name.startswith("kernels.") or ".encoder.layers." in name
-    return inside and parameter.ndim == 2 and "rel" not in name
 
 
 def _save(model, optimizers, step: int, hours: float, lines: list[dict], folder: Folder) -> None:
@@ -217,7 +230,7 @@ def _resume(model, optimizers, folder: Folder) -> tuple[int, float, list[dict]]:
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    parameters = dict(model.named_parameters())
+    parameters, matrices = dict(model.named_parameters()), model.matrices()
     weights = {}
     for name, tensor in tensors.items():
         kind, _, parameter = name.partition(".")
@@ -225,7 +238,7 @@ def _resume(model, optimizers, folder: Folder) -> tuple[int, float, list[dict]]:
             weights[parameter] = tensor
             continue
         owner = parameters[parameter]
-        optimizer = optimizers[0 if _by_muon(parameter, owner) else 1]
+        optimizer = optimizers[0 if parameter in matrices else 1]
         # A fused AdamW wants its count of steps beside the weights.
         optimizer.state[owner][kind] = tensor.to(owner.device)
     model.load_state_dict(weights)

@@ -1,0 +1,244 @@
+"""Audio shards → a tokenizer folder, its codebook distilled from WavLM.
+
+Three steps, each of which goes on where a kill left it: compressor and decompressor learn to pass
+features on with no codebook between them; FAISS clusters their latents; with that codebook all
+three learn together. Training is Ray Train's: one process for each GPU, or one on the CPU.
+"""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed
+from transformers import WavLMModel
+
+from pipeline.cluster import connect
+from pipeline.crops import Crops, CropSettings
+from pipeline.errors import UsageError
+from pipeline.inputs import Shard
+from pipeline.kmeans import train_kmeans
+from pipeline.storage import Folder
+from pipeline.training_loop import TrainingSettings, train
+from tokenizer.distillation import Distillation, LossWeights, Unquantised, UpperLayers
+from tokenizer.focal import FocalConfig
+from tokenizer.quantizers import BinarySpherical, LearnedCodebook, nearest
+from tokenizer.tokenizer import PRECISIONS, TokenizerFiles
+from tokenizer.wavlm import WavLM
+
+KMEANS_ITERATIONS = 25
+# Batches whose features tell the mean and scale of all.
+BATCHES_FOR_SCALE = 8
+# Steps between two looks for codes that are out of use.
+RESTART_EVERY = 50
+# What a row needs around it is in the row: nothing is done to the sound.
+UNCHANGED = {"mask_share": 0.1, "mask_span": 1, "speed": 0, "rooms": 0, "mixing": 0, "noise": 0}
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """What decides the tokenizer beside the encoder and the audio.
+
+    quantizer: "codebook" or "bsq". warm_up: steps without a codebook, before `steps` with it.
+    rows, frames: of a batch. kmeans_frames: latents that FAISS clusters.
+    """
+
+    codebook_size: int
+    quantizer: str
+    focal: FocalConfig
+    weights: LossWeights
+    warm_up: int
+    steps: int
+    rows: int
+    frames: int
+    kmeans_frames: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that a training process is told; travels to it by Ray."""
+
+    shards: list[Shard]
+    output: str
+    encoder: Path
+    files: TokenizerFiles
+    settings: DistillSettings
+    training: TrainingSettings
+
+
+def distill(
+    shards: list[Shard],
+    output: Folder,
+    encoder: Path,
+    files: TokenizerFiles,
+    settings: DistillSettings,
+    training: TrainingSettings,
+    workers: int,
+) -> dict:
+    """Train, and write the tokenizer to `output`; run again after a kill to go on.
+
+    encoder: the WavLM's local folder, for its upper layers; files: the encoder up to its layer.
+    Returns the last line of the log. Raises UsageError when OUTPUT holds another run.
+    """
+    record = json.loads(json.dumps({"encoder": files.encoder.to_dict(), **asdict(settings)}))
+    before = output.claim("training/run.json", record)
+    different = [name for name in record if before.get(name) != record[name]]
+    if different:
+        raise UsageError(
+            "--output",
+            output.url,
+            f"the run in it has other {' and '.join(different)}",
+            "repeat that run's flags, or give another folder",
+        )
+    connect()
+    run = _Run(shards, output.url, encoder, files, settings, training)
+    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
+        ray.train.torch.TorchTrainer(
+            _train_in_process,
+            train_loop_config={"run": run},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers, use_gpu=training.device == "cuda"
+            ),
+            run_config=ray.train.RunConfig(name="distill", storage_path=scratch),
+        ).fit()
+    log = (output.read_text("training/distill/log.jsonl") or "").splitlines()
+    return json.loads(log[-1])
+
+
+def _train_in_process(config: dict) -> None:
+    run: _Run = config["run"]
+    settings, training = run.settings, run.training
+    folder = Folder("--output", run.output).below("training")
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    rank = 0 if not distributed.is_initialized() else distributed.get_rank()
+    device = torch.device(training.device)
+    weights = {k.removeprefix("encoder."): v for k, v in run.files.weights.items()}
+    lower = WavLM(run.files.encoder, weights, device, PRECISIONS[training.precision])
+    upper = UpperLayers(WavLMModel.from_pretrained(run.encoder), run.files.encoder.layer).to(device)
+    crop = CropSettings(settings.rows, settings.frames, channels=0, **UNCHANGED)
+
+    def crops(step: int, part: int = 0) -> Crops:
+        return Crops(run.shards, None, [], crop, [settings.seed, part, rank, step])
+
+    def features(waves: torch.Tensor) -> torch.Tensor:
+        # Out of inference mode, so that gradients can pass.
+        return torch.stack([rows.float().clone() for rows in lower(list(waves))])
+
+    mean, scale = _moments(folder, crops, features, first)
+    torch.manual_seed(settings.seed)
+    model = Distillation(settings.focal, Unquantised(), mean, scale, settings.weights)
+
+    def objective(waves, *_):
+        return model(features(waves), upper)
+
+    if settings.warm_up:
+        own = replace(training, steps=settings.warm_up)
+        train(model, objective, crops, own, folder.below("warm-up"), "warm-up")
+    after = None
+    if settings.quantizer == "bsq":
+        model.quantizer = BinarySpherical(settings.focal.latent)
+    else:
+        codes = _codes(folder, model, crops, features, settings, first)
+        model.quantizer = LearnedCodebook(codes)
+        after = _Restarts(model.quantizer, settings.seed)
+    train(model, objective, crops, training, folder.below("distill"), "distill", after)
+    if first:
+        _write(run, model)
+
+
+def _moments(folder: Folder, crops, features, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(D,) mean of the features, and () their spread around it; the same for all processes."""
+    if first and not folder.fs.exists(folder.path("moments.safetensors")):
+        batches = iter(crops(0, 1))
+        rows = [features(next(batches)[0]).flatten(0, 1).cpu() for _ in range(BATCHES_FOR_SCALE)]
+        rows = torch.cat(rows)
+        moments = {"mean": rows.mean(0), "scale": rows.std(0).square().mean().sqrt()}
+        _publish(folder, moments, "moments.safetensors")
+    moments = _read_when_there(folder, "moments.safetensors")
+    return moments["mean"], moments["scale"]
+
+
+def _codes(folder: Folder, model, crops, features, settings, first: bool) -> torch.Tensor:
+    """FAISS's centroids of the latents that the compressor gives now. (K, latent)."""
+    if first and not folder.fs.exists(folder.path("kmeans.safetensors")):
+        batches, rows, count = iter(crops(0, 2)), [], 0
+        model.eval()
+        device = model.mean.device
+        while count < settings.kmeans_frames:
+            with torch.no_grad():
+                latents = model.latents(features(next(batches)[0].to(device))).flatten(0, 1)
+            rows.append(latents.float().cpu().numpy())
+            count += len(latents)
+        matrix = np.concatenate(rows)
+        codes, _ = train_kmeans(
+            matrix, settings.codebook_size, "l2", settings.seed, KMEANS_ITERATIONS
+        )
+        _publish(folder, {"codes": torch.from_numpy(codes)}, "kmeans.safetensors")
+    return _read_when_there(folder, "kmeans.safetensors")["codes"]
+
+
+class _Restarts:
+    """Sets codes that have gone out of use to FAISS centroids of latents that are far from any."""
+
+    def __init__(self, codebook: LearnedCodebook, seed: int):
+        self.codebook, self.seed = codebook, seed
+
+    def __call__(self, step: int) -> None:
+        """After a step of training."""
+        if step % RESTART_EVERY:
+            return
+        codebook = self.codebook
+        if not distributed.is_initialized() or distributed.get_rank() == 0:
+            self._restart(step)
+        if distributed.is_initialized():
+            for buffer in (codebook.codes, codebook.sums, codebook.counts):
+                distributed.broadcast(buffer, 0)
+
+    def _restart(self, step: int) -> None:
+        unused, recent = self.codebook.unused(), self.codebook.recent()
+        if len(unused) == 0 or len(recent) < 4 * len(unused):
+            return
+        codes = self.codebook.codes
+        distance = (recent - codes[nearest(recent, codes)]).square().sum(1)
+        far = recent[distance.topk(len(recent) // 4).indices].cpu().numpy()
+        codes, _ = train_kmeans(far, len(unused), "l2", self.seed + step, 5)
+        self.codebook.restart(unused, torch.from_numpy(codes))
+
+
+def _publish(folder: Folder, tensors: dict[str, torch.Tensor], name: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        save_file(tensors, Path(scratch) / name)
+        folder.publish(Path(scratch) / name, name)
+
+
+def _read_when_there(folder: Folder, name: str) -> dict[str, torch.Tensor]:
+    if distributed.is_initialized():
+        distributed.barrier()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder.fs.get_file(folder.path(name), str(Path(scratch) / name))
+        return load_file(Path(scratch) / name)
+
+
+def _write(run: _Run, model: Distillation) -> None:
+    """The tokenizer, its configuration last: a folder without one is no tokenizer."""
+    files, output = run.files, Folder("--output", run.output)
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    for name, value in state.items():
+        part = name.partition(".")[0]
+        if part in ("compressor", "decompressor"):
+            files.weights[name] = value
+    files.weights["features.mean"], files.weights["features.scale"] = state["mean"], state["scale"]
+    files.weights["codebook.codes"] = model.quantizer.codes.detach().cpu().clone()
+    files.compressor = run.settings.focal
+    with tempfile.TemporaryDirectory() as scratch:
+        files.save(Path(scratch))
+        for name in ("model.safetensors", "config.json"):
+            output.publish(Path(scratch) / name, name)
+    output.sweep()

@@ -1,0 +1,69 @@
+"""A distilled tokenizer at work: features → latents to look up, codes → features.
+
+On a CPU utterances go through one by one, so that no work is spent on padding and no result depends
+on a neighbour; on a GPU they are padded and masked.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tokenizer.focal import Compressor, Decompressor, FocalConfig
+from tokenizer.linear import InferenceLinear
+
+
+class Compression:
+    """Both directions, without gradients."""
+
+    def __init__(
+        self,
+        config: FocalConfig,
+        weights: dict[str, Tensor],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        """weights: a tokenizer's, with "features.mean", "features.scale", "compressor.*" and
+        "decompressor.*". Raises RuntimeError if one is missing or of another shape."""
+        self.device, self.dtype = torch.device(device), dtype
+        self.mean = weights["features.mean"].to(self.device, torch.float32)
+        self.scale = weights["features.scale"].to(self.device, torch.float32)
+        self.compressor = self._ready(Compressor(config), weights, "compressor.")
+        self.decompressor = self._ready(Decompressor(config), weights, "decompressor.")
+
+    def _ready(self, module: nn.Module, weights: dict[str, Tensor], prefix: str) -> nn.Module:
+        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        module.load_state_dict(own)
+        module.to(self.device, self.dtype).eval().requires_grad_(False)
+        if self.device.type == "cpu":
+            _pack(module)
+        return module
+
+    @torch.inference_mode()
+    def latents(self, features: list[Tensor]) -> list[Tensor]:
+        """(T, D) of each utterance → (ceil(T / frames_per_token), latent) fp32 of each."""
+        rows = [((own.float() - self.mean) / self.scale).to(self.dtype) for own in features]
+        return self._each(self.compressor, rows, 1, self.compressor.config.frames_per_token)
+
+    @torch.inference_mode()
+    def features(self, codes: list[Tensor]) -> list[Tensor]:
+        """(T', latent) of each utterance → (T' · frames_per_token, D) fp32 of each."""
+        rows = [own.to(self.device, self.dtype) for own in codes]
+        decoded = self._each(self.decompressor, rows, self.decompressor.config.frames_per_token, 1)
+        return [own * self.scale + self.mean for own in decoded]
+
+    def _each(self, module: nn.Module, rows: list[Tensor], up: int, down: int) -> list[Tensor]:
+        if self.device.type == "cpu":
+            return [module(own[None])[0][0].float() for own in rows]
+        lengths = [len(own) for own in rows]
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        out = module(padded, lengths)[0].float()
+        return [own[: -(-n * up // down)] for own, n in zip(out, lengths)]
+
+
+def _pack(module: nn.Module) -> None:
+    """Replace every nn.Linear below by one whose weight is laid out for the machine."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            delattr(module, name)
+            setattr(module, name, InferenceLinear(child.weight.detach(), child.bias.detach()))
+        else:
+            _pack(child)
