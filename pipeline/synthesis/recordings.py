@@ -33,7 +33,8 @@ class Source:
 _PROMPTS = "usr/share/asterisk/sounds/{}/**/*.g722"
 _FISH = "usr/share/games/fillets-ng/sound/*/{}/*.ogg"
 # What Tux Paint says of its stamps, KTuberling of its toys, and KLettres' letters and
-# syllables; the languages by half. One volunteer may have spoken for two: a language is in one half alone.
+# syllables; the languages by half. One volunteer may have spoken for two: a language is in one
+# half alone.
 _CHILDREN = {
     "tuxpaint": (
         "usr/share/tuxpaint/stamps/**/*_desc_{}.ogg",
