@@ -31,7 +31,7 @@ from pipeline.synthesis.voices import (
 )
 
 ENGINES = (*SHARES, RECORDINGS)
-MOST_RECORDED = 0.5
+MOST_RECORDED = 0.6
 MOST_NOISE_S = 600.0
 
 

@@ -1,4 +1,8 @@
-"""Recorded speech that Debian packages: telephone prompts, and a game's actors."""
+"""Recorded speech that Debian packages: telephone prompts, a game's actors, words for children.
+
+Synthetic voices alone teach little of real ones: a hundred people who each say a few minutes' worth
+of anything, in any language, teach more.
+"""
 
 import re
 import subprocess
@@ -28,18 +32,47 @@ class Source:
 
 _PROMPTS = "usr/share/asterisk/sounds/{}/**/*.g722"
 _FISH = "usr/share/games/fillets-ng/sound/*/{}/*.ogg"
+# What Tux Paint says of its stamps, KTuberling of its toys, and KLettres' letters and
+# syllables; the languages by half. One volunteer may have spoken for two: a language is in one
+# half alone.
+_CHILDREN = {
+    "tuxpaint": (
+        "usr/share/tuxpaint/stamps/**/*_desc_{}.ogg",
+        {"a": "ro es el be da lt", "b": "ru fr bg ca nl"},
+    ),
+    "ktuberling": (
+        "usr/share/ktuberling/sounds/{}/*.*",
+        {"a": "ro es el da lt uk de gl pt it en", "b": "ru fr ca nl nds sl sv wa fi ga sr"},
+    ),
+    "klettres": (
+        "usr/share/klettres/{}/**/*.ogg",
+        {"a": "es da lt uk de pt_BR it he en nb tn", "b": "ru fr ml hu nl nds en_GB ar cs"},
+    ),
+}
+
+
+def _children(half: str) -> list[Source]:
+    return [
+        Source(f"{game}-{language}", language, "several", pattern.format(language))
+        for game, (pattern, languages) in _CHILDREN.items()
+        for language in languages[half].split()
+    ]
+
+
 # By half. Of a cast nobody says who speaks when.
 RECORDED = {
     "a": [
         Source("en_US_f_Allison", "en", "f", _PROMPTS.format("en_US_f_Allison")),
         Source("es_MX_f_Allison", "es", "f", _PROMPTS.format("es_MX_f_Allison")),
         Source("fillets-cs", "cs", "several", _FISH.format("cs")),
+        *_children("a"),
     ],
     "b": [
         Source("fr_CA_f_June", "fr", "f", _PROMPTS.format("fr_CA_f_June")),
         Source("it_IT_m_Carlo", "it", "m", _PROMPTS.format("it_IT_m_Carlo")),
         Source("ru_RU_f_IvrvoiceRU", "ru", "f", _PROMPTS.format("ru_RU_f_IvrvoiceRU")),
         Source("fillets-nl", "nl", "several", _FISH.format("nl")),
+        *_children("b"),
     ],
 }
 
@@ -48,9 +81,9 @@ def recordings(source: Source) -> list[tuple[str, float]]:
     """(path, seconds) of each, in order; empty if the source is not installed."""
     found = []
     for path in sorted(map(str, Path("/").glob(source.pattern))):
-        if path.endswith(".ogg"):
+        if path.endswith((".ogg", ".wav")):
             found.append((path, soundfile.info(path).duration))
-        elif not NOT_SPEECH.search(path.partition(f"{source.name}/")[2]):
+        elif path.endswith(".g722") and not NOT_SPEECH.search(path.partition(f"{source.name}/")[2]):
             found.append((path, Path(path).stat().st_size / G722_BYTES_A_SECOND))
     return found
 

@@ -25,7 +25,8 @@ PACKAGES = {
     RECORDINGS: (
         "ffmpeg asterisk-core-sounds-en-g722 asterisk-core-sounds-es-g722"
         " asterisk-core-sounds-fr-g722 asterisk-core-sounds-it-g722 asterisk-core-sounds-ru-g722"
-        " fillets-ng-data-cs fillets-ng-data-nl"
+        " fillets-ng-data-cs fillets-ng-data-nl tuxpaint-stamps-default ktuberling-data"
+        " klettres-data"
     ),
 }
 PROGRAMS = {
