@@ -22,7 +22,7 @@ class Compression:
         dtype: torch.dtype = torch.float32,
     ):
         """weights: a tokenizer's, with "features.mean", "features.scale", "compressor.*" and
-        "decompressor.*". Raises RuntimeError if one is missing or of another shape."""
+        "decompressor.*"; see check_weights."""
         self.device, self.dtype = torch.device(device), dtype
         self.mean = weights["features.mean"].to(self.device, torch.float32)
         self.scale = weights["features.scale"].to(self.device, torch.float32)
@@ -57,6 +57,21 @@ class Compression:
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         out = module(padded, lengths)[0].float()
         return [own[: -(-n * up // down)] for own, n in zip(out, lengths)]
+
+
+def check_weights(config: FocalConfig, weights: dict[str, Tensor]) -> None:
+    """Raises ValueError unless every weight of a compression is there, in its shape."""
+    with torch.device("meta"):
+        parts = {"compressor": Compressor(config), "decompressor": Decompressor(config)}
+    shapes = {
+        f"{part}.{name}": value.shape
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+    shapes |= {"features.mean": torch.Size([config.width]), "features.scale": torch.Size([])}
+    for name, shape in shapes.items():
+        if name not in weights or weights[name].shape != shape:
+            raise ValueError(f"{name} of {tuple(shape)}")
 
 
 def _pack(module: nn.Module) -> None:

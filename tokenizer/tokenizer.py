@@ -18,10 +18,11 @@ from torch import Tensor
 from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
 from tokenizer.codebook import Codebook
 from tokenizer.compression import Compression
+from tokenizer.compression import check_weights as check_compression
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCC, MFCCConfig
 from tokenizer.wavlm import WavLM
-from tokenizer.wavlm_config import EncoderError, WavLMConfig, check_weights
+from tokenizer.wavlm_config import WavLMConfig, check_weights
 from tokenizer.windows import Windowing
 
 FORMAT = "wavmill-tokenizer-1"
@@ -116,9 +117,11 @@ class TokenizerFiles:
                 config.get("made_by", {}),
                 FocalConfig.from_dict(compressor) if compressor else None,
             )
+            if files.compressor:
+                check_compression(files.compressor, weights)
         except (OSError, SafetensorError) as error:
             raise TokenizerError("it has no readable model.safetensors") from error
-        except (EncoderError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TokenizerError(
                 f"its config.json or its weights lack something: {error}"
             ) from error

@@ -1,0 +1,134 @@
+"""--method distill from outside: killed, it goes on, and leaves a tokenizer as any other."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ONE_THREAD, ROOT, SPEECH, end_ray, environment, job_command, run_job
+from test_usage import assert_refused
+
+from pipeline.shards import read_tokens
+from tokenizer.quantizers import BinarySpherical, LearnedCodebook
+from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+
+SMALL = {
+    "input": SPEECH,
+    "encoder": "wavlm-tiny",
+    "layer": 4,
+    "method": "distill",
+    "codebook-size": 32,
+    "hidden": 48,
+    "latent": 8,
+    "warm-up-steps": 30,
+    "steps": 100,
+    "rows": 2,
+    "row-seconds": 1,
+    "checkpoint-minutes": 0.0001,
+}
+
+
+def flags(output, **changes) -> list:
+    """The job's flags; `changes` replaces some."""
+    values = {**SMALL, "output": output, **changes}
+    return [part for name, value in values.items() for part in (f"--{name}", value)]
+
+
+def log(output) -> list[dict]:
+    """The lines of the distillation's log."""
+    path = output / "training/distill/log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.slow
+def test_killed_in_training_and_run_again(tmp_path):
+    output, ray = tmp_path / "distilled", tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    process = subprocess.Popen(
+        job_command("train_tokenizer", *flags(output)),
+        cwd=ROOT,
+        env=environment({"RAY_TMPDIR": ray}),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not log(output):
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        end_ray(ray)
+    kept = (output / "training/kmeans.safetensors").stat().st_mtime_ns
+    assert not (output / "config.json").exists()
+
+    done = run_job("train_tokenizer", *flags(output), timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert (output / "training/kmeans.safetensors").stat().st_mtime_ns == kept
+    assert [line["step"] for line in log(output)] == [50, 100]
+    # The features of one mean frame would have an error of 1.
+    assert log(output)[-1]["feature_error"] < 0.9 and log(output)[-1]["top_cosine"] > 0.3
+
+    # Whoever has the folder makes the tokens that the job makes.
+    tokens = tmp_path / "tokens"
+    done = run_job(
+        *("tokenize", "--input", SPEECH, "--tokenizer", output, "--output", tokens), *ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    tokenizer = Tokenizer(TokenizerFiles.read(output))
+    assert tokenizer.compression is not None
+    with open(sorted((tokens / "shards").glob("*.tar"))[0], "rb") as file:
+        made = [own for _, own, _ in read_tokens(file)]
+    assert len(np.unique(np.concatenate(made))) > 8
+
+    assert_refused(run_job("train_tokenizer", *flags(output)), "--output", "config.json")
+
+
+REFUSED = {
+    "codes-not-a-power-of-two": ({"quantizer": "bsq", "codebook-size": 48}, "--codebook-size"),
+    "no-layer-above": ({"layer": 8}, "--layer"),
+    "mfcc": ({"encoder": "mfcc"}, "--encoder"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_unusable_arguments_are_refused(case, tmp_path):
+    changes, word = REFUSED[case]
+    assert_refused(run_job("train_tokenizer", *flags(tmp_path / "out", **changes)), word)
+
+
+def test_a_learned_codebook_follows_its_latents_and_restarts_what_is_unused():
+    torch.manual_seed(0)
+    truth = torch.tensor([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0]])
+    # One code is far from everything.
+    codebook = LearnedCodebook(torch.tensor([[3.0, 1.0], [-3.0, 1.0], [90.0, 90.0]]), decay=0.9)
+    for _ in range(60):
+        latents = truth[torch.randint(3, (64,))] + 0.1 * torch.randn(64, 2)
+        quantised, tokens, _ = codebook(latents)
+        assert torch.allclose(quantised, codebook.codes[tokens], atol=1) and tokens.max() < 2
+    assert codebook.unused().tolist() == [2]
+    codebook.restart(codebook.unused(), truth[2:])
+    for _ in range(60):
+        codebook(truth[torch.randint(3, (64,))] + 0.1 * torch.randn(64, 2))
+    assert len(codebook.unused()) == 0
+    assert torch.cdist(truth, codebook.codes).min(1).values.max() < 0.1
+
+
+def test_gradients_pass_a_quantiser_unchanged():
+    for quantiser in (LearnedCodebook(torch.randn(16, 5)), BinarySpherical(5)):
+        latents = torch.nn.functional.normalize(torch.randn(7, 5), dim=1).requires_grad_()
+        quantised, tokens, _ = quantiser(latents)
+        assert tokens.shape == (7,) and torch.allclose(
+            quantised, quantiser.codes[tokens], atol=1e-6
+        )
+        weights = torch.randn(7, 5)
+        (quantised * weights).sum().backward()
+        inward = weights
+        if isinstance(quantiser, BinarySpherical):  # through the normalisation before it
+            inward = weights - (weights * latents).sum(1, keepdim=True) * latents
+        torch.testing.assert_close(latents.grad, inward.detach(), atol=1e-5, rtol=1e-4)
