@@ -14,6 +14,7 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
+from ray.actor import ActorHandle
 from safetensors.torch import load_file, save_file
 from torch import distributed
 from transformers import WavLMModel
@@ -25,6 +26,7 @@ from pipeline.inputs import Shard
 from pipeline.kmeans import train_kmeans
 from pipeline.storage import Folder
 from pipeline.training_loop import TrainingSettings, train
+from pipeline.training_progress import Reporter, TrainingBoard, shown
 from tokenizer.distillation import Distillation, LossWeights, Unquantised, UpperLayers
 from tokenizer.focal import FocalConfig
 from tokenizer.quantizers import BinarySpherical, LearnedCodebook, nearest
@@ -71,6 +73,7 @@ class _Run:
     files: TokenizerFiles
     settings: DistillSettings
     training: TrainingSettings
+    board: ActorHandle
 
 
 def distill(
@@ -98,8 +101,9 @@ def distill(
             "repeat that run's flags, or give another folder",
         )
     connect()
-    run = _Run(shards, output.url, encoder, files, settings, training)
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
+    board = TrainingBoard.remote()
+    run = _Run(shards, output.url, encoder, files, settings, training, board)
+    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
         ray.train.torch.TorchTrainer(
             _train_in_process,
             train_loop_config={"run": run},
@@ -138,9 +142,10 @@ def _train_in_process(config: dict) -> None:
     def objective(waves, *_):
         return model(features(waves), upper)
 
+    show = Reporter(run.board)
     if settings.warm_up:
         own = replace(training, steps=settings.warm_up)
-        train(model, objective, crops, own, folder.below("warm-up"), "warm-up")
+        train(model, objective, crops, own, folder.below("warm-up"), "warm-up", show=show)
     after = None
     if settings.quantizer == "bsq":
         model.quantizer = BinarySpherical(settings.focal.latent)
@@ -148,7 +153,7 @@ def _train_in_process(config: dict) -> None:
         codes = _codes(folder, model, crops, features, settings, first)
         model.quantizer = LearnedCodebook(codes)
         after = _Restarts(model.quantizer, settings.seed)
-    train(model, objective, crops, training, folder.below("distill"), "distill", after)
+    train(model, objective, crops, training, folder.below("distill"), "distill", after, show)
     if first:
         _write(run, model)
 

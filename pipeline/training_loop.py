@@ -7,7 +7,6 @@ has its own batches, and gradients are averaged over all.
 
 import json
 import math
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,9 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
-from tqdm import tqdm
 
 from pipeline.storage import Folder
+from pipeline.training_progress import TrainingLine
 from tokenizer.audio import FRAMES_PER_SECOND, SAMPLES_PER_FRAME
 
 # A batch, waves (B, n) first → the loss and what else to log of it
@@ -65,14 +64,15 @@ def train(
     folder: Folder,
     name: str,
     after_step: Callable[[int], None] | None = None,
+    show: Callable[[str, int, int, str], None] | None = None,
 ) -> None:
     """Train `model` in place up to settings.steps, from its checkpoint in `folder` if there is one.
 
     model: its `matrices()` names the parameters for Muon. batches: the step a run begins at → its
     data. folder: gets the checkpoint and log.jsonl, a line every 50 steps: loss, what else the
     objective gave, learning rate, hours of audio so far, times real time. name: for the progress
-    bar. after_step: called with the number of steps done. Raises TrainingFailed when the loss is no
-    number any more.
+    bar. after_step: called with the number of steps done. show: called in place of a TrainingLine,
+    where another process shows progress. Raises TrainingFailed when the loss is no number any more.
     """
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     world = distributed.get_world_size() if distributed.is_initialized() else 1
@@ -83,16 +83,8 @@ def train(
     if step == settings.steps:
         return
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    terminal = sys.stderr.isatty()
-    bar = tqdm(
-        total=settings.steps,
-        initial=step,
-        desc=name,
-        unit="step",
-        dynamic_ncols=True,
-        mininterval=0.5 if terminal else 30,
-        disable=not first,
-    )
+    line = None if show else TrainingLine()
+    show, said = show or line, ""
     saved = began = time.monotonic()
     totals, counted, seconds = Counter(), 0, 0.0
     # Spawned, not forked: this process has Ray's and OpenMP's threads by now.
@@ -105,7 +97,7 @@ def train(
         pin_memory=device.type == "cuda",
     )
     stream = iter(loader)
-    with bar:
+    try:
         while step < settings.steps:
             batch = [part.to(device, non_blocking=True) for part in next(stream)]
             for optimizer in optimizers:
@@ -127,31 +119,33 @@ def train(
             counted += 1
             rows, samples = batch[0].shape
             seconds += world * rows * (samples // SAMPLES_PER_FRAME) / FRAMES_PER_SECOND
-            bar.update()
+            if first:
+                show(name, step, settings.steps, said)
             if step % LOG_EVERY_STEPS and step < settings.steps:
                 continue
-            line = {
+            row = {
                 "step": step,
                 **{key: round(float(total) / counted, 4) for key, total in totals.items()},
                 "learning_rate": rate_at(step - 1, settings),
                 "hours": round(hours + seconds / 3600, 3),
                 "times_real_time": round(seconds / (time.monotonic() - began), 1),
             }
-            if not math.isfinite(line["loss"]):
+            if not math.isfinite(row["loss"]):
                 raise TrainingFailed(
-                    f"the loss is {line['loss']} at step {step}: give a lower --learning-rate and "
+                    f"the loss is {row['loss']} at step {step}: give a lower --learning-rate and "
                     "another --output"
                 )
-            lines.append(line)
-            shown = [f"{key.replace('_', ' ')} {line[key]:.3f}" for key in totals]
-            bar.set_postfix_str(
-                f"{', '.join(shown)}, {line['times_real_time']:.0f} x real time", refresh=False
-            )
+            lines.append(row)
+            shown = [f"{key.replace('_', ' ')} {row[key]:.3f}" for key in totals]
+            said = f"{', '.join(shown)}, {row['times_real_time']:.0f} x real time"
             totals, counted = Counter(), 0
             late = time.monotonic() - saved > 60 * settings.checkpoint_minutes
             if first and (late or step == settings.steps):
                 _save(model, optimizers, step, hours + seconds / 3600, lines, folder)
                 saved = time.monotonic()
+    finally:
+        if line:
+            line.close()
 
 
 def rate_at(step: int, settings: TrainingSettings) -> float:
