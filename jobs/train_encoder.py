@@ -23,7 +23,8 @@ from pipeline.train_encoder_job import Recipe, Round, check_output, train_encode
 from pipeline.training_loop import TrainingFailed, TrainingSettings
 from tokenizer.audio import FRAMES_PER_SECOND
 
-HEARD_WEIGHT = 0.5
+# In round 1, and in later ones, which need less to begin with.
+HEARD_WEIGHTS = 0.5, 0.3
 
 
 def parse() -> flags.argparse.Namespace:
@@ -60,21 +61,21 @@ def parse() -> flags.argparse.Namespace:
         "--steps",
         type=flags.positive,
         nargs="+",
-        default=[700, 2000],
+        default=[1500, 5000],
         help="of training (default: %(default)s)",
     )
     rounds.add_argument(
         "--codes",
         type=flags.positive,
         nargs="+",
-        default=[100, 256],
+        default=[100, 200],
         help="labels (default: %(default)s)",
     )
     rounds.add_argument(
         "--label-layers",
         type=flags.positive,
         nargs="*",
-        default=[4],
+        default=[5],
         help="whose features are the labels of round 2, 3, ... (default: %(default)s)",
     )
     rounds.add_argument(
@@ -82,7 +83,7 @@ def parse() -> flags.argparse.Namespace:
         type=flags.rate,
         nargs="+",
         help="weight of frames that are not masked in the loss; without any a short round learns "
-        f"little (default: {HEARD_WEIGHT} in every round)",
+        "little (default: {} in round 1, {} later)".format(*HEARD_WEIGHTS),
     )
     rounds.add_argument(
         "--spectrum-steps",
@@ -239,7 +240,8 @@ def encoder_shape(args: flags.argparse.Namespace) -> WavLMConfig:
 def label_rounds(args: flags.argparse.Namespace) -> list[Round]:
     """The rounds. Raises UsageError unless their flags have a value for each."""
     count = len(args.steps)
-    heard = args.heard_weights or [HEARD_WEIGHT] * count
+    first, later = HEARD_WEIGHTS
+    heard = args.heard_weights or [first] + [later] * (count - 1)
     for flag, values, needed in (
         ("--codes", args.codes, count),
         ("--heard-weights", heard, count),

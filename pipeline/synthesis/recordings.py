@@ -1,7 +1,7 @@
 """Recorded speech that Debian packages: telephone prompts, a game's actors, words for children.
 
-Synthetic voices alone teach little of real ones: a hundred people who each say a few minutes' worth
-of anything, in any language, teach more.
+Synthetic voices alone teach little of real ones: what sixty people say, in any language, moves the
+codes to where real voices are.
 """
 
 import re
