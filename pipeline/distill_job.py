@@ -21,11 +21,11 @@ from transformers import WavLMModel
 
 from pipeline.cluster import connect
 from pipeline.crops import Crops, CropSettings
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, one_line
 from pipeline.inputs import Shard
 from pipeline.kmeans import train_kmeans
 from pipeline.storage import Folder
-from pipeline.training_loop import TrainingSettings, train
+from pipeline.training_loop import TrainingFailed, TrainingSettings, train
 from pipeline.training_progress import Reporter, TrainingBoard, shown
 from tokenizer.distillation import Distillation, LossWeights, Unquantised, UpperLayers
 from tokenizer.focal import FocalConfig
@@ -88,7 +88,8 @@ def distill(
     """Train, and write the tokenizer to `output`; run again after a kill to go on.
 
     encoder: the WavLM's local folder, for its upper layers; files: the encoder up to its layer.
-    Returns the last line of the log. Raises UsageError when OUTPUT holds another run.
+    Returns the last line of the log. Raises UsageError when OUTPUT holds another run, and
+    TrainingFailed when a training process ends in an error.
     """
     record = json.loads(json.dumps({"encoder": files.encoder.to_dict(), **asdict(settings)}))
     before = output.claim("training/run.json", record)
@@ -104,14 +105,19 @@ def distill(
     board = TrainingBoard.remote()
     run = _Run(shards, output.url, encoder, files, settings, training, board)
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
-        ray.train.torch.TorchTrainer(
+        trainer = ray.train.torch.TorchTrainer(
             _train_in_process,
             train_loop_config={"run": run},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers, use_gpu=training.device == "cuda"
             ),
             run_config=ray.train.RunConfig(name="distill", storage_path=scratch),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            why = next(iter(error.worker_failures.values()))
+            raise TrainingFailed(one_line(getattr(why, "cause", None) or why)) from error
     log = (output.read_text("training/distill/log.jsonl") or "").splitlines()
     return json.loads(log[-1])
 

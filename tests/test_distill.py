@@ -120,7 +120,7 @@ def test_a_learned_codebook_follows_its_latents_and_restarts_what_is_unused():
 
 
 def test_gradients_pass_a_quantiser_unchanged():
-    for quantiser in (LearnedCodebook(torch.randn(16, 5)), BinarySpherical(5)):
+    for quantiser in (LearnedCodebook(torch.randn(16, 5)).eval(), BinarySpherical(5)):
         latents = torch.nn.functional.normalize(torch.randn(7, 5), dim=1).requires_grad_()
         quantised, tokens, _ = quantiser(latents)
         assert tokens.shape == (7,) and torch.allclose(
