@@ -21,7 +21,7 @@ from transformers import WavLMModel
 
 from pipeline.cluster import connect
 from pipeline.crops import Crops, CropSettings
-from pipeline.errors import UsageError, one_line
+from pipeline.errors import one_line
 from pipeline.inputs import Shard
 from pipeline.kmeans import train_kmeans
 from pipeline.storage import Folder
@@ -91,16 +91,7 @@ def distill(
     Returns the last line of the log. Raises UsageError when OUTPUT holds another run, and
     TrainingFailed when a training process ends in an error.
     """
-    record = json.loads(json.dumps({"encoder": files.encoder.to_dict(), **asdict(settings)}))
-    before = output.claim("training/run.json", record)
-    different = [name for name in record if before.get(name) != record[name]]
-    if different:
-        raise UsageError(
-            "--output",
-            output.url,
-            f"the run in it has other {' and '.join(different)}",
-            "repeat that run's flags, or give another folder",
-        )
+    output.claim_run("training/run.json", {"encoder": files.encoder.to_dict(), **asdict(settings)})
     connect()
     board = TrainingBoard.remote()
     run = _Run(shards, output.url, encoder, files, settings, training, board)

@@ -182,6 +182,19 @@ class Folder:
             problem = f"its {name} is not JSON"
             raise UsageError(self.flag, self.url, problem, "give another folder") from error
 
+    def claim_run(self, name: str, record: dict) -> None:
+        """Claim the folder for a run; raises UsageError when another run's record is there."""
+        record = json.loads(json.dumps(record))  # its tuples as lists
+        before = self.claim(name, record)
+        different = [key for key in record if before.get(key) != record[key]]
+        if different:
+            raise UsageError(
+                self.flag,
+                self.url,
+                f"the run in it has other {' and '.join(different)}; see its {name}",
+                "repeat that run's flags, or give another folder",
+            )
+
     def names(self, folder: str, ending: str) -> list[str]:
         """Sorted names, without the ending, of all files with it below one of the folders."""
         self.fs.invalidate_cache()

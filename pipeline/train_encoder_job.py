@@ -8,7 +8,6 @@ before round 1 the convolutions learn what a spectrum is, and a later round goes
 of the one before.
 """
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.crops import Crops, CropSettings
 from pipeline.encoders import EncoderSettings
-from pipeline.errors import UsageError
 from pipeline.inputs import Shard
 from pipeline.storage import Folder, fetch_folder
 from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
@@ -70,16 +68,7 @@ def check_output(output: Folder, config: WavLMConfig, recipe: Recipe, shards: li
         **asdict(recipe),
         "shards": sorted(shard.name for shard in shards),
     }
-    record = json.loads(json.dumps(record))  # its tuples as lists
-    before = output.claim("run.json", record)
-    different = [name for name in record if before.get(name) != record[name]]
-    if different:
-        raise UsageError(
-            "--output",
-            output.url,
-            f"the run in it has other {' and '.join(different)}; see its run.json",
-            "repeat that run's flags, or give another folder",
-        )
+    output.claim_run("run.json", record)
 
 
 def train_encoder(

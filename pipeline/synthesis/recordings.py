@@ -1,6 +1,6 @@
 """Recorded speech that Debian packages: telephone prompts, a game's actors, words for children.
 
-Synthetic voices alone teach little of real ones: what sixty people say, in any language, moves the
+Synthetic voices alone teach little of real ones: what volunteers in thirty languages say moves the
 codes to where real voices are.
 """
 
