@@ -12,10 +12,11 @@ import json
 
 from jobs import flags
 from pipeline.errors import UsageError
+from pipeline.evaluate_decoding import FeatureFigures, decoding_figures
 from pipeline.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
 from pipeline.inputs import find_shards
 from pipeline.phone_labels import read_item_file, read_phones
-from pipeline.storage import filesystem
+from pipeline.storage import fetch_folder, filesystem
 
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 
@@ -23,7 +24,9 @@ Always: how much of the codebook is used, and the bitrate. With --phones: phone 
 purity and PNMI (HuBERT, arXiv 2106.07447, 4.2); silence counts as a phone, as in published figures.
 With --abx: ABX error within and across speakers, over the tokens' centroids. Where samples' own
 json has "text" and "speaker": how far apart the tokens of one text by two speakers are, and those
-of two texts by one speaker. Compare only figures that were measured on the same files.
+of two texts by one speaker. With --encoder: how far what tokens decode to is from WavLM's features.
+With a tokenizer that has a vocoder: how far its speech is from the original. (Both over the first
+window of each utterance.) Compare only figures that were measured on the same files.
 """
 
 MEANINGS = {
@@ -43,6 +46,10 @@ MEANINGS = {
     "same_text_closer": "share of cases where the first is the smaller",
     "abx_within": "error, 0 to 1: all of one speaker",
     "abx_across": "error, 0 to 1: X of another speaker",
+    "feature_error": "of decoded features: squared error over variance",
+    "top_cosine": "what WavLM's top layer makes of decoded and of true features",
+    "log_mel_distance": "nepers, resynthesised speech and original",
+    "tokens_back": "share that come back when resynthesised speech is tokenized",
     "abx_source": "who computes it: not ZeroSpeech's own program",
 }
 LEFT_OUT_SHOWN = 10
@@ -71,6 +78,11 @@ def parse() -> flags.argparse.Namespace:
     tokens.add_argument(
         "--abx", metavar="URL", help="item file, as Libri-Light's; its files are keys of --input"
     )
+    tokens.add_argument(
+        "--encoder",
+        metavar="URL",
+        help="the WavLM that the tokenizer was made from, to measure decoded features against",
+    )
     tokens.add_argument("--json", metavar="URL", help="file for the figures")
     tokens.add_argument(
         "--output",
@@ -94,6 +106,10 @@ def main() -> int:
         check_keys("--phones", args.phones, set(phones.of_key), shards)
     if items is not None:
         check_keys("--abx", args.abx, {item.key for item in items}, shards)
+    features = None
+    if args.encoder:
+        folder = fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
+        features = FeatureFigures(files, args.encoder, folder)
     write_json = open_json(args.json) if args.json else None
     done = evaluate_tokens(
         shards,
@@ -106,6 +122,8 @@ def main() -> int:
         items,
         args.output,
     )
+    windowing = settings.windowing(files.encoder.normalize, files.frames_per_token)
+    done.figures.update(decoding_figures(shards, files, windowing, features))
     print_table(done, args.tokenizer)
     if write_json:
         record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
