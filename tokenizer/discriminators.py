@@ -5,6 +5,8 @@ Those of Vocos (arXiv 2306.00814, section 3.3) at a quarter of their width: of s
 Jang et al. 2021, arXiv 2106.07889).
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class PeriodDiscriminator(nn.Module):
         widths = (1, *PERIOD_WIDTHS)
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(width, out, (5, 1), (3, 1), padding=(2, 0)))
-            for width, out in zip(widths, widths[1:])
+            for width, out in pairwise(widths)
         )
         self.verdict = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
