@@ -128,4 +128,5 @@ def _write(run: _Run, model: VocoderTraining, output: Folder) -> None:
         files.save(Path(scratch))
         for name in (WEIGHTS_FILE, "model.safetensors", "config.json"):
             output.publish(Path(scratch) / name, name)
+    output.below("training").sweep()
     output.sweep()
