@@ -106,8 +106,6 @@ def test_killed_in_training_and_run_again(tmp_path):
     [
         ({"row-seconds": 0.1}, "--row-seconds"),
         ({"tokenizer": "wavlm-tiny"}, "--tokenizer"),
-        ({"adversarial-weight": -1}, "--adversarial-weight"),
-        ({"hidden": 0}, "--hidden"),
     ],
 )
 def test_unusable_arguments_are_refused(tmp_path, changes, said):

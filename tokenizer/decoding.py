@@ -120,7 +120,8 @@ def limited(wave: Tensor) -> Tensor:
     """Any samples → in [-1, 1], with no edge: those that are under LIMIT_FROM are as they were."""
     over = (wave.abs() - LIMIT_FROM).clamp(min=0)
     room = 1 - LIMIT_FROM
-    return wave.sign() * (wave.abs() - over + room * torch.tanh(over / room))
+    pressed = wave.abs() - over + room * torch.tanh(over / room)
+    return wave.sign() * pressed.clamp(max=1)  # rounding may lead past it
 
 
 def save_vocoder(folder: Path, config: VocoderConfig, weights: dict[str, Tensor]) -> dict:
