@@ -118,9 +118,9 @@ class Decoding:
 
 def limited(wave: Tensor) -> Tensor:
     """Any samples → in [-1, 1], with no edge: those that are under LIMIT_FROM are as they were."""
-    over = (wave.abs() - LIMIT_FROM).clamp(min=0)
-    room = 1 - LIMIT_FROM
-    pressed = wave.abs() - over + room * torch.tanh(over / room)
+    size, room = wave.abs(), 1 - LIMIT_FROM
+    over = (size - LIMIT_FROM).clamp(min=0)
+    pressed = size.clamp(max=LIMIT_FROM) + room * torch.tanh(over / room)
     return wave.sign() * pressed.clamp(max=1)  # rounding may lead past it
 
 
