@@ -15,7 +15,7 @@ from pipeline.report import gather
 from pipeline.run_shards import run_shards
 from pipeline.storage import Folder
 from pipeline.tokenize_shard import tokenize_shard_task
-from tokenizer.audio import SAMPLE_RATE
+from tokenizer.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.tokenizer import TokenizerFiles
 from tokenizer.windows import Windowing
 
@@ -30,9 +30,11 @@ class TokenizeSettings:
     batch_seconds: float = 240.0
     precision: str = "fp32"
 
-    def windowing(self, normalize: bool) -> Windowing:
+    def windowing(self, normalize: bool, frames_per_token: int = 1) -> Windowing:
         """The cut of utterances into windows."""
-        return Windowing.of_seconds(self.window_seconds, self.context_seconds, normalize)
+        return Windowing.of_seconds(
+            self.window_seconds, self.context_seconds, normalize, frames_per_token
+        )
 
     def batching(self) -> Batching:
         """What one batch may hold."""
@@ -60,6 +62,7 @@ def open_output(
             **decisive,
             "tokenizer_source": source,
             "codebook_size": files.codebook_size,
+            "tokens_per_second": FRAMES_PER_SECOND / files.frames_per_token,
             "versions": {"python": platform.python_version(), **versions},
         },
     )
@@ -107,7 +110,7 @@ def tokenize(
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings)
-    windowing = settings.windowing(files.encoder.normalize)
+    windowing = settings.windowing(files.encoder.normalize, files.frames_per_token)
 
     def arguments(shard, number, left, board):
         common = (folder.url, windowing, settings.batching(), files.codebook_size)

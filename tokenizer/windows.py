@@ -2,6 +2,7 @@
 
 A window of W frames keeps what lies more than `context` frames from its inner edges. The number of
 frames is that of a single pass, whatever the length, and an utterance of one window is one pass.
+Where a token stands for several frames, windows begin and are cut between tokens.
 """
 
 from collections.abc import Iterator
@@ -29,28 +30,38 @@ class Window:
         """The kept frames, counted from the window's own start."""
         return slice(self.keep_from - self.start, self.keep_to - self.start)
 
+    def kept_tokens(self, frames_per_token: int) -> slice:
+        """The tokens of the kept frames, counted likewise; an utterance's last may be of fewer."""
+        kept = self.kept
+        return slice(kept.start // frames_per_token, -(-kept.stop // frames_per_token))
+
 
 @dataclass(frozen=True)
 class Windowing:
     """How utterances are cut: frames of a window, and of the context discarded at inner edges.
 
     normalize: whether the encoder wants zero mean and unit variance over the whole utterance.
-    Raises ValueError unless a window is longer than its context on both sides.
+    frames_per_token: both numbers of frames are multiples of it. Raises ValueError unless a window
+    is longer than its context on both sides.
     """
 
     frames: int
     context: int
     normalize: bool
+    frames_per_token: int = 1
 
     def __post_init__(self):
         if self.frames <= 2 * self.context:
             raise ValueError("a window must be longer than its context on both sides")
 
     @classmethod
-    def of_seconds(cls, window: float, context: float, normalize: bool) -> "Windowing":
-        """From seconds, rounded to frames of 20 ms."""
-        frames = round(window * FRAMES_PER_SECOND), round(context * FRAMES_PER_SECOND)
-        return cls(*frames, normalize)
+    def of_seconds(
+        cls, window: float, context: float, normalize: bool, frames_per_token: int = 1
+    ) -> "Windowing":
+        """From seconds, rounded to whole tokens."""
+        tokens_per_second = FRAMES_PER_SECOND / frames_per_token
+        frames = [round(s * tokens_per_second) * frames_per_token for s in (window, context)]
+        return cls(*frames, normalize, frames_per_token)
 
     @property
     def samples(self) -> int:
@@ -60,14 +71,17 @@ class Windowing:
     def plan(self, frames: int) -> list[Window]:
         """Windows that together keep each of an utterance's `frames` frames once.
 
-        All are of full length, the last by reaching further back, so that they batch unpadded.
+        All are of full length, the last by reaching further back, so that they batch unpadded; but
+        for the frames that are no whole token.
         """
         if frames <= self.frames:
             return [Window(0, frames, 0, frames)]
         windows, kept = [], 0
+        a_token = self.frames_per_token
+        last_start = -(-(frames - self.frames) // a_token) * a_token
         while kept < frames:
-            start = min(max(0, kept - self.context), frames - self.frames)
-            stop = start + self.frames
+            start = min(max(0, kept - self.context), last_start)
+            stop = min(start + self.frames, frames)
             keep_to = frames if stop == frames else stop - self.context
             windows.append(Window(start, stop, kept, keep_to))
             kept = keep_to
