@@ -2,7 +2,8 @@
 
 A frame of 20 ms makes 320 samples at 16 kHz, and an utterance 80 more, so that tokenizing the
 result again gives as many tokens. KEY.json is the token shard's. How loud the speech was is not in
-tokens: what comes out is at about -23 dBFS. Run it again to finish what is missing. Exit status: 0 all done; 1 a shard failed; 2 unusable arguments.
+tokens: what comes out is at about -23 dBFS. Run it again to finish what is missing. Exit status: 0
+all done; 1 a shard failed; 2 unusable arguments.
 """
 
 import sys
