@@ -2,7 +2,7 @@
 
 Vocos (Siuzdak 2023, arXiv 2306.00814): ConvNeXt blocks at the frame rate, then one linear layer
 that says magnitude and phase of each frame's spectrum, and an inverse STFT. Everything is done 50
-times a second, nothing 16,000 times, so it runs a hundred times as fast as real time on one core.
+times a second, nothing 16,000 times: at full size it ran 50 times real time on one busy core.
 Parameter names and shapes are those of FocalCodec's vocoder (arXiv 2502.04465), so that its
 published weights fit.
 
