@@ -56,6 +56,14 @@ def positive_number(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """A number, zero or over."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is under zero")
+    return value
+
+
 def rate(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
 from ray.actor import ActorHandle
 from safetensors.torch import load_file, save_file
@@ -21,13 +19,14 @@ from transformers import WavLMModel
 
 from pipeline.cluster import connect
 from pipeline.crops import Crops, CropSettings
-from pipeline.errors import UsageError, one_line
+from pipeline.errors import UsageError
 from pipeline.inputs import Shard
 from pipeline.kmeans import train_kmeans
+from pipeline.ray_train import run_in_processes, this_rank
 from pipeline.reading import open_shard, read_utterances
 from pipeline.storage import Folder
-from pipeline.training_loop import TrainingFailed, TrainingSettings, train
-from pipeline.training_progress import Reporter, TrainingBoard, shown
+from pipeline.training_loop import TrainingSettings, train
+from pipeline.training_progress import Reporter
 from tokenizer.distillation import Distillation, LossWeights, Unquantised, UpperLayers
 from tokenizer.focal import FocalConfig
 from tokenizer.quantizers import BinarySpherical, LearnedCodebook, nearest
@@ -97,22 +96,11 @@ def distill(
         "training/run.json", {**record, "shards": sorted(shard.name for shard in shards)}
     )
     connect()
-    board = TrainingBoard.remote()
-    run = _Run(shards, output.url, encoder, files, settings, training, board)
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
-        trainer = ray.train.torch.TorchTrainer(
-            _train_in_process,
-            train_loop_config={"run": run},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=training.device == "cuda"
-            ),
-            run_config=ray.train.RunConfig(name="distill", storage_path=scratch),
-        )
-        try:
-            trainer.fit()
-        except ray.train.WorkerGroupError as error:
-            why = next(iter(error.worker_failures.values()))
-            raise TrainingFailed(one_line(getattr(why, "cause", None) or why)) from error
+
+    def make_run(board: ActorHandle) -> _Run:
+        return _Run(shards, output.url, encoder, files, settings, training, board)
+
+    run_in_processes("distill", _train_in_process, make_run, training.device, workers)
     log = (output.read_text("training/distill/log.jsonl") or "").splitlines()
     return json.loads(log[-1])
 
@@ -139,8 +127,8 @@ def _train_in_process(config: dict) -> None:
     run: _Run = config["run"]
     settings, training = run.settings, run.training
     folder = Folder("--output", run.output).below("training")
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
-    rank = 0 if not distributed.is_initialized() else distributed.get_rank()
+    rank = this_rank()
+    first = rank == 0
     device = torch.device(training.device)
     weights = {k.removeprefix("encoder."): v for k, v in run.files.weights.items()}
     lower = WavLM(run.files.encoder, weights, device, PRECISIONS[training.precision])
@@ -219,7 +207,7 @@ class _Restarts:
         if step % RESTART_EVERY:
             return
         codebook = self.codebook
-        if not distributed.is_initialized() or distributed.get_rank() == 0:
+        if this_rank() == 0:
             self._restart(step)
         if distributed.is_initialized():
             for buffer in (codebook.codes, codebook.sums, codebook.counts):

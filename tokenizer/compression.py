@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.focal import Compressor, Decompressor, FocalConfig
-from tokenizer.linear import InferenceLinear
+from tokenizer.linear import pack_linears
 
 
 class Compression:
@@ -34,7 +34,7 @@ class Compression:
         module.load_state_dict(own)
         module.to(self.device, self.dtype).eval().requires_grad_(False)
         if self.device.type == "cpu":
-            _pack(module)
+            pack_linears(module)
         return module
 
     @torch.inference_mode()
@@ -72,13 +72,3 @@ def check_weights(config: FocalConfig, weights: dict[str, Tensor]) -> None:
     for name, shape in shapes.items():
         if name not in weights or weights[name].shape != shape:
             raise ValueError(f"{name} of {tuple(shape)}")
-
-
-def _pack(module: nn.Module) -> None:
-    """Replace every nn.Linear below by one whose weight is laid out for the machine."""
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear):
-            delattr(module, name)
-            setattr(module, name, InferenceLinear(child.weight.detach(), child.bias.detach()))
-        else:
-            _pack(child)

@@ -8,7 +8,7 @@ where PyTorch was built without oneDNN, this is `F.linear`.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class InferenceLinear:
@@ -36,3 +36,13 @@ class InferenceLinear:
             )
         y = F.linear(x, self.weight, self.bias)
         return F.gelu(y) if self.gelu else y
+
+
+def pack_linears(module: nn.Module) -> None:
+    """Replace every nn.Linear below by one whose weight is laid out for the machine."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            delattr(module, name)
+            setattr(module, name, InferenceLinear(child.weight.detach(), child.bias.detach()))
+        else:
+            pack_linears(child)

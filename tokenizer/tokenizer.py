@@ -1,7 +1,8 @@
 """A tokenizer: encoder, codebook and their settings, as one folder and as one object.
 
 The folder is `config.json` and `model.safetensors`. It holds the encoder's own weights up to its
-layer, so that whoever has the folder makes the same tokens, with no hub and no other file.
+layer, so that whoever has the folder makes the same tokens, with no hub and no other file. One that
+can speak has `vocoder.safetensors` beside them.
 """
 
 import hashlib
@@ -19,8 +20,10 @@ from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
 from tokenizer.codebook import Codebook
 from tokenizer.compression import Compression
 from tokenizer.compression import check_weights as check_compression
+from tokenizer.decoding import WEIGHTS_FILE, Decoding, read_vocoder, save_vocoder
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCC, MFCCConfig
+from tokenizer.vocoder import VocoderConfig
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import WavLMConfig, check_weights
 from tokenizer.windows import Windowing
@@ -48,6 +51,7 @@ class TokenizerFiles:
     with "center" (D,), the mean of all speech, features are centred. compressor: its shape, of a
     distilled tokenizer, whose "features.mean" (D,), "features.scale" (), "compressor.*" and
     "decompressor.*" are among the weights too. made_by: how it came about; decides no token.
+    vocoder, vocoder_weights: what turns its features into sound, if anything; decides none either.
     """
 
     encoder: WavLMConfig | MFCCConfig
@@ -55,6 +59,8 @@ class TokenizerFiles:
     weights: dict[str, Tensor]
     made_by: dict = field(default_factory=dict)
     compressor: FocalConfig | None = None
+    vocoder: VocoderConfig | None = None
+    vocoder_weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def codebook_size(self) -> int:
@@ -82,14 +88,21 @@ class TokenizerFiles:
         """1, 2 or 4 frames of 20 ms."""
         return self.compressor.frames_per_token if self.compressor else 1
 
+    @property
+    def width(self) -> int:
+        """Dimensions of the features that tokens stand for."""
+        return self.compressor.width if self.compressor else self.weights["codebook.codes"].shape[1]
+
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors; the folder is made."""
+        """Write config.json and the weights' files; the folder is made."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
             {k: v.contiguous() for k, v in self.weights.items()}, folder / "model.safetensors"
         )
         config = {**self._decisive(), "fingerprint": self.fingerprint, "made_by": self.made_by}
+        if self.vocoder:
+            config["vocoder"] = save_vocoder(folder, self.vocoder, self.vocoder_weights)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
@@ -130,6 +143,13 @@ class TokenizerFiles:
             raise TokenizerError("its center and its codes have different dimensions")
         if not files.codebook_size or config.get("fingerprint") != files.fingerprint:
             raise TokenizerError("its weights are not those its config.json was written for")
+        if about := config.get("vocoder"):
+            try:
+                files.vocoder, files.vocoder_weights = read_vocoder(folder, about, files.width)
+            except (OSError, SafetensorError) as error:
+                raise TokenizerError(f"it has no readable {WEIGHTS_FILE}") from error
+            except (ValueError, TypeError, AttributeError) as error:
+                raise TokenizerError(f"its vocoder is not {error}") from error
         return files
 
 
@@ -139,10 +159,11 @@ def _encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Tokenizer:
-    """Speech in, tokens out.
+    """Speech in, tokens out; and with a vocoder back.
 
     >>> tokenizer = Tokenizer(TokenizerFiles.read("out/tokenizer"))
     >>> tokens = tokenizer.encode(waveform, sample_rate=44_100)
+    >>> speech = tokenizer.decode(tokens)
     """
 
     def __init__(
@@ -170,6 +191,7 @@ class Tokenizer:
             )
         if files.codebook_size:
             self.codebook = Codebook(files.weights["codebook.codes"], files.metric, device)
+            self.decoding = Decoding(files, device, self.compression)
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
 
     def encode(
@@ -211,6 +233,23 @@ class Tokenizer:
                 [len(rows) for rows in features]
             )
         ]
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Speech that a vocoder makes of (T',) tokens, as jobs/detokenize.py does.
+
+        Returns (320 T + 80,) float32 in [-1, 1] at 16 kHz, T = T' · frames_per_token, at about -23
+        dBFS however loud the original was. Raises ValueError for tokens outside the codebook, and
+        without a vocoder.
+        """
+        return self.decoding.waveform(tokens)
+
+    def decode_features(self, tokens: list[np.ndarray]) -> list[np.ndarray]:
+        """(T',) tokens of each utterance → (T' · frames_per_token, D) fp32: what they stand for.
+
+        Centroids, of directions in units of sqrt(D); or what the decompressor makes of the codes.
+        Raises ValueError for tokens outside the codebook.
+        """
+        return [rows.cpu().numpy() for rows in self.decoding.features(tokens)]
 
     def features(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """(T, D) fp32 features, or latents, of each waveform: what the codebook is of."""

@@ -1,0 +1,83 @@
+"""Discriminators: networks that learn to tell a vocoder's waveforms from those of people.
+
+Those of Vocos (arXiv 2306.00814, section 3.3) at a quarter of their width: of several periods
+(HiFi-GAN, Kong et al. 2020, arXiv 2010.05646) and of several resolutions of the spectrum (UnivNet,
+Jang et al. 2021, arXiv 2106.07889).
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+# Primes, so that no two of them see the same samples side by side.
+PERIODS = (2, 3, 5, 7, 11)
+PERIOD_WIDTHS = (8, 32, 128, 256)
+FFT_SIZES = (512, 1024, 2048)
+SPECTRUM_WIDTH = 32
+SLOPE = 0.1
+
+
+class Discriminators(nn.Module):
+    """All of them: (B, n) waveforms → for each, its layers' outputs, the verdict last."""
+
+    def __init__(self):
+        super().__init__()
+        self.periods = nn.ModuleList(PeriodDiscriminator(period) for period in PERIODS)
+        self.spectra = nn.ModuleList(SpectrumDiscriminator(n_fft) for n_fft in FFT_SIZES)
+
+    def forward(self, waves: Tensor) -> list[list[Tensor]]:
+        """A verdict is over 0 where it takes the sound for a person's."""
+        return [judge(waves) for judge in (*self.periods, *self.spectra)]
+
+
+class PeriodDiscriminator(nn.Module):
+    """Sees every `period`-th sample side by side: what repeats at this period lies in columns."""
+
+    def __init__(self, period: int):
+        super().__init__()
+        self.period = period
+        widths = (1, *PERIOD_WIDTHS)
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(width, out, (5, 1), (3, 1), padding=(2, 0)))
+            for width, out in pairwise(widths)
+        )
+        self.verdict = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, waves: Tensor) -> list[Tensor]:
+        """(B, n) → each layer's output."""
+        x = F.pad(waves, (0, -waves.shape[1] % self.period)).unflatten(1, (-1, self.period))
+        return _outputs(x[:, None], self.layers, self.verdict)
+
+
+class SpectrumDiscriminator(nn.Module):
+    """Sees magnitudes over time and frequency."""
+
+    def __init__(self, n_fft: int):
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        shapes = [(1, 1), (1, 2), (1, 2), (1, 2), (1, 1)]
+        self.layers = nn.ModuleList(
+            weight_norm(
+                nn.Conv2d(SPECTRUM_WIDTH if number else 1, SPECTRUM_WIDTH, (3, 9), stride, (1, 4))
+            )
+            for number, stride in enumerate(shapes)
+        )
+        self.verdict = weight_norm(nn.Conv2d(SPECTRUM_WIDTH, 1, 3, padding=1))
+
+    def forward(self, waves: Tensor) -> list[Tensor]:
+        """(B, n) → each layer's output."""
+        n_fft = len(self.window)
+        spectra = torch.stft(waves, n_fft, n_fft // 4, window=self.window, return_complex=True)
+        power = spectra.real.square() + spectra.imag.square() + 1e-9
+        return _outputs(power.sqrt().mT[:, None], self.layers, self.verdict)
+
+
+def _outputs(x: Tensor, layers: nn.ModuleList, verdict: nn.Module) -> list[Tensor]:
+    outputs = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), SLOPE)
+        outputs.append(x)
+    return [*outputs, verdict(x)]
