@@ -30,9 +30,11 @@ class TokenizeSettings:
     batch_seconds: float = 240.0
     precision: str = "fp32"
 
-    def windowing(self, normalize: bool) -> Windowing:
-        """The cut of utterances into windows."""
-        return Windowing.of_seconds(self.window_seconds, self.context_seconds, normalize)
+    def windowing(self, normalize: bool, past: int = 0, chunk: int = 1) -> Windowing:
+        """The cut of utterances into windows. Raises ValueError for windows that are too short."""
+        return Windowing.of_seconds(
+            self.window_seconds, self.context_seconds, normalize, past, chunk
+        )
 
     def batching(self) -> Batching:
         """What one batch may hold."""
@@ -45,8 +47,15 @@ def open_output(
     """The OUTPUT folder, with run.json in it.
 
     source: where the tokenizer came from, for the record. inputs_root: the inputs' common folder.
-    Raises UsageError when it cannot be written, or was made with another tokenizer or setting.
+    Raises UsageError when it cannot be written, or was made with another tokenizer or setting, or
+    windows are too short for the tokenizer.
     """
+    try:
+        settings.windowing(files.encoder.normalize, *files.past_and_chunk)
+    except ValueError as error:
+        raise UsageError(
+            "--window-seconds", settings.window_seconds, str(error), "make the window longer"
+        ) from error
     folder = Folder("--output", url)
     decisive = {
         "tokenizer": files.fingerprint,
@@ -107,7 +116,7 @@ def tokenize(
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings)
-    windowing = settings.windowing(files.encoder.normalize)
+    windowing = settings.windowing(files.encoder.normalize, *files.past_and_chunk)
 
     def arguments(shard, number, left, board):
         common = (folder.url, windowing, settings.batching(), files.codebook_size)

@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
+from tokenizer.causal_wavlm import CausalWavLM
 from tokenizer.codebook import Codebook
 from tokenizer.compression import Compression
 from tokenizer.compression import check_weights as check_compression
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCC, MFCCConfig
+from tokenizer.stream import TokenStream
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import WavLMConfig, check_weights
 from tokenizer.windows import Windowing
@@ -81,6 +83,14 @@ class TokenizerFiles:
     def frames_per_token(self) -> int:
         """1, 2 or 4 frames of 20 ms."""
         return self.compressor.frames_per_token if self.compressor else 1
+
+    @property
+    def past_and_chunk(self) -> tuple[int, int]:
+        """Frames that a causal encoder sees before a chunk, and of a chunk; (0, 1) of another."""
+        encoder = self.encoder
+        if isinstance(encoder, MFCCConfig) or not encoder.causal:
+            return 0, 1
+        return encoder.past_frames, encoder.chunk_frames
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors; the folder is made."""
@@ -153,12 +163,13 @@ class Tokenizer:
         Without a codebook in `files` it gives features only.
         """
         self.device = torch.device(device)
-        self.normalize = files.encoder.normalize
+        self.normalize, self.past_and_chunk = files.encoder.normalize, files.past_and_chunk
         if isinstance(files.encoder, MFCCConfig):
             self.encoder = MFCC(files.encoder, device)
         else:
             weights = _encoder_weights(files.weights)
-            self.encoder = WavLM(files.encoder, weights, device, PRECISIONS[precision])
+            wavlm = CausalWavLM if files.encoder.causal else WavLM
+            self.encoder = wavlm(files.encoder, weights, device, PRECISIONS[precision])
         self.center = files.weights.get("center")
         if self.center is not None:
             self.center = self.center.to(self.device, torch.float32)
@@ -190,13 +201,22 @@ class Tokenizer:
         utterance = measure(blocks, keep_samples=sum(map(len, blocks)))
         if not utterance.num_frames:
             raise ValueError("the waveform has fewer than 400 samples at 16 kHz")
-        windowing = Windowing.of_seconds(window_seconds, context_seconds, self.normalize)
+        windowing = Windowing.of_seconds(
+            window_seconds, context_seconds, self.normalize, *self.past_and_chunk
+        )
         plan = windowing.plan(utterance.num_frames)
         tokens = [
             self.encode_windows([wave])[0][window.kept]
             for wave, window in zip(windowing.cut(utterance, plan), plan, strict=True)
         ]
         return np.concatenate(tokens)
+
+    def stream(self) -> TokenStream:
+        """Tokens of one utterance chunk by chunk, while it is spoken; see TokenStream.
+
+        Raises ValueError unless encoder and compressor are causal and nothing is centred.
+        """
+        return TokenStream(self)
 
     def encode_windows(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """Tokens of each 16 kHz waveform, normalised already where the encoder wants it."""

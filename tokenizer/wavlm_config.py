@@ -78,8 +78,10 @@ class WavLMConfig:
             )
         if self.causal and (self.feat_extract_norm != "layer" or self.normalize):
             raise EncoderError("it normalises over whole utterances, and so cannot be causal")
-        if self.causal and (self.chunk_frames < 1 or self.past_frames % self.chunk_frames):
-            raise EncoderError("past_frames of a causal encoder is not a multiple of chunk_frames")
+        if self.causal and not 0 < self.chunk_frames <= self.past_frames:
+            raise EncoderError("a causal encoder's past_frames must hold a chunk")
+        if self.causal and self.past_frames % self.chunk_frames:
+            raise EncoderError("a causal encoder's past_frames must be whole chunks")
 
     @property
     def head_dim(self) -> int:

@@ -2,6 +2,11 @@
 
 A window of W frames keeps what lies more than `context` frames from its inner edges. The number of
 frames is that of a single pass, whatever the length, and an utterance of one window is one pass.
+
+A causal encoder needs no context after a frame, and all of its past before one. Its windows begin
+on the grid of its chunks and keep everything but their first `past` frames, so that in each layer a
+kept frame attends to as many frames as in a stream. Those frames have themselves heard less than in
+a stream, layer by layer: over one window (30 s) tokens are a stream's, over more nearly all are.
 """
 
 from collections.abc import Iterator
@@ -35,22 +40,30 @@ class Windowing:
     """How utterances are cut: frames of a window, and of the context discarded at inner edges.
 
     normalize: whether the encoder wants zero mean and unit variance over the whole utterance.
-    Raises ValueError unless a window is longer than its context on both sides.
+    past, chunk: of a causal encoder, in frames; its windows have no other context.
+    Raises ValueError unless a window is longer than its context on both sides, or its past.
     """
 
     frames: int
     context: int
     normalize: bool
+    past: int = 0
+    chunk: int = 1
 
     def __post_init__(self):
+        if self.past and self.frames < self.past + self.chunk:
+            seconds = (self.past + self.chunk) / FRAMES_PER_SECOND
+            raise ValueError(f"this causal tokenizer needs windows of {seconds:g} seconds")
         if self.frames <= 2 * self.context:
             raise ValueError("a window must be longer than its context on both sides")
 
     @classmethod
-    def of_seconds(cls, window: float, context: float, normalize: bool) -> "Windowing":
-        """From seconds, rounded to frames of 20 ms."""
+    def of_seconds(
+        cls, window: float, context: float, normalize: bool, past: int = 0, chunk: int = 1
+    ) -> "Windowing":
+        """From seconds, rounded to frames of 20 ms, a window to whole chunks."""
         frames = round(window * FRAMES_PER_SECOND), round(context * FRAMES_PER_SECOND)
-        return cls(*frames, normalize)
+        return cls(frames[0] - frames[0] % chunk, frames[1], normalize, past, chunk)
 
     @property
     def samples(self) -> int:
@@ -64,6 +77,8 @@ class Windowing:
         """
         if frames <= self.frames:
             return [Window(0, frames, 0, frames)]
+        if self.past:
+            return self._plan_causal(frames)
         windows, kept = [], 0
         while kept < frames:
             start = min(max(0, kept - self.context), frames - self.frames)
@@ -71,6 +86,16 @@ class Windowing:
             keep_to = frames if stop == frames else stop - self.context
             windows.append(Window(start, stop, kept, keep_to))
             kept = keep_to
+        return windows
+
+    def _plan_causal(self, frames: int) -> list[Window]:
+        windows, kept = [], 0
+        latest = -(-(frames - self.frames) // self.chunk) * self.chunk
+        while kept < frames:
+            start = min(max(0, kept - self.past), latest)
+            stop = min(start + self.frames, frames)
+            windows.append(Window(start, stop, kept, stop))
+            kept = stop
         return windows
 
     def cut(self, utterance: Utterance, plan: list[Window]) -> Iterator[np.ndarray]:
