@@ -5,11 +5,14 @@ import sys
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.storage import fetch_folder
 from pipeline.tokenize_job import TokenizeSettings
+from tokenizer import wavlm_config
+from tokenizer.mfcc import MFCCConfig
 from tokenizer.tokenizer import TokenizerError, TokenizerFiles
 
 
@@ -90,6 +93,21 @@ def read_tokenizer(value: str) -> TokenizerFiles:
     except TokenizerError as error:
         raise UsageError(
             "--tokenizer", value, str(error), "make one with jobs/train_tokenizer.py"
+        ) from error
+
+
+def read_encoder(
+    name: str, layer: int
+) -> tuple[wavlm_config.WavLMConfig | MFCCConfig, dict[str, Tensor]]:
+    """The encoder that a flag names, and its weights. Raises UsageError if it is none."""
+    if name in ("mfcc", "mfcc-standardized"):
+        return MFCCConfig(standardize=name != "mfcc"), {}
+    folder = fetch_folder("--encoder", name, "a WavLM", hub=True)
+    try:
+        return wavlm_config.read_encoder(folder, layer)
+    except wavlm_config.EncoderError as error:
+        raise UsageError(
+            "--encoder", name, str(error), "give a WavLM and a --layer it has"
         ) from error
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from torch import Tensor
-
 from jobs import flags
+from pipeline.causal_encoder import causal_form
 from pipeline.distill_job import DistillSettings, distill
 from pipeline.errors import UsageError
 from pipeline.inputs import find_shards
@@ -26,7 +25,7 @@ from tokenizer.distillation import LossWeights
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCCConfig
 from tokenizer.tokenizer import TokenizerFiles
-from tokenizer.wavlm_config import EncoderError, WavLMConfig, read_encoder
+from tokenizer.wavlm_config import EncoderError
 
 # FAISS's own bound: more frames a code than this change its centroid little.
 FRAMES_PER_CODE = 256
@@ -126,6 +125,18 @@ def add_distillation(parser: flags.argparse.ArgumentParser) -> None:
         metavar=("FEATURES", "TOP", "QUANTIZER"),
         help="of the features' error, the top layer's, the quantizer's own (default: %(default)s)",
     )
+    own.add_argument(
+        "--causal",
+        action="store_true",
+        help="a tokenizer for streams: it hears nothing later than a chunk of 80 ms. Rows of at "
+        "least 12 s let its encoder practise all that it sees of the past",
+    )
+    own.add_argument(
+        "--encoder-steps",
+        type=flags.positive,
+        default=3000,
+        help="with --causal, of training its encoder before all else (default: %(default)s)",
+    )
     own.add_argument("--learning-rate", type=flags.positive_number, default=1e-3)
     own.add_argument(
         "--rows", type=flags.positive, default=8, help="rows in a batch (default: %(default)s)"
@@ -144,6 +155,13 @@ def add_distillation(parser: flags.argparse.ArgumentParser) -> None:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
+    if args.causal and (args.method != "distill" or args.center):
+        raise UsageError(
+            "--causal",
+            "with --center" if args.center else f"with --method {args.method}",
+            "an encoder becomes causal in distillation, and a stream has no mean to centre",
+            "give --method distill, and no --center",
+        )
     return distilled(args) if args.method == "distill" else clustered(args)
 
 
@@ -151,7 +169,7 @@ def distilled(args: flags.argparse.Namespace) -> int:
     """--method distill."""
     _, shards = find_shards("--input", args.input)
     folder = fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
-    config, weights = encoder(args.encoder, args.layer)
+    config, weights = flags.read_encoder(args.encoder, args.layer)
     if isinstance(config, MFCCConfig) or config.layer >= config.num_hidden_layers:
         raise UsageError(
             "--encoder",
@@ -159,6 +177,13 @@ def distilled(args: flags.argparse.Namespace) -> int:
             f"there is no layer above --layer {args.layer} to teach from",
             "give a WavLM, and a lower layer",
         )
+    if args.causal:
+        try:
+            causal_form(config)
+        except EncoderError as error:
+            raise UsageError(
+                "--encoder", args.encoder, str(error), "give one of wavlm-large's shape"
+            ) from error
     bits = args.codebook_size.bit_length() - 1
     if args.quantizer == "bsq" and 1 << bits != args.codebook_size:
         raise UsageError(
@@ -173,7 +198,7 @@ def distilled(args: flags.argparse.Namespace) -> int:
     settings = DistillSettings(
         args.codebook_size,
         args.quantizer,
-        FocalConfig(config.hidden_size, latent, hidden, (1,) * len(hidden)),
+        FocalConfig(config.hidden_size, latent, hidden, (1,) * len(hidden), causal=args.causal),
         LossWeights(*args.loss_weights),
         args.warm_up_steps,
         args.steps,
@@ -182,6 +207,7 @@ def distilled(args: flags.argparse.Namespace) -> int:
         args.max_frames or FRAMES_PER_CODE * args.codebook_size,
         args.learning_rate,
         args.seed,
+        args.encoder_steps if args.causal else None,
     )
     readers = 4 * (device == "cuda")
     training = TrainingSettings(
@@ -223,7 +249,7 @@ def clustered(args: flags.argparse.Namespace) -> int:
             "raise it or lower --codebook-size",
         )
     _, shards = find_shards("--input", args.input)
-    config, weights = encoder(args.encoder, args.layer)
+    config, weights = flags.read_encoder(args.encoder, args.layer)
     output = Folder("--output", args.output)
     output.check_free("config.json")
     made_by = {
@@ -261,19 +287,6 @@ def clustered(args: flags.argparse.Namespace) -> int:
     )
     print(f"written to {args.output}: tokenizer {done['fingerprint'][:12]}")
     return 0
-
-
-def encoder(name: str, layer: int) -> tuple[WavLMConfig | MFCCConfig, dict[str, Tensor]]:
-    """The encoder that a flag names, and its weights. Raises UsageError if it is none."""
-    if name in ("mfcc", "mfcc-standardized"):
-        return MFCCConfig(standardize=name != "mfcc"), {}
-    folder = fetch_folder("--encoder", name, "a WavLM", hub=True)
-    try:
-        return read_encoder(folder, layer)
-    except EncoderError as error:
-        raise UsageError(
-            "--encoder", name, str(error), "give a WavLM and a --layer it has"
-        ) from error
 
 
 if __name__ == "__main__":
