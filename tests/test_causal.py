@@ -3,14 +3,23 @@
 The reference is the training form, which has one dense mask where inference has blocks and a cache.
 """
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import ONE_THREAD, SPEECH, run_job
 from models import small_tokenizer, small_wavlm
+from test_usage import assert_refused
 from transformers import WavLMModel
 
+from pipeline.causal_encoder import learn_causal
+from pipeline.inputs import find_shards
+from pipeline.reading import open_shard, read_utterances
+from pipeline.shards import read_tokens
+from pipeline.storage import PRETRAINED, Folder
+from pipeline.training_loop import TrainingSettings
 from tokenizer.causal_student import CausalStudent
 from tokenizer.causal_wavlm import CausalWavLM
 from tokenizer.compression import Compression
@@ -154,3 +163,73 @@ def test_a_folder_says_that_it_is_causal(student, tmp_path):
     assert "causal" not in plain.encoder.to_dict()
     with pytest.raises(ValueError, match="not causal"):
         Tokenizer(plain).stream()
+
+
+SMALL = {
+    "input": SPEECH,
+    "encoder": "wavlm-tiny",
+    "layer": 4,
+    "method": "distill",
+    "codebook-size": 32,
+    "hidden": 48,
+    "latent": 8,
+    "encoder-steps": 60,
+    "warm-up-steps": 20,
+    "steps": 30,
+    "rows": 2,
+    "row-seconds": 1,
+}
+
+
+def flags(output, **changes) -> list:
+    """The job's flags with --causal; `changes` replaces some, None takes one away."""
+    values = {**SMALL, "output": output, **changes}
+    flags = [part for name, value in values.items() if value for part in (f"--{name}", value)]
+    return ["--causal", *flags]
+
+
+@pytest.mark.slow
+def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
+    output, tokens = tmp_path / "causal", tmp_path / "tokens"
+    done = run_job("train_tokenizer", *flags(output), timeout=250)
+    assert done.returncode == 0, done.stderr
+    log = (output / "training/encoder/log.jsonl").read_text().splitlines()
+    # The features of one mean frame would have an error of 1; before training it is over 0.5.
+    assert json.loads(log[-1])["loss"] < 0.3
+    # A run that is killed after this stage goes on with what was learned in it.
+    tokenizer, folder = TokenizerFiles.read(output), PRETRAINED / "wavlm-tiny"
+    training = TrainingSettings(SMALL["encoder-steps"], 1e-3, "fp32", "cpu", 2, 0)
+    stage = Folder("--output", str(output)).below("training/encoder")
+    learned, _ = learn_causal(
+        folder, *read_encoder(folder, 4), torch.zeros(256), None, None, training, stage, None
+    )
+    assert all(torch.equal(tokenizer.weights[f"encoder.{k}"], v) for k, v in learned.items())
+
+    shard = SPEECH / "speech-000002.tar"
+    done = run_job(
+        *("tokenize", "--input", shard, "--tokenizer", output, "--output", tokens), *ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    tokenizer = Tokenizer(tokenizer)
+    with (
+        open_shard(find_shards("--input", [str(shard)])[1][0]) as sound,
+        open(tokens / "shards/speech-000002.tar", "rb") as made,
+    ):
+        waves = {s.key: u.waveform for s, u, _ in read_utterances(sound, 1 << 20)}
+        for key, own, _ in read_tokens(made):
+            assert np.array_equal(np.concatenate(streamed(tokenizer, waves[key], 4000)), own)
+    assert len(np.unique(own)) > 4
+    short = ("--window-seconds", 8, "--tokenizer", output, "--output", tmp_path / "short")
+    assert_refused(run_job("tokenize", "--input", shard, *short), "--window-seconds", "10.32")
+
+
+def test_what_cannot_be_causal_is_refused(tmp_path):
+    small_wavlm(tmp_path / "base", "group")
+    base = {"encoder": tmp_path / "base", "layer": 2}
+    for changes, more, said in (
+        ({"method": "kmeans"}, [], "--method distill"),
+        ({}, ["--center"], "no --center"),
+        (base, [], "wavlm-large's shape"),
+    ):
+        done = run_job("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
+        assert_refused(done, "--causal" if not changes.get("layer") else "--encoder", said)
