@@ -13,14 +13,17 @@ time and an utterance 64, whose scores are against 768 keys at most, however lon
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.audio import RECEPTIVE_FIELD, num_frames
 from tokenizer.packing import groups_of
-from tokenizer.wavlm import WavLM, position_buckets
+from tokenizer.wavlm import PositionalConv, WavLM, position_buckets
 from tokenizer.wavlm_config import WavLMConfig
 
 CHUNKS_PER_BLOCK = 64
+# The positional convolution lays out what this many frames see: 32 MB for wavlm-large.
+POSITIONS_AT_A_TIME = 64
 
 
 class EncoderState:
@@ -39,6 +42,7 @@ class CausalWavLM(WavLM):
     def __init__(self, config: WavLMConfig, weights: dict[str, Tensor], *where, **how):
         """As WavLM's, of a configuration that is causal."""
         super().__init__(config, weights, *where, **how)
+        self.position = _PositionsBefore(self.position)
         self.block_frames = CHUNKS_PER_BLOCK * config.chunk_frames
         keys = config.past_frames + self.block_frames
         key = torch.arange(-config.past_frames, self.block_frames)
@@ -98,9 +102,9 @@ class CausalWavLM(WavLM):
             state = EncoderState(x.new_zeros(batch, self.position.kernel - 1, width), past)
         seen = torch.cat([state.tail, x], dim=1)
         state.tail = seen[:, frames:]
-        x = x + self.position.look_back(seen)
+        x = x + self.position(seen)
         if not config.do_stable_layer_norm:
-            x = torch.nn.functional.layer_norm(x, (width,), *self.norm, eps=config.layer_norm_eps)
+            x = F.layer_norm(x, (width,), *self.norm, eps=config.layer_norm_eps)
         for layer, past in zip(self.layers, state.past):
             qkv, gate = layer.project(x.flatten(0, 1))
             q, k, v = qkv.view(batch, frames, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -129,6 +133,33 @@ class CausalWavLM(WavLM):
         place = torch.arange(shown.stop - shown.start, device=self.device)
         place = place + shown.start - self.config.past_frames
         return hidden | (place >= ends[:, None])[:, None]
+
+
+class _PositionsBefore:
+    """The positional convolution that looks back: (B, 127 + T, D) → (B, T, D).
+
+    On a CPU, as a product for each group with its frames' windows side by side: of a chunk, 7 times
+    as fast as PyTorch's convolution (wavlm-large, 27 ms there), and of a block no slower.
+    """
+
+    def __init__(self, conv: PositionalConv):
+        self.conv, self.kernel, self.bias = conv, conv.kernel, conv.bias
+        if conv.weight.is_cpu:
+            weight = conv.weight.squeeze(2).unflatten(0, (conv.groups, -1))  # (G, O, C, taps)
+            self.products = weight.permute(0, 3, 2, 1).flatten(1, 2).contiguous()
+            self.conv = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.conv is not None:
+            return self.conv.look_back(x)
+        groups, window, _ = self.products.shape
+        channels = window // self.kernel
+        by_group = x.unflatten(-1, (groups, channels)).transpose(1, 2).flatten(2)
+        done = []
+        for own in by_group:  # (G, (127 + T) C)
+            seen = own.unfold(1, window, channels).split(POSITIONS_AT_A_TIME, dim=1)
+            done.append(torch.cat([torch.bmm(part, self.products) for part in seen], dim=1))
+        return F.gelu(torch.stack(done).transpose(1, 2).flatten(2) + self.bias)
 
 
 class _Past:
