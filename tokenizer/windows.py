@@ -6,7 +6,8 @@ frames is that of a single pass, whatever the length, and an utterance of one wi
 A causal encoder needs no context after a frame, and all of its past before one. Its windows begin
 on the grid of its chunks and keep everything but their first `past` frames, so that in each layer a
 kept frame attends to as many frames as in a stream. Those frames have themselves heard less than in
-a stream, layer by layer: over one window (30 s) tokens are a stream's, over more nearly all are.
+a stream, layer by layer: over one window (30 s) tokens are a stream's, over more nearly all are
+(wavlm-tiny's layer 4, 200 s of speech: 99.9 %).
 """
 
 from collections.abc import Iterator
