@@ -152,7 +152,6 @@ def test_windows_of_long_audio_keep_the_grid_and_the_past():
 
 
 def test_a_folder_says_that_it_is_causal(student, tmp_path):
-    tokenizer_of(student, ())  # its weights, as a folder
     files = {f"encoder.{name}": weight for name, weight in student.weights().items()}
     files["codebook.codes"] = torch.randn(8, 64)
     TokenizerFiles(student.config, "l2", files).save(tmp_path)

@@ -12,6 +12,8 @@ There is one forward pass, over a block of whole chunks after a state. A stream 
 time and an utterance 64, whose scores are against 768 keys at most, however long the utterance.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,22 +28,31 @@ CHUNKS_PER_BLOCK = 64
 POSITIONS_AT_A_TIME = 64
 
 
+@dataclass
 class EncoderState:
-    """What is kept of the frames before a block: each block fills it for the next, once.
+    """What is kept of the frames before a block. Each block changes it for the next: use it once.
 
-    tail: (B, 127, D), for the positional convolution. past: of each layer.
+    seen: frames so far. tail: (B, 127, D), for the positional convolution. past: of each layer.
     """
 
-    def __init__(self, tail: Tensor, past: "list[_Past]"):
-        self.tail, self.past = tail, past
+    seen: int
+    tail: Tensor
+    past: "list[_Past]"
 
 
 class CausalWavLM(WavLM):
     """The chunk-causal encoder: 16 kHz waveforms → features of one WavLM layer."""
 
-    def __init__(self, config: WavLMConfig, weights: dict[str, Tensor], *where, **how):
+    def __init__(
+        self,
+        config: WavLMConfig,
+        weights: dict[str, Tensor],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        utterances_per_group: int | None = None,
+    ):
         """As WavLM's, of a configuration that is causal."""
-        super().__init__(config, weights, *where, **how)
+        super().__init__(config, weights, device, dtype, utterances_per_group)
         self.position = _PositionsBefore(self.position)
         self.block_frames = CHUNKS_PER_BLOCK * config.chunk_frames
         keys = config.past_frames + self.block_frames
@@ -99,26 +110,22 @@ class CausalWavLM(WavLM):
         batch, frames, width = x.shape
         if state is None:
             past = [_Past(config.past_frames, self.block_frames) for _ in self.layers]
-            state = EncoderState(x.new_zeros(batch, self.position.kernel - 1, width), past)
-        seen = torch.cat([state.tail, x], dim=1)
-        state.tail = seen[:, frames:]
-        x = x + self.position(seen)
+            state = EncoderState(0, x.new_zeros(batch, self.position.kernel - 1, width), past)
+        shown = slice(max(0, config.past_frames - state.seen), config.past_frames + frames)
+        bias = self.block_bias[:, :frames, shown] if self.layers else None
+        hidden = self._hidden(frames, shown, ends)
+        heard = torch.cat([state.tail, x], dim=1)
+        state.tail = heard[:, frames:]
+        state.seen += frames
+        x = x + self.position(heard)
         if not config.do_stable_layer_norm:
             x = F.layer_norm(x, (width,), *self.norm, eps=config.layer_norm_eps)
         for layer, past in zip(self.layers, state.past):
             qkv, gate = layer.project(x.flatten(0, 1))
             q, k, v = qkv.view(batch, frames, 3, heads, -1).permute(2, 0, 3, 1, 4)
             k, v = past.extended(k, v)
-            before = config.past_frames - (k.shape[2] - frames)
-            shown = slice(before, config.past_frames + frames)
-            mixed = layer.attention(
-                q,
-                k,
-                v,
-                gate.view(batch, frames, heads, 1).transpose(1, 2),
-                self.block_bias[:, :frames, shown],
-                self._hidden(frames, shown, ends),
-            )
+            gate = gate.view(batch, frames, heads, 1).transpose(1, 2)
+            mixed = layer.attention(q, k, v, gate, bias, hidden)
             x = layer.finish(x.flatten(0, 1), mixed.transpose(1, 2).flatten(2).flatten(0, 1))
             x = x.view(batch, frames, width)
         return x, state
