@@ -30,7 +30,7 @@ MEANINGS = {
     "samples_rejected": "by the tokenize job",
     "active_codes": "codes that occur",
     "codebook_perplexity": "exp of the codes' entropy",
-    "bitrate": "bit/s, nominal: 50 tokens a second x log2(codebook_size)",
+    "bitrate": "bit/s, nominal: tokens_per_second x log2(codebook_size)",
     "entropy_bitrate": "bit/s: tokens per second of audio x their unigram entropy (ZeroSpeech)",
     "phones": "that occur in scored frames, silence included",
     "audio_without_labels": "utterances",
@@ -85,9 +85,9 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a table out."""
     args = parse()
-    settings = flags.tokenize_settings(args)
     root, shards = find_shards("--input", args.input)
     files = flags.read_tokenizer(args.tokenizer)
+    settings = flags.tokenize_settings(args, files.frames_per_token)
     phones = read_phones("--phones", args.phones) if args.phones else None
     items = read_item_file("--abx", args.abx) if args.abx else None
     if phones is not None:

@@ -11,9 +11,9 @@ from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.storage import fetch_folder
 from pipeline.tokenize_job import TokenizeSettings
-from tokenizer import wavlm_config
 from tokenizer.mfcc import MFCCConfig
 from tokenizer.tokenizer import TokenizerError, TokenizerFiles
+from tokenizer.wavlm_config import EncoderError, WavLMConfig, read_encoder
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,6 +26,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser whose --help ends with an example that runs."""
     return _Parser(
         description=description,
+        allow_abbrev=False,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -96,21 +97,6 @@ def read_tokenizer(value: str) -> TokenizerFiles:
         ) from error
 
 
-def read_encoder(
-    name: str, layer: int
-) -> tuple[wavlm_config.WavLMConfig | MFCCConfig, dict[str, Tensor]]:
-    """The encoder that a flag names, and its weights. Raises UsageError if it is none."""
-    if name in ("mfcc", "mfcc-standardized"):
-        return MFCCConfig(standardize=name != "mfcc"), {}
-    folder = fetch_folder("--encoder", name, "a WavLM", hub=True)
-    try:
-        return wavlm_config.read_encoder(folder, layer)
-    except wavlm_config.EncoderError as error:
-        raise UsageError(
-            "--encoder", name, str(error), "give a WavLM and a --layer it has"
-        ) from error
-
-
 def add_encoders(flags: argparse.ArgumentParser) -> None:
     """The flags of EncoderSettings and TokenizeSettings: where and how encoders run."""
     own, cut = EncoderSettings(), TokenizeSettings()
@@ -168,7 +154,7 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
     return EncoderSettings(args.device, args.precision, args.encoders, args.cpus_per_encoder)
 
 
-def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
+def tokenize_settings(args: argparse.Namespace, frames_per_token: int = 1) -> TokenizeSettings:
     """From the flags of add_encoders. Raises UsageError when the window cannot hold its context."""
     settings = TokenizeSettings(
         args.window_seconds,
@@ -178,12 +164,13 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
         args.precision,
     )
     try:
-        settings.windowing(normalize=False)
+        settings.windowing(normalize=False, frames_per_token=frames_per_token)
     except ValueError as error:
         raise UsageError(
             "--window-seconds",
             args.window_seconds,
-            f"in frames of 20 ms it is not over twice --context-seconds {args.context_seconds}",
+            f"in tokens of {20 * frames_per_token} ms it is not over twice --context-seconds "
+            f"{args.context_seconds}",
             "make the window longer or the context shorter",
         ) from error
     return settings
@@ -210,6 +197,19 @@ def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
         )
         precision = "bf16" if fast else "fp32"
     return device, precision
+
+
+def encoder(name: str, layer: int) -> tuple[WavLMConfig | MFCCConfig, dict[str, Tensor]]:
+    """The encoder that a flag names, and its weights. Raises UsageError if it is none."""
+    if name in ("mfcc", "mfcc-standardized"):
+        return MFCCConfig(standardize=name != "mfcc"), {}
+    folder = fetch_folder("--encoder", name, "a WavLM", hub=True)
+    try:
+        return read_encoder(folder, layer)
+    except EncoderError as error:
+        raise UsageError(
+            "--encoder", name, str(error), "give a WavLM and a --layer it has"
+        ) from error
 
 
 def run(main) -> None:

@@ -38,9 +38,9 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
-    settings = flags.tokenize_settings(args)
     root, shards = find_shards("--input", args.input)
     files = flags.read_tokenizer(args.tokenizer)
+    settings = flags.tokenize_settings(args, files.frames_per_token)
     output = open_output(args.output, files, args.tokenizer, settings, root)
     summary = tokenize(shards, output, files, settings, flags.encoder_settings(args))
     print_summary(summary, args.output)

@@ -24,9 +24,10 @@ from transformers import WavLMModel
 from pipeline.causal_encoder import causal_form, learn_causal
 from pipeline.cluster import connect
 from pipeline.crops import Crops, CropSettings
-from pipeline.errors import one_line
+from pipeline.errors import UsageError, one_line
 from pipeline.inputs import Shard
 from pipeline.kmeans import train_kmeans
+from pipeline.reading import open_shard, read_utterances
 from pipeline.storage import Folder
 from pipeline.training_loop import TrainingFailed, TrainingSettings, train
 from pipeline.training_progress import Reporter, TrainingBoard, shown
@@ -96,7 +97,10 @@ def distill(
     Returns the last line of the log. Raises UsageError when OUTPUT holds another run, and
     TrainingFailed when a training process ends in an error.
     """
-    output.claim_run("training/run.json", {"encoder": files.encoder.to_dict(), **asdict(settings)})
+    record = {"encoder": files.encoder.to_dict(), **asdict(settings)}
+    output.claim_run(
+        "training/run.json", {**record, "shards": sorted(shard.name for shard in shards)}
+    )
     connect()
     board = TrainingBoard.remote()
     run = _Run(shards, output.url, encoder, files, settings, training, board)
@@ -116,6 +120,24 @@ def distill(
             raise TrainingFailed(one_line(getattr(why, "cause", None) or why)) from error
     log = (output.read_text("training/distill/log.jsonl") or "").splitlines()
     return json.loads(log[-1])
+
+
+def check_speech(shards: list[Shard], tokens: int, frames_per_token: int) -> None:
+    """Raises UsageError unless the shards have so many tokens; reads no more than it must."""
+    found = 0
+    for shard in shards:
+        with open_shard(shard) as stream:
+            for _, utterance, _ in read_utterances(stream, 0):
+                if utterance is not None:
+                    found += -(-utterance.num_frames // frames_per_token)
+                if found >= tokens:
+                    return
+    raise UsageError(
+        "--codebook-size",
+        tokens,
+        f"as many tokens are needed to fit it, and --input has {found:,}",
+        "give more speech or lower it",
+    )
 
 
 def _train_in_process(config: dict) -> None:

@@ -116,13 +116,14 @@ def evaluate_tokens(
         return evaluation
     figures = evaluation.figures
     figures["samples_rejected"] = len(rejected)
-    figures.update(_usage(utterances, files.codebook_size))
+    figures.update(_usage(utterances, files))
+    # What is asked of frames has for each the token that stands for it.
+    frames = {u.key: np.repeat(u.tokens, files.frames_per_token) for u in utterances}
     if phones is not None:
-        figures.update(_phones(utterances, files.codebook_size, phones, evaluation))
+        figures.update(_phones(frames, files, phones, evaluation))
     figures.update(_speakers(utterances))
     if items is not None:
-        codes = {utterance.key: utterance.tokens for utterance in utterances}
-        figures.update(abx_errors(items, codes, files.weights["codebook.codes"].numpy()))
+        figures.update(abx_errors(items, frames, files.weights["codebook.codes"].numpy()))
         figures["abx_source"] = "wavmill"
     for name, value in figures.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -154,50 +155,54 @@ def _distinct(utterances: Iterator[_Utterance], evaluation: Evaluation) -> list[
     return [u for u in of_key.values() if u.key not in evaluation.left_out]
 
 
-def _usage(utterances: list[_Utterance], codebook_size: int) -> dict[str, float | int]:
-    counts = np.zeros(codebook_size, np.int64)
+def _usage(utterances: list[_Utterance], files: TokenizerFiles) -> dict[str, float | int]:
+    counts = np.zeros(files.codebook_size, np.int64)
     for utterance in utterances:
-        counts += np.bincount(utterance.tokens, minlength=codebook_size)
+        counts += np.bincount(utterance.tokens, minlength=files.codebook_size)
     seconds = sum(utterance.about["duration_s"] for utterance in utterances)
     entropy = measures.entropy(counts)
+    tokens_per_second = FRAMES_PER_SECOND / files.frames_per_token
     return {
         "utterances": len(utterances),
         "audio_hours": seconds / 3600,
         "tokens": int(counts.sum()),
-        "codebook_size": codebook_size,
+        "tokens_per_second": tokens_per_second,
+        "codebook_size": files.codebook_size,
         "active_codes": int((counts > 0).sum()),
         "codebook_perplexity": math.exp(entropy),
-        "bitrate": FRAMES_PER_SECOND * math.log2(codebook_size),
+        "bitrate": tokens_per_second * math.log2(files.codebook_size),
         "entropy_bitrate": float(counts.sum()) / seconds * entropy / math.log(2),
     }
 
 
 def _phones(
-    utterances: list[_Utterance], codebook_size: int, labels: PhoneLabels, evaluation: Evaluation
+    frames: dict[str, np.ndarray],
+    files: TokenizerFiles,
+    labels: PhoneLabels,
+    evaluation: Evaluation,
 ) -> dict[str, float | int]:
-    shape = (len(labels.phones), codebook_size)
+    """frames: {key: (T,) the code of each frame}."""
+    shape = (len(labels.phones), files.codebook_size)
     joint, scored, unlabelled = np.zeros(shape, np.int64), 0, 0
-    for utterance in utterances:
-        if utterance.key not in labels.of_key:
+    for key, codes in frames.items():
+        if key not in labels.of_key:
             unlabelled += 1
             continue
-        label_ms, phones = labels.of_key[utterance.key]
-        places = measures.label_indices(len(utterance.tokens), label_ms)
+        label_ms, phones = labels.of_key[key]
+        places = measures.label_indices(len(codes), label_ms)
         places = places[places < len(phones)]
-        if len(places) < len(utterance.tokens) - FRAMES_BEYOND_LABELS:
-            evaluation.left_out[utterance.key] = (
-                f"its labels end after {len(places)} of {len(utterance.tokens)} tokens"
-            )
+        # The last token may stand for fewer frames than the others.
+        if len(places) < len(codes) - FRAMES_BEYOND_LABELS - (files.frames_per_token - 1):
+            evaluation.left_out[key] = f"its labels end after {len(places)} of {len(codes)} frames"
             continue
-        joint += measures.joint_counts(phones[places], utterance.tokens[: len(places)], shape)
+        joint += measures.joint_counts(phones[places], codes[: len(places)], shape)
         scored += 1
-    keys = {utterance.key for utterance in utterances}
     figures = {
         "utterances_scored": scored,
         "frames_scored": int(joint.sum()),
         "phones": int((joint.sum(1) > 0).sum()),
         "audio_without_labels": unlabelled,
-        "labels_without_audio": len(labels.of_key.keys() - keys),
+        "labels_without_audio": len(labels.of_key.keys() - frames.keys()),
     }
     if scored:
         figures["phone_purity"] = measures.phone_purity(joint)

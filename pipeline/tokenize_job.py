@@ -15,7 +15,7 @@ from pipeline.report import gather
 from pipeline.run_shards import run_shards
 from pipeline.storage import Folder
 from pipeline.tokenize_shard import tokenize_shard_task
-from tokenizer.audio import SAMPLE_RATE
+from tokenizer.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.tokenizer import TokenizerFiles
 from tokenizer.windows import Windowing
 
@@ -30,11 +30,12 @@ class TokenizeSettings:
     batch_seconds: float = 240.0
     precision: str = "fp32"
 
-    def windowing(self, normalize: bool, past: int = 0, chunk: int = 1) -> Windowing:
+    def windowing(
+        self, normalize: bool, frames_per_token: int = 1, past: int = 0, chunk: int = 1
+    ) -> Windowing:
         """The cut of utterances into windows. Raises ValueError for windows that are too short."""
-        return Windowing.of_seconds(
-            self.window_seconds, self.context_seconds, normalize, past, chunk
-        )
+        seconds = self.window_seconds, self.context_seconds
+        return Windowing.of_seconds(*seconds, normalize, frames_per_token, past, chunk)
 
     def batching(self) -> Batching:
         """What one batch may hold."""
@@ -51,7 +52,7 @@ def open_output(
     windows are too short for the tokenizer.
     """
     try:
-        settings.windowing(files.encoder.normalize, *files.past_and_chunk)
+        settings.windowing(files.encoder.normalize, files.frames_per_token, *files.past_and_chunk)
     except ValueError as error:
         raise UsageError(
             "--window-seconds", settings.window_seconds, str(error), "make the window longer"
@@ -69,6 +70,7 @@ def open_output(
             **decisive,
             "tokenizer_source": source,
             "codebook_size": files.codebook_size,
+            "tokens_per_second": FRAMES_PER_SECOND / files.frames_per_token,
             "versions": {"python": platform.python_version(), **versions},
         },
     )
@@ -116,7 +118,9 @@ def tokenize(
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings)
-    windowing = settings.windowing(files.encoder.normalize, *files.past_and_chunk)
+    windowing = settings.windowing(
+        files.encoder.normalize, files.frames_per_token, *files.past_and_chunk
+    )
 
     def arguments(shard, number, left, board):
         common = (folder.url, windowing, settings.batching(), files.codebook_size)

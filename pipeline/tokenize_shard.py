@@ -73,8 +73,9 @@ def tokenize_shard(
 
         dispatcher = Dispatcher(encoders, "encode", in_flight, first_encoder)
         for (pending, number, window), tokens in encode_all(windows(), dispatcher, batching):
-            pending.tokens[number] = tokens[window.kept]
-            progress.advance(stream.bytes_read, len(pending.tokens[number]) / FRAMES_PER_SECOND)
+            pending.tokens[number] = tokens[window.kept_tokens(windowing.frames_per_token)]
+            kept_frames = window.keep_to - window.keep_from
+            progress.advance(stream.bytes_read, kept_frames / FRAMES_PER_SECOND)
             _write_settled(queue, tar, report)
         _write_settled(queue, tar, report)
         tar.close()

@@ -14,6 +14,7 @@ from conftest import ONE_THREAD, ROOT, SPEECH, end_ray, environment, job_command
 from test_usage import assert_refused
 
 from pipeline.shards import read_tokens
+from tokenizer.audio import num_frames
 from tokenizer.quantizers import BinarySpherical, LearnedCodebook
 from tokenizer.tokenizer import Tokenizer, TokenizerFiles
 
@@ -36,7 +37,10 @@ SMALL = {
 def flags(output, **changes) -> list:
     """The job's flags; `changes` replaces some."""
     values = {**SMALL, "output": output, **changes}
-    return [part for name, value in values.items() for part in (f"--{name}", value)]
+    parts = []
+    for name, value in values.items():
+        parts += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    return [part for part in parts if part is not None]
 
 
 def log(output) -> list[dict]:
@@ -89,7 +93,30 @@ def test_killed_in_training_and_run_again(tmp_path):
     assert_refused(run_job("train_tokenizer", *flags(output)), "--output", "config.json")
 
 
+@pytest.mark.slow
+def test_fewer_tokens_a_second_go_through_the_whole_job(tmp_path):
+    output, tokens = tmp_path / "distilled", tmp_path / "tokens"
+    short = {"rate": 12.5, "warm-up-steps": 2, "steps": 2, "codebook-size": 8}
+    done = run_job("train_tokenizer", *flags(output, **short, hidden=[48, 32]))
+    assert done.returncode == 0, done.stderr
+    # Windows far shorter than the utterances: tokens must meet at their edges.
+    cut = ("--window-seconds", 2.1, "--context-seconds", 0.5)
+    done = run_job(
+        *("tokenize", "--input", SPEECH, "--tokenizer", output, "--output", tokens), *cut
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tokens / "run.json").read_text())["tokens_per_second"] == 12.5
+    for path in (tokens / "shards").rglob("*.tar"):
+        with open(path, "rb") as file:
+            for _, own, about in read_tokens(file):
+                frames = num_frames(round(about["duration_s"] * 16_000))
+                assert about["num_tokens"] == len(own) == -(-frames // 4)
+
+
 REFUSED = {
+    "centred": ({"center": None}, "--center"),
+    "blocks-for-the-rate": ({"rate": 12.5}, "--hidden"),
+    "more-codes-than-tokens": ({"codebook-size": 16_384}, "--codebook-size"),
     "codes-not-a-power-of-two": ({"quantizer": "bsq", "codebook-size": 48}, "--codebook-size"),
     "no-layer-above": ({"layer": 8}, "--layer"),
     "mfcc": ({"encoder": "mfcc"}, "--encoder"),

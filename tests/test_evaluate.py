@@ -75,7 +75,7 @@ def test_the_job(tokenizer, places, good):
     left_out = figures.pop("left_out")
     assert left_out == {
         "noise": "rejected: not_audio",
-        "awb-s01": f"its labels end after 10 of {left_out['awb-s01'].split()[-2]} tokens",
+        "awb-s01": f"its labels end after 10 of {left_out['awb-s01'].split()[-2]} frames",
     }
     assert "left out noise: rejected: not_audio" in done.stdout
     tokens = {}

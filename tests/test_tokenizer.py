@@ -200,6 +200,12 @@ def test_windows_keep_each_frame_once_with_context_on_both_sides():
         assert (len(plan) == 1) == (frames <= size)
         # No more work than the context asks for.
         assert len(plan) <= -(-frames // (size - 2 * context))
+        # Windows of whole tokens: each token once, cut out of a window at a token's edge.
+        whole = Windowing(4 * size, 4 * context, normalize=True, frames_per_token=4)
+        plan = whole.plan(frames)
+        tokens = [t + w.start // 4 for w in plan for t in range(1 << 20)[w.kept_tokens(4)]]
+        assert tokens == list(range(-(-frames // 4))) and all(w.start % 4 == 0 for w in plan)
+        assert all(w.stop - w.start > min(4 * size, frames) - 4 for w in plan)
     with pytest.raises(ValueError, match="longer than its context"):
         Windowing(40, 20, normalize=True)
 

@@ -163,7 +163,8 @@ class Tokenizer:
         Without a codebook in `files` it gives features only.
         """
         self.device = torch.device(device)
-        self.normalize, self.past_and_chunk = files.encoder.normalize, files.past_and_chunk
+        self.normalize = files.encoder.normalize
+        self.frames_per_token, self.past_and_chunk = files.frames_per_token, files.past_and_chunk
         if isinstance(files.encoder, MFCCConfig):
             self.encoder = MFCC(files.encoder, device)
         else:
@@ -192,7 +193,8 @@ class Tokenizer:
         """Tokens of one utterance, as jobs/tokenize.py makes them.
 
         waveform: (n,) mono, any real dtype in [-1, 1]. Returns (T,) uint16 (uint32 over 65,536
-        codes), T = floor((n at 16 kHz - 400) / 320) + 1. Raises ValueError for under 400 samples.
+        codes), T = floor((n at 16 kHz - 400) / 320) + 1, or that many frames over frames_per_token,
+        rounded up. Raises ValueError for under 400 samples.
         """
         mono = np.ascontiguousarray(waveform, dtype=np.float32)
         if mono.ndim != 1:
@@ -202,11 +204,15 @@ class Tokenizer:
         if not utterance.num_frames:
             raise ValueError("the waveform has fewer than 400 samples at 16 kHz")
         windowing = Windowing.of_seconds(
-            window_seconds, context_seconds, self.normalize, *self.past_and_chunk
+            window_seconds,
+            context_seconds,
+            self.normalize,
+            self.frames_per_token,
+            *self.past_and_chunk,
         )
         plan = windowing.plan(utterance.num_frames)
         tokens = [
-            self.encode_windows([wave])[0][window.kept]
+            self.encode_windows([wave])[0][window.kept_tokens(self.frames_per_token)]
             for wave, window in zip(windowing.cut(utterance, plan), plan, strict=True)
         ]
         return np.concatenate(tokens)

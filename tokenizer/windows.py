@@ -2,6 +2,7 @@
 
 A window of W frames keeps what lies more than `context` frames from its inner edges. The number of
 frames is that of a single pass, whatever the length, and an utterance of one window is one pass.
+Where a token stands for several frames, windows begin and are cut between tokens.
 
 A causal encoder needs no context after a frame, and all of its past before one. Its windows begin
 on the grid of its chunks and keep everything but their first `past` frames, so that in each layer a
@@ -35,19 +36,26 @@ class Window:
         """The kept frames, counted from the window's own start."""
         return slice(self.keep_from - self.start, self.keep_to - self.start)
 
+    def kept_tokens(self, frames_per_token: int) -> slice:
+        """The tokens of the kept frames, counted likewise; an utterance's last may be of fewer."""
+        kept = self.kept
+        return slice(kept.start // frames_per_token, -(-kept.stop // frames_per_token))
+
 
 @dataclass(frozen=True)
 class Windowing:
     """How utterances are cut: frames of a window, and of the context discarded at inner edges.
 
     normalize: whether the encoder wants zero mean and unit variance over the whole utterance.
-    past, chunk: of a causal encoder, in frames; its windows have no other context.
-    Raises ValueError unless a window is longer than its context on both sides, or its past.
+    frames_per_token: both numbers of frames are multiples of it. past, chunk: of a causal encoder,
+    in frames; its windows have no other context, and are of whole chunks. Raises ValueError unless
+    a window is longer than its context on both sides, or than its past.
     """
 
     frames: int
     context: int
     normalize: bool
+    frames_per_token: int = 1
     past: int = 0
     chunk: int = 1
 
@@ -60,11 +68,20 @@ class Windowing:
 
     @classmethod
     def of_seconds(
-        cls, window: float, context: float, normalize: bool, past: int = 0, chunk: int = 1
+        cls,
+        window: float,
+        context: float,
+        normalize: bool,
+        frames_per_token: int = 1,
+        past: int = 0,
+        chunk: int = 1,
     ) -> "Windowing":
-        """From seconds, rounded to frames of 20 ms, a window to whole chunks."""
-        frames = round(window * FRAMES_PER_SECOND), round(context * FRAMES_PER_SECOND)
-        return cls(frames[0] - frames[0] % chunk, frames[1], normalize, past, chunk)
+        """From seconds, rounded to whole tokens, a causal encoder's window down to whole chunks."""
+        tokens_per_second = FRAMES_PER_SECOND / frames_per_token
+        frames, around = [
+            round(s * tokens_per_second) * frames_per_token for s in (window, context)
+        ]
+        return cls(frames - frames % chunk, around, normalize, frames_per_token, past, chunk)
 
     @property
     def samples(self) -> int:
@@ -74,29 +91,21 @@ class Windowing:
     def plan(self, frames: int) -> list[Window]:
         """Windows that together keep each of an utterance's `frames` frames once.
 
-        All are of full length, the last by reaching further back, so that they batch unpadded.
+        All are of full length, the last by reaching further back, so that they batch unpadded; but
+        for the frames that are no whole token.
         """
         if frames <= self.frames:
             return [Window(0, frames, 0, frames)]
-        if self.past:
-            return self._plan_causal(frames)
         windows, kept = [], 0
+        grid = self.chunk if self.past else self.frames_per_token
+        before, after = (self.past, 0) if self.past else (self.context, self.context)
+        last_start = -(-(frames - self.frames) // grid) * grid
         while kept < frames:
-            start = min(max(0, kept - self.context), frames - self.frames)
-            stop = start + self.frames
-            keep_to = frames if stop == frames else stop - self.context
+            start = min(max(0, kept - before), last_start)
+            stop = min(start + self.frames, frames)
+            keep_to = frames if stop == frames else stop - after
             windows.append(Window(start, stop, kept, keep_to))
             kept = keep_to
-        return windows
-
-    def _plan_causal(self, frames: int) -> list[Window]:
-        windows, kept = [], 0
-        latest = -(-(frames - self.frames) // self.chunk) * self.chunk
-        while kept < frames:
-            start = min(max(0, kept - self.past), latest)
-            stop = min(start + self.frames, frames)
-            windows.append(Window(start, stop, kept, stop))
-            kept = stop
         return windows
 
     def cut(self, utterance: Utterance, plan: list[Window]) -> Iterator[np.ndarray]:
