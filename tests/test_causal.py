@@ -172,6 +172,7 @@ SMALL = {
     "codebook-size": 32,
     "hidden": 48,
     "latent": 8,
+    "rate": 25,
     "encoder-steps": 60,
     "warm-up-steps": 20,
     "steps": 30,
