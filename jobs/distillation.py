@@ -3,6 +3,7 @@
 import sys
 
 from jobs import flags
+from pipeline.causal_encoder import causal_form
 from pipeline.distill_job import DistillSettings, check_speech, distill
 from pipeline.errors import UsageError
 from pipeline.inputs import find_shards
@@ -13,6 +14,7 @@ from tokenizer.distillation import LossWeights
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCCConfig
 from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.wavlm_config import EncoderError
 
 # FAISS's own bound: more latents a code than this change its centroid little.
 LATENTS_PER_CODE = 256
@@ -67,6 +69,18 @@ def add_flags(parser: flags.argparse.ArgumentParser) -> list[str]:
         metavar=("FEATURES", "TOP", "QUANTIZER"),
         help="of the features' error, the top layer's, the quantizer's own (default: %(default)s)",
     )
+    own.add_argument(
+        "--causal",
+        action="store_true",
+        help="a tokenizer for streams: it hears nothing later than a chunk of 80 ms. Rows of at "
+        "least 12 s let its encoder practise all that it sees of the past",
+    )
+    own.add_argument(
+        "--encoder-steps",
+        type=flags.positive,
+        default=3000,
+        help="with --causal, of training its encoder before all else (default: %(default)s)",
+    )
     own.add_argument("--learning-rate", type=flags.positive_number, default=1e-3)
     own.add_argument(
         "--rows", type=flags.positive, default=8, help="rows in a batch (default: %(default)s)"
@@ -95,6 +109,13 @@ def run(args: flags.argparse.Namespace) -> int:
             f"there is no layer above --layer {args.layer} to teach from",
             "give a WavLM, and a lower layer",
         )
+    if args.causal:
+        try:
+            causal_form(config)
+        except EncoderError as error:
+            raise UsageError(
+                "--encoder", args.encoder, str(error), "give one of wavlm-large's shape"
+            ) from error
     bits = args.codebook_size.bit_length() - 1
     if args.quantizer == "bsq" and 1 << bits != args.codebook_size:
         raise UsageError(
@@ -115,7 +136,7 @@ def run(args: flags.argparse.Namespace) -> int:
     factors += (1,) * (len(hidden) - len(factors))
     latent = bits if args.quantizer == "bsq" else args.latent
     device, _ = flags.device_and_precision(args)
-    focal = FocalConfig(config.hidden_size, latent, hidden, factors)
+    focal = FocalConfig(config.hidden_size, latent, hidden, factors, causal=args.causal)
     tokens = round(args.row_seconds * FRAMES_PER_SECOND / focal.frames_per_token)
     settings = DistillSettings(
         args.codebook_size,
@@ -129,6 +150,7 @@ def run(args: flags.argparse.Namespace) -> int:
         args.max_frames or LATENTS_PER_CODE * args.codebook_size,
         args.learning_rate,
         args.seed,
+        args.encoder_steps if args.causal else None,
     )
     readers = 4 * (device == "cuda")
     training = TrainingSettings(

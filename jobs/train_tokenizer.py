@@ -1,9 +1,10 @@
 """Train a tokenizer on audio shards, from the features of one WavLM layer.
 
 kmeans clusters a sample of the features. distill trains a compressor, one codebook and a
-decompressor, so that what comes out is what WavLM had, at its layer and at its top; it goes on
-after a kill when the same command is run again, and logs to OUTPUT/training. Writes a folder
-(config.json, model.safetensors) that holds the encoder's weights up to the layer, and the rest.
+decompressor, so that what comes out is what WavLM had, at its layer and at its top; with --causal
+it first trains an encoder that streams. It goes on after a kill when the same command is run again,
+and logs to OUTPUT/training. Writes a folder (config.json, model.safetensors) that holds the
+encoder's weights up to the layer, and the rest.
 Exit status: 0 done; 1 a shard failed, or the loss is no number any more; 2 unusable arguments.
 """
 

@@ -2,7 +2,9 @@
 
 Three steps, each of which goes on where a kill left it: compressor and decompressor learn to pass
 features on with no codebook between them; FAISS clusters their latents; with that codebook all
-three learn together. Training is Ray Train's: one process for each GPU, or one on the CPU.
+three learn together. For a causal tokenizer another comes first, in which the encoder becomes
+causal: what it gives then goes in, and what the bidirectional one gives is asked for. Training is
+Ray Train's: one process for each GPU, or one on the CPU.
 """
 
 import json
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 from transformers import WavLMModel
 
+from pipeline.causal_encoder import causal_form, learn_causal
 from pipeline.cluster import connect
 from pipeline.crops import Crops, CropSettings
 from pipeline.errors import UsageError
@@ -47,7 +50,8 @@ class DistillSettings:
     """What decides the tokenizer beside the encoder and the audio.
 
     quantizer: "codebook" or "bsq". warm_up: steps without a codebook, before `steps` with it.
-    rows, frames: of a batch. kmeans_frames: latents that FAISS clusters.
+    rows, frames: of a batch. kmeans_frames: latents that FAISS clusters. encoder_steps: of making
+    the encoder causal, before all; None leaves it bidirectional.
     """
 
     codebook_size: int
@@ -61,6 +65,7 @@ class DistillSettings:
     kmeans_frames: int
     learning_rate: float
     seed: int
+    encoder_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,13 +148,22 @@ def _train_in_process(config: dict) -> None:
         return torch.stack([rows.float().clone() for rows in lower(list(waves))])
 
     mean, scale = _moments(folder, crops, features, first)
+    show, heard = Reporter(run.board), features
+    if settings.encoder_steps:
+        torch.manual_seed(settings.seed)
+        own, place = replace(training, steps=settings.encoder_steps), folder.below("encoder")
+        learned, heard = learn_causal(
+            run.encoder, run.files.encoder, weights, mean, features, crops, own, place, show
+        )
+        run.files.encoder = causal_form(run.files.encoder)
+        run.files.weights.update({f"encoder.{name}": weight for name, weight in learned.items()})
     torch.manual_seed(settings.seed)
     model = Distillation(settings.focal, Unquantised(), mean, scale, settings.weights)
 
     def objective(waves, *_):
-        return model(features(waves), upper)
+        wanted = features(waves)
+        return model(wanted, upper, heard(waves) if settings.encoder_steps else wanted)
 
-    show = Reporter(run.board)
     if settings.warm_up:
         own = replace(training, steps=settings.warm_up)
         train(model, objective, crops, own, folder.below("warm-up"), "warm-up", show=show)
@@ -157,7 +171,7 @@ def _train_in_process(config: dict) -> None:
     if settings.quantizer == "bsq":
         model.quantizer = BinarySpherical(settings.focal.latent)
     else:
-        codes = _codes(folder, model, crops, features, settings, first)
+        codes = _codes(folder, model, crops, heard, settings, first)
         model.quantizer = LearnedCodebook(codes)
         after = _Restarts(model.quantizer, settings.seed)
     train(model, objective, crops, training, folder.below("distill"), "distill", after, show)

@@ -35,7 +35,9 @@ class FeatureFigures:
         try:
             config, weights = read_encoder(folder, files.encoder.layer)
         except EncoderError as error:
-            raise UsageError("--encoder", encoder, str(error), "give the tokenizer's WavLM") from error
+            raise UsageError(
+                "--encoder", encoder, str(error), "give the tokenizer's WavLM"
+            ) from error
         for name, value in weights.items():
             own = files.weights.get(f"encoder.{name}")
             if own is None or not torch.equal(own, value):
@@ -98,7 +100,10 @@ class SoundFigures:
 
 
 def decoding_figures(
-    shards: list[Shard], files: TokenizerFiles, windowing: Windowing, features: FeatureFigures | None
+    shards: list[Shard],
+    files: TokenizerFiles,
+    windowing: Windowing,
+    features: FeatureFigures | None,
 ) -> dict[str, float]:
     """Over the first window of every utterance. {} where there is nothing to measure.
 

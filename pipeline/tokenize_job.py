@@ -30,11 +30,12 @@ class TokenizeSettings:
     batch_seconds: float = 240.0
     precision: str = "fp32"
 
-    def windowing(self, normalize: bool, frames_per_token: int = 1) -> Windowing:
-        """The cut of utterances into windows."""
-        return Windowing.of_seconds(
-            self.window_seconds, self.context_seconds, normalize, frames_per_token
-        )
+    def windowing(
+        self, normalize: bool, frames_per_token: int = 1, past: int = 0, chunk: int = 1
+    ) -> Windowing:
+        """The cut of utterances into windows. Raises ValueError for windows that are too short."""
+        seconds = self.window_seconds, self.context_seconds
+        return Windowing.of_seconds(*seconds, normalize, frames_per_token, past, chunk)
 
     def batching(self) -> Batching:
         """What one batch may hold."""
@@ -47,8 +48,15 @@ def open_output(
     """The OUTPUT folder, with run.json in it.
 
     source: where the tokenizer came from, for the record. inputs_root: the inputs' common folder.
-    Raises UsageError when it cannot be written, or was made with another tokenizer or setting.
+    Raises UsageError when it cannot be written, or was made with another tokenizer or setting, or
+    windows are too short for the tokenizer.
     """
+    try:
+        settings.windowing(files.encoder.normalize, files.frames_per_token, *files.past_and_chunk)
+    except ValueError as error:
+        raise UsageError(
+            "--window-seconds", settings.window_seconds, str(error), "make the window longer"
+        ) from error
     folder = Folder("--output", url)
     decisive = {
         "tokenizer": files.fingerprint,
@@ -110,7 +118,9 @@ def tokenize(
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings)
-    windowing = settings.windowing(files.encoder.normalize, files.frames_per_token)
+    windowing = settings.windowing(
+        files.encoder.normalize, files.frames_per_token, *files.past_and_chunk
+    )
 
     def arguments(shard, number, left, board):
         common = (folder.url, windowing, settings.batching(), files.codebook_size)

@@ -7,7 +7,7 @@ on a neighbour; on a GPU they are padded and masked.
 import torch
 from torch import Tensor, nn
 
-from tokenizer.focal import Compressor, Decompressor, FocalConfig
+from tokenizer.focal import Compressor, Decompressor, FocalConfig, State
 from tokenizer.linear import pack_linears
 
 
@@ -40,8 +40,20 @@ class Compression:
     @torch.inference_mode()
     def latents(self, features: list[Tensor]) -> list[Tensor]:
         """(T, D) of each utterance → (ceil(T / frames_per_token), latent) fp32 of each."""
-        rows = [((own.float() - self.mean) / self.scale).to(self.dtype) for own in features]
+        rows = [self._standard(own) for own in features]
         return self._each(self.compressor, rows, 1, self.compressor.config.frames_per_token)
+
+    @torch.inference_mode()
+    def next_latents(
+        self, features: Tensor, state: list[State] | None
+    ) -> tuple[Tensor, list[State]]:
+        """(T, D) of a stream's next chunk → its latents, as `latents` of all would give them.
+
+        state: after the chunk before; None at the start. Causal form alone, and whole tokens'
+        frames but at a stream's end.
+        """
+        latents, state = self.compressor(self._standard(features)[None], state=state)
+        return latents[0].float(), state
 
     @torch.inference_mode()
     def features(self, codes: list[Tensor]) -> list[Tensor]:
@@ -49,6 +61,9 @@ class Compression:
         rows = [own.to(self.device, self.dtype) for own in codes]
         decoded = self._each(self.decompressor, rows, self.decompressor.config.frames_per_token, 1)
         return [own * self.scale + self.mean for own in decoded]
+
+    def _standard(self, features: Tensor) -> Tensor:
+        return ((features.float() - self.mean) / self.scale).to(self.dtype)
 
     def _each(self, module: nn.Module, rows: list[Tensor], up: int, down: int) -> list[Tensor]:
         if self.device.type == "cpu":

@@ -60,14 +60,16 @@ class Distillation(nn.Module):
         return self.compressor((features - self.mean) / self.scale)[0]
 
     def forward(
-        self, features: Tensor, upper: "UpperLayers | None"
+        self, features: Tensor, upper: "UpperLayers | None", heard: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts. features: (B, T, D) of frozen WavLM's layer.
 
+        heard: (B, T, D) of a causal encoder, to make tokens of; None makes them of the features.
         feature_error: squared error over the variance, so that the mean frame has 1. top_cosine:
         mean cosine between what the frozen upper layers give on true and on decompressed features.
         """
-        quantised, tokens, own = self.quantizer(self.latents(features))
+        heard = features if heard is None else heard
+        quantised, tokens, own = self.quantizer(self.latents(heard))
         decoded = self.decompressor(quantised)[0][:, : features.shape[1]]
         decoded = decoded.float() * self.scale + self.mean
         centred = features - self.mean

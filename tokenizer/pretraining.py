@@ -145,7 +145,7 @@ class MaskedPrediction(nn.Module):
         """
         conv = self.wavlm.encoder.pos_conv_embed.conv
         with torch.autocast(x.device.type, enabled=False):
-            y = _correlate(x.float(), conv.weight, conv.groups) + conv.bias
+            y = correlate(x.float(), conv.weight, conv.groups, conv.kernel_size[0] // 2) + conv.bias
         return F.gelu(y).to(x.dtype)
 
 
@@ -180,17 +180,17 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Te
     return y
 
 
-def _correlate(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """(B, T, C) → (B, T, O): y[t] = sum over k of weight[k] x[t + k - taps / 2], zeros outside.
+def correlate(x: Tensor, weight: Tensor, groups: int, back: int) -> Tensor:
+    """(B, T, C) → (B, T, O): y[t] = sum over k of weight[k] x[t + k - back], zeros outside.
 
-    weight: (O, C / groups, taps), as of a grouped convolution.
+    weight: (O, C / groups, taps), as of a grouped convolution. back: under taps.
     """
     taps = weight.shape[-1]
     size = x.shape[1] + taps
     spectrum = torch.fft.rfft(x, size, dim=1).unflatten(2, (groups, -1))  # (B, F, G, C / G)
     kernel = torch.fft.rfft(weight, size).conj().unflatten(0, (groups, -1))  # (G, O / G, C / G, F)
     y = torch.einsum("bfgc,gocf->bfgo", spectrum, kernel).flatten(2)
-    return torch.fft.irfft(y, size, dim=1).roll(taps // 2, 1)[:, : x.shape[1]]
+    return torch.fft.irfft(y, size, dim=1).roll(back, 1)[:, : x.shape[1]]
 
 
 def span_mask(

@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
+from tokenizer.causal_wavlm import CausalWavLM
 from tokenizer.codebook import Codebook
 from tokenizer.compression import Compression
 from tokenizer.compression import check_weights as check_compression
 from tokenizer.decoding import WEIGHTS_FILE, Decoding, read_vocoder, save_vocoder
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCC, MFCCConfig
+from tokenizer.stream import TokenStream
 from tokenizer.vocoder import VocoderConfig
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import WavLMConfig, check_weights
@@ -92,6 +94,14 @@ class TokenizerFiles:
     def width(self) -> int:
         """Dimensions of the features that tokens stand for."""
         return self.compressor.width if self.compressor else self.weights["codebook.codes"].shape[1]
+
+    @property
+    def past_and_chunk(self) -> tuple[int, int]:
+        """Frames that a causal encoder sees before a chunk, and of a chunk; (0, 1) of another."""
+        encoder = self.encoder
+        if isinstance(encoder, MFCCConfig) or not encoder.causal:
+            return 0, 1
+        return encoder.past_frames, encoder.chunk_frames
 
     def save(self, folder: Path) -> None:
         """Write config.json and the weights' files; the folder is made."""
@@ -175,12 +185,13 @@ class Tokenizer:
         """
         self.device = torch.device(device)
         self.normalize = files.encoder.normalize
-        self.frames_per_token = files.frames_per_token
+        self.frames_per_token, self.past_and_chunk = files.frames_per_token, files.past_and_chunk
         if isinstance(files.encoder, MFCCConfig):
             self.encoder = MFCC(files.encoder, device)
         else:
             weights = _encoder_weights(files.weights)
-            self.encoder = WavLM(files.encoder, weights, device, PRECISIONS[precision])
+            wavlm = CausalWavLM if files.encoder.causal else WavLM
+            self.encoder = wavlm(files.encoder, weights, device, PRECISIONS[precision])
         self.center = files.weights.get("center")
         if self.center is not None:
             self.center = self.center.to(self.device, torch.float32)
@@ -215,7 +226,11 @@ class Tokenizer:
         if not utterance.num_frames:
             raise ValueError("the waveform has fewer than 400 samples at 16 kHz")
         windowing = Windowing.of_seconds(
-            window_seconds, context_seconds, self.normalize, self.frames_per_token
+            window_seconds,
+            context_seconds,
+            self.normalize,
+            self.frames_per_token,
+            *self.past_and_chunk,
         )
         plan = windowing.plan(utterance.num_frames)
         tokens = [
@@ -223,6 +238,13 @@ class Tokenizer:
             for wave, window in zip(windowing.cut(utterance, plan), plan, strict=True)
         ]
         return np.concatenate(tokens)
+
+    def stream(self) -> TokenStream:
+        """Tokens of one utterance chunk by chunk, while it is spoken; see TokenStream.
+
+        Raises ValueError unless encoder and compressor are causal and nothing is centred.
+        """
+        return TokenStream(self)
 
     def encode_windows(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """Tokens of each 16 kHz waveform, normalised already where the encoder wants it."""

@@ -4,6 +4,8 @@ For training: of the encoder, and of whatever is judged by what frozen upper lay
 Rows are of one length; tokenizer/wavlm_layer.py has the faster form for inference.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,16 +14,25 @@ from transformers import WavLMModel
 from tokenizer.wavlm import position_buckets
 
 
-def run_layers(wavlm: WavLMModel, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-    """(B, T, D) → same, through layers `first` up to `last`, without the final norm of pre-norm."""
+def run_layers(
+    wavlm: WavLMModel,
+    x: Tensor,
+    first: int = 0,
+    last: int | None = None,
+    hidden: Tensor | None = None,
+) -> Tensor:
+    """(B, T, D) → same, through layers `first` up to `last`, without the final norm of pre-norm.
+
+    hidden: (T, T), True where a query (row) must not see a key.
+    """
     config = wavlm.config
     bias = position_bias(wavlm, x.shape[1])
     for layer in wavlm.encoder.layers[first:last]:
         if config.do_stable_layer_norm:
-            x = x + attend(layer.attention, layer.layer_norm(x), bias, config)
+            x = x + attend(layer.attention, layer.layer_norm(x), bias, config, hidden)
             x = x + _feed_forward(layer.feed_forward, layer.final_layer_norm(x))
         else:
-            x = layer.layer_norm(x + attend(layer.attention, x, bias, config))
+            x = layer.layer_norm(x + attend(layer.attention, x, bias, config, hidden))
             x = layer.final_layer_norm(x + _feed_forward(layer.feed_forward, x))
     return x
 
@@ -34,7 +45,9 @@ def position_bias(wavlm: WavLMModel, frames: int) -> Tensor:
     return by_distance[:, place[None, :] - place[:, None] + frames - 1]
 
 
-def attend(attention: nn.Module, x: Tensor, bias: Tensor, config) -> Tensor:
+def attend(
+    attention: nn.Module, x: Tensor, bias: Tensor, config, hidden: Tensor | None = None
+) -> Tensor:
     """Attention with gated relative position bias (WavLM, section 3.1), (B, T, D) → same."""
     heads = config.num_attention_heads
     q, k, v = (
@@ -45,6 +58,8 @@ def attend(attention: nn.Module, x: Tensor, bias: Tensor, config) -> Tensor:
     first, second = torch.sigmoid(parts.unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)
     gate = first * (second * attention.gru_rel_pos_const[0] - 1.0) + 2.0  # (B, H, T, 1)
     gated = gate * bias.to(gate.dtype)
+    if hidden is not None:
+        gated = gated.masked_fill(hidden, -math.inf)
     if x.is_cpu:
         # PyTorch's fused kernel takes no bias that wants a gradient, and bf16 at fp32's speed.
         scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5 + gated

@@ -118,9 +118,7 @@ class WavLM:
         if min(lengths) < 1:
             raise ValueError(f"a waveform has fewer than {RECEPTIVE_FIELD} samples")
         groups = groups_of(lengths, self.device, self.utterances_per_group)
-        x = self.convolve(waveforms, lengths)
-        x = F.layer_norm(x, x.shape[-1:], *self.projection_norm, eps=self.config.layer_norm_eps)
-        x = self.projection(x)
+        x = self.frames(waveforms, lengths)
         x = x + torch.cat([group.unpad(self.position(group.pad(x))) for group in groups])
         if not self.config.do_stable_layer_norm:
             x = F.layer_norm(x, x.shape[-1:], *self.norm, eps=self.config.layer_norm_eps)
@@ -138,6 +136,12 @@ class WavLM:
             for name in ("with_layer_norm", "project", "attention", "finish"):
                 if hasattr(part, name):
                     setattr(part, name, torch.compile(getattr(part, name), dynamic=True))
+
+    def frames(self, waveforms: list[Tensor], lengths: list[int]) -> Tensor:
+        """Waveforms → (N, D) packed: what each frame brings to the transformer, seen alone."""
+        x = self.convolve(waveforms, lengths)
+        x = F.layer_norm(x, x.shape[-1:], *self.projection_norm, eps=self.config.layer_norm_eps)
+        return self.projection(x)
 
     def convolve(self, waveforms: list[Tensor], lengths: list[int]) -> Tensor:
         """Waveforms → (N, C) packed conv features; lengths: frames of each."""
@@ -212,16 +216,23 @@ class PositionalConv:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D); an even kernel's last output is dropped, as in the reference."""
+        return F.gelu(self._convolve(x, self.kernel // 2)[:, : x.shape[1]])
+
+    def look_back(self, x: Tensor) -> Tensor:
+        """(B, kernel - 1 + T, D) → (B, T, D): each of the last T frames with those before it."""
+        return F.gelu(self._convolve(x, 0))
+
+    def _convolve(self, x: Tensor, padding: int) -> Tensor:
         # cuDNN would take TF32 for fp32, and any of its algorithms for any batch.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             y = F.conv2d(
                 x.unsqueeze(1).permute(0, 3, 1, 2),
                 self.weight,
                 self.bias,
-                padding=(0, self.kernel // 2),
+                padding=(0, padding),
                 groups=self.groups,
             )
-        return F.gelu(y.permute(0, 2, 3, 1)[:, 0, : x.shape[1]])
+        return y.permute(0, 2, 3, 1)[:, 0]
 
 
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

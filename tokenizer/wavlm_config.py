@@ -17,6 +17,9 @@ from torch import Tensor
 
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 
+# Of WavLMConfig, what is written for a causal encoder alone: other folders stay as they were.
+CAUSAL_FIELDS = ("causal", "chunk_frames", "past_frames", "gain")
+
 
 class EncoderError(ValueError):
     """A folder that is not a WavLM this project can run; the message says what is wrong."""
@@ -28,6 +31,10 @@ class WavLMConfig:
 
     layer: the transformer layer whose output is the feature; nothing above it is kept.
     normalize: zero mean and unit variance for each utterance, as the preprocessor file says.
+    causal: a frame sees its own chunk of chunk_frames, and past_frames before its chunk's first.
+    gain: the causal encoder's input is the waveform times this, since a stream has no variance to
+    divide by: 20 gives speech at the nominal level (-26 dBov, ITU-T P.56) unit variance, and layer
+    norm after the first convolution takes out most of what a level differs from that.
     """
 
     layer: int = 6
@@ -49,6 +56,10 @@ class WavLMConfig:
     num_buckets: int = 320
     max_bucket_distance: int = 800
     layer_norm_eps: float = 1e-5
+    causal: bool = False
+    chunk_frames: int = 4
+    past_frames: int = 512
+    gain: float = 20.0
 
     def __post_init__(self):
         hop, receptive = 1, 1
@@ -65,6 +76,12 @@ class WavLMConfig:
             raise EncoderError(
                 f"layer {self.layer} is asked of an encoder with {self.num_hidden_layers} layers"
             )
+        if self.causal and (self.feat_extract_norm != "layer" or self.normalize):
+            raise EncoderError("it normalises over whole utterances, and so cannot be causal")
+        if self.causal and not 0 < self.chunk_frames <= self.past_frames:
+            raise EncoderError("a causal encoder's past_frames must hold a chunk")
+        if self.causal and self.past_frames % self.chunk_frames:
+            raise EncoderError("a causal encoder's past_frames must be whole chunks")
 
     @property
     def head_dim(self) -> int:
@@ -78,8 +95,9 @@ class WavLMConfig:
         return cls(**{k: v for k, v in values.items() if k in known})
 
     def to_dict(self) -> dict:
-        """Every field, for a config.json that needs no defaults."""
-        return asdict(self)
+        """Every field that says something, for a config.json that needs no defaults."""
+        values = asdict(self)
+        return values if self.causal else {k: values[k] for k in values if k not in CAUSAL_FIELDS}
 
     def flops_per_second(self, utterance_seconds: float) -> float:
         """Multiply-adds times two for a second of audio, in utterances of this many seconds.

@@ -3,6 +3,12 @@
 A window of W frames keeps what lies more than `context` frames from its inner edges. The number of
 frames is that of a single pass, whatever the length, and an utterance of one window is one pass.
 Where a token stands for several frames, windows begin and are cut between tokens.
+
+A causal encoder needs no context after a frame, and all of its past before one. Its windows begin
+on the grid of its chunks and keep everything but their first `past` frames, so that in each layer a
+kept frame attends to as many frames as in a stream. Those frames have themselves heard less than in
+a stream, layer by layer: over one window (30 s) tokens are a stream's, over more nearly all are
+(wavlm-tiny's layer 4, 200 s of speech: 99.9 %).
 """
 
 from collections.abc import Iterator
@@ -41,27 +47,41 @@ class Windowing:
     """How utterances are cut: frames of a window, and of the context discarded at inner edges.
 
     normalize: whether the encoder wants zero mean and unit variance over the whole utterance.
-    frames_per_token: both numbers of frames are multiples of it. Raises ValueError unless a window
-    is longer than its context on both sides.
+    frames_per_token: both numbers of frames are multiples of it. past, chunk: of a causal encoder,
+    in frames; its windows have no other context, and are of whole chunks. Raises ValueError unless
+    a window is longer than its context on both sides, or than its past.
     """
 
     frames: int
     context: int
     normalize: bool
     frames_per_token: int = 1
+    past: int = 0
+    chunk: int = 1
 
     def __post_init__(self):
+        if self.past and self.frames < self.past + self.chunk:
+            seconds = (self.past + self.chunk) / FRAMES_PER_SECOND
+            raise ValueError(f"this causal tokenizer needs windows of {seconds:g} seconds")
         if self.frames <= 2 * self.context:
             raise ValueError("a window must be longer than its context on both sides")
 
     @classmethod
     def of_seconds(
-        cls, window: float, context: float, normalize: bool, frames_per_token: int = 1
+        cls,
+        window: float,
+        context: float,
+        normalize: bool,
+        frames_per_token: int = 1,
+        past: int = 0,
+        chunk: int = 1,
     ) -> "Windowing":
-        """From seconds, rounded to whole tokens."""
+        """From seconds, rounded to whole tokens, a causal encoder's window down to whole chunks."""
         tokens_per_second = FRAMES_PER_SECOND / frames_per_token
-        frames = [round(s * tokens_per_second) * frames_per_token for s in (window, context)]
-        return cls(*frames, normalize, frames_per_token)
+        frames, around = [
+            round(s * tokens_per_second) * frames_per_token for s in (window, context)
+        ]
+        return cls(frames - frames % chunk, around, normalize, frames_per_token, past, chunk)
 
     @property
     def samples(self) -> int:
@@ -77,12 +97,13 @@ class Windowing:
         if frames <= self.frames:
             return [Window(0, frames, 0, frames)]
         windows, kept = [], 0
-        a_token = self.frames_per_token
-        last_start = -(-(frames - self.frames) // a_token) * a_token
+        grid = self.chunk if self.past else self.frames_per_token
+        before, after = (self.past, 0) if self.past else (self.context, self.context)
+        last_start = -(-(frames - self.frames) // grid) * grid
         while kept < frames:
-            start = min(max(0, kept - self.context), last_start)
+            start = min(max(0, kept - before), last_start)
             stop = min(start + self.frames, frames)
-            keep_to = frames if stop == frames else stop - self.context
+            keep_to = frames if stop == frames else stop - after
             windows.append(Window(start, stop, kept, keep_to))
             kept = keep_to
         return windows
