@@ -33,8 +33,9 @@ from pipeline.inputs import find_shards
 from pipeline.reading import open_shard, read_utterances
 from pipeline.shards import TarWriter
 from tokenizer.audio import SAMPLE_RATE
+from tokenizer.files import TokenizerFiles
 from tokenizer.linear import InferenceLinear
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.wavlm_config import read_encoder
 
 LAYER, CODES = 6, 1024

@@ -19,8 +19,10 @@ from transformers import WavLMModel
 
 from jobs import flags
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.focal import Compressor, Decompressor, FocalConfig
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.compressor import Compressor, Decompressor
+from tokenizer.files import TokenizerFiles
+from tokenizer.focal import FocalConfig
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.wavlm_config import WavLMConfig, weight_names
 
 CODES, LATENT = 1024, 32

@@ -11,9 +11,9 @@ from pipeline.storage import Folder, fetch_folder
 from pipeline.training_loop import TrainingFailed, TrainingSettings
 from tokenizer.audio import FRAMES_PER_SECOND
 from tokenizer.distillation import LossWeights
+from tokenizer.files import TokenizerFiles
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCCConfig
-from tokenizer.tokenizer import TokenizerFiles
 from tokenizer.wavlm_config import EncoderError
 
 # FAISS's own bound: more latents a code than this change its centroid little.

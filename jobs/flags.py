@@ -11,8 +11,8 @@ from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.storage import fetch_folder
 from pipeline.tokenize_job import TokenizeSettings
+from tokenizer.files import TokenizerError, TokenizerFiles
 from tokenizer.mfcc import MFCCConfig
-from tokenizer.tokenizer import TokenizerError, TokenizerFiles
 from tokenizer.wavlm_config import EncoderError, WavLMConfig, read_encoder
 
 

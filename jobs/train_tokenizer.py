@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.inputs import find_shards
 from pipeline.storage import Folder
 from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 
 # FAISS's own bound: more frames a code than this change its centroid little.
 FRAMES_PER_CODE = 256

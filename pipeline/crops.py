@@ -16,7 +16,13 @@ from pipeline.inputs import Shard
 from pipeline.reading import open_shard, read_utterances
 from pipeline.shards import read_tokens
 from pipeline.storage import Folder
-from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
+from tokenizer.audio import (
+    FRAMES_PER_SECOND,
+    RECEPTIVE_FIELD,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    num_frames,
+)
 from tokenizer.perturb import change_speed, channel, mix, normalize, room
 from tokenizer.pretraining import span_mask
 
@@ -102,10 +108,12 @@ class Crops(IterableDataset):
                 except StopIteration:
                     reading.pop(turn)
                     continue
-                found = True
-                yield from self._cut(wave, labels, random)
+                for piece in self._cut(wave, labels, random):
+                    found = True
+                    yield piece
             if not found:
-                raise ValueError("no utterance of --input has labels")
+                seconds = SHORTEST_FRAMES / FRAMES_PER_SECOND
+                raise ValueError(f"no utterance of --input is of {seconds} s and has labels")
 
     def _labelled(self, shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each utterance of a shard, normalised, with its labels."""

@@ -12,7 +12,7 @@ from pipeline.inputs import Shard, find_shards
 from pipeline.run_shards import run_shards
 from pipeline.storage import Folder
 from tokenizer.decoding import digest_of
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 
 
 def find_token_shards(url: str, files: TokenizerFiles, source: str) -> tuple[str, list[Shard]]:

@@ -16,7 +16,7 @@ from pipeline.shards import TarWriter, read_tokens
 from pipeline.storage import Folder
 from tokenizer.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.decoding import Decoding
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 
 
 def detokenize_shard(

@@ -31,9 +31,10 @@ from pipeline.storage import Folder
 from pipeline.training_loop import TrainingSettings, train
 from pipeline.training_progress import Reporter
 from tokenizer.distillation import Distillation, LossWeights, Unquantised, UpperLayers
+from tokenizer.files import TokenizerFiles
 from tokenizer.focal import FocalConfig
 from tokenizer.quantizers import BinarySpherical, LearnedCodebook, nearest
-from tokenizer.tokenizer import PRECISIONS, TokenizerFiles
+from tokenizer.tokenizer import PRECISIONS
 from tokenizer.wavlm import WavLM
 
 KMEANS_ITERATIONS = 25

@@ -13,7 +13,8 @@ import torch
 from ray.actor import ActorHandle
 
 from pipeline.errors import UsageError
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
 # A batch that takes its encoder down this often (too large for its memory, say) fails its shard.
 BATCH_RETRIES = 3

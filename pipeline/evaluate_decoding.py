@@ -16,7 +16,8 @@ from pipeline.inputs import Shard
 from pipeline.reading import open_shard, read_utterances
 from tokenizer.decoding import LEVEL
 from tokenizer.distillation import UpperLayers
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.vocoder_losses import SpectralLoss
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import EncoderError, read_encoder

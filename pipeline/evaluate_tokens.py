@@ -24,7 +24,7 @@ from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
 from tokenizer import measures
 from tokenizer.abx import Item, abx_errors
 from tokenizer.audio import FRAMES_PER_SECOND
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 
 # Labels that end this many frames before the audio does are of this audio; their edge is not ours.
 FRAMES_BEYOND_LABELS = 2

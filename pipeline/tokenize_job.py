@@ -16,7 +16,7 @@ from pipeline.run_shards import run_shards
 from pipeline.storage import Folder
 from pipeline.tokenize_shard import tokenize_shard_task
 from tokenizer.audio import FRAMES_PER_SECOND, SAMPLE_RATE
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 from tokenizer.windows import Windowing
 
 

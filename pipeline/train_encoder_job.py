@@ -25,9 +25,9 @@ from pipeline.tokenize_job import TokenizeSettings, open_output, tokenize
 from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
 from pipeline.training_loop import TrainingSettings, train
 from tokenizer.audio import SAMPLE_RATE
+from tokenizer.files import TokenizerFiles
 from tokenizer.mfcc import MFCCConfig
 from tokenizer.pretraining import MaskedPrediction
-from tokenizer.tokenizer import TokenizerFiles
 from tokenizer.wavlm_config import read_encoder
 
 # Frames a code that the labels' k-means is fitted to.

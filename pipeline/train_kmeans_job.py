@@ -18,7 +18,7 @@ from pipeline.kmeans import train_kmeans
 from pipeline.run_shards import run_shards
 from pipeline.sample_features import sample_features_task
 from pipeline.storage import Folder
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 from tokenizer.windows import Windowing
 
 # As many tell the mean of all speech.

@@ -20,9 +20,11 @@ from pipeline.ray_train import run_in_processes, this_rank
 from pipeline.storage import Folder
 from pipeline.training_loop import TrainingSettings, train
 from pipeline.training_progress import Reporter
-from tokenizer.decoding import LEVEL, WEIGHTS_FILE
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.decoding import LEVEL
+from tokenizer.files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.vocoder import VocoderConfig
+from tokenizer.vocoder_file import WEIGHTS_FILE
 from tokenizer.vocoder_losses import VocoderTraining
 
 # Batches whose features tell the mean and scale of all.

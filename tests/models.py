@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import WavLMConfig, WavLMModel
 
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import read_encoder
 

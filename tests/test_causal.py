@@ -23,8 +23,10 @@ from pipeline.training_loop import TrainingSettings
 from tokenizer.causal_student import CausalStudent
 from tokenizer.causal_wavlm import CausalWavLM
 from tokenizer.compression import Compression
-from tokenizer.focal import Compressor, Decompressor, FocalConfig
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.compressor import Compressor, Decompressor
+from tokenizer.files import TokenizerFiles
+from tokenizer.focal import FocalConfig
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.wavlm_config import EncoderError, read_encoder
 from tokenizer.windows import Windowing
 

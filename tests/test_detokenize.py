@@ -13,7 +13,8 @@ import torch
 from conftest import ONE_THREAD, SPEECH, environment, read_tokens, run_job, snapshot
 from test_usage import assert_refused
 
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.vocoder import Vocoder, VocoderConfig
 
 NAMES = [f"speech-{number:06d}" for number in range(3)]

@@ -15,8 +15,9 @@ from test_usage import assert_refused
 
 from pipeline.shards import read_tokens
 from tokenizer.audio import num_frames
+from tokenizer.files import TokenizerFiles
 from tokenizer.quantizers import BinarySpherical, LearnedCodebook
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
 SMALL = {
     "input": SPEECH,

@@ -13,7 +13,7 @@ from conftest import ONE_THREAD, SPEECH, read_tokens, run_job
 from pipeline.errors import UsageError
 from pipeline.phone_labels import read_item_file, read_phones
 from tokenizer import abx, measures
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 
 HEADER = " ".join(abx.HEADER)
 

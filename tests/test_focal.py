@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tokenizer.focal import Compressor, Decompressor, FocalConfig
+from tokenizer.compressor import Compressor, Decompressor
+from tokenizer.focal import FocalConfig
 
 FRAMES = 40
 RATES = {"50 Hz": (1, 1), "25 Hz": (2, 1), "12.5 Hz": (2, 2)}

@@ -6,8 +6,8 @@ import torch
 from conftest import SPEECH, run_job
 
 from tokenizer.audio import num_frames
+from tokenizer.files import TokenizerFiles
 from tokenizer.mfcc import MFCC, MFCCConfig
-from tokenizer.tokenizer import TokenizerFiles
 
 
 @pytest.mark.parametrize("samples", [400, 559, 560, 719, 720, 16_000, 16_123])

@@ -9,7 +9,8 @@ from conftest import ONE_THREAD, ROOT, SPEECH, run_job
 from transformers import WavLMModel
 
 from pipeline.storage import PRETRAINED
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.wavlm_config import read_encoder
 
 ENCODER = PRETRAINED / "wavlm-tiny"

@@ -20,7 +20,8 @@ from conftest import (
 )
 
 from tokenizer.audio import num_frames
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
 NAMES = [f"speech-{number:06d}" for number in range(3)]
 

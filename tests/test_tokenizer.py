@@ -18,7 +18,8 @@ from models import Bomb, small_tokenizer
 from safetensors.torch import load_file, save_file
 
 from tokenizer.audio import measure, num_frames
-from tokenizer.tokenizer import Tokenizer, TokenizerError, TokenizerFiles, passes
+from tokenizer.files import TokenizerError, TokenizerFiles
+from tokenizer.tokenizer import Tokenizer, passes
 from tokenizer.windows import Windowing
 
 

@@ -17,7 +17,8 @@ from conftest import ROOT, SPEECH, end_ray, environment, job_command, run_job
 from test_usage import assert_refused
 
 from pipeline.storage import PRETRAINED
-from tokenizer.tokenizer import Tokenizer, TokenizerFiles
+from tokenizer.files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.vocoder_losses import SpectralLoss
 
 SMALL = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import SPEECH, free_port, run_job, snapshot
 
-from tokenizer.tokenizer import TokenizerFiles
+from tokenizer.files import TokenizerFiles
 
 NO_CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": None,

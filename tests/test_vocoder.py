@@ -9,9 +9,11 @@ import torch
 
 from pipeline.storage import PRETRAINED
 from tokenizer.audio import num_frames
+from tokenizer.compressor import Compressor, Decompressor
 from tokenizer.decoding import limited
-from tokenizer.focal import Compressor, Decompressor, FocalConfig
-from tokenizer.tokenizer import Tokenizer, TokenizerError, TokenizerFiles
+from tokenizer.files import TokenizerError, TokenizerFiles
+from tokenizer.focal import FocalConfig
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.vocoder import Vocoder, VocoderConfig, inverse_stft
 from tokenizer.vocoder_losses import SpectralLoss, VocoderTraining
 

@@ -7,7 +7,8 @@ on a neighbour; on a GPU they are padded and masked.
 import torch
 from torch import Tensor, nn
 
-from tokenizer.focal import Compressor, Decompressor, FocalConfig, State
+from tokenizer.compressor import Compressor, Decompressor
+from tokenizer.focal import FocalConfig, State
 from tokenizer.linear import pack_linears
 
 

@@ -4,24 +4,18 @@ Tokens do not say how loud the speech was, as WavLM hears it normalised: what co
 level, that of the vocoder's training.
 """
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.audio import FRAMES_PER_SECOND, SAMPLES_PER_FRAME
 from tokenizer.compression import Compression
+from tokenizer.files import TokenizerFiles
 from tokenizer.linear import pack_linears
-from tokenizer.vocoder import Vocoder, VocoderConfig
+from tokenizer.vocoder import Vocoder
 from tokenizer.windows import Windowing
-
-if TYPE_CHECKING:
-    from tokenizer.tokenizer import TokenizerFiles
 
 # -23 dBFS (EBU R 128's level, here of the root mean square): what an utterance of unit variance is
 # multiplied by to be a vocoder's target. Full scale is 23 dB above, speech peaks 12 to 20.
@@ -31,7 +25,6 @@ LIMIT_FROM = 0.8
 # Frames that are decoded at a time, and at least so many on both sides that are thrown away.
 WINDOW_FRAMES = 30 * FRAMES_PER_SECOND
 CONTEXT_FRAMES = 2 * FRAMES_PER_SECOND
-WEIGHTS_FILE = "vocoder.safetensors"
 
 
 class Decoding:
@@ -39,7 +32,7 @@ class Decoding:
 
     def __init__(
         self,
-        files: "TokenizerFiles",
+        files: TokenizerFiles,
         device: torch.device | str = "cpu",
         compression: Compression | None = None,
     ):
@@ -122,37 +115,3 @@ def limited(wave: Tensor) -> Tensor:
     over = (size - LIMIT_FROM).clamp(min=0)
     pressed = size.clamp(max=LIMIT_FROM) + room * torch.tanh(over / room)
     return wave.sign() * pressed.clamp(max=1)  # rounding may lead past it
-
-
-def save_vocoder(folder: Path, config: VocoderConfig, weights: dict[str, Tensor]) -> dict:
-    """Write vocoder.safetensors; returns what a config.json says of it."""
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS_FILE)
-    return {**config.to_dict(), "sha256": digest_of(weights)}
-
-
-def read_vocoder(folder: Path, about: dict, width: int) -> tuple[VocoderConfig, dict[str, Tensor]]:
-    """What save_vocoder wrote. width: of the tokenizer's features.
-
-    Raises ValueError or TypeError when config.json says something else, OSError or SafetensorError
-    when the file cannot be read.
-    """
-    config = VocoderConfig.from_dict({k: v for k, v in about.items() if k != "sha256"})
-    if config.width != width:
-        raise ValueError(f"one of features of {width} dimensions, but of {config.width}")
-    weights = load_file(folder / WEIGHTS_FILE)
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in Vocoder(config).state_dict().items()}
-    if {name: value.shape for name, value in weights.items()} != shapes:
-        raise ValueError("of the shape that its config.json says")
-    if about.get("sha256") != digest_of(weights):
-        raise ValueError("the one that its config.json was written for")
-    return config, weights
-
-
-def digest_of(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()

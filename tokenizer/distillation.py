@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import WavLMModel
 
-from tokenizer.focal import Compressor, Decompressor, FocalConfig
+from tokenizer.compressor import Compressor, Decompressor
+from tokenizer.focal import FocalConfig
 from tokenizer.trainable_layers import run_layers
 
 
