@@ -30,6 +30,7 @@ from pipeline.reading import open_shard, read_utterances
 from pipeline.storage import Folder
 from pipeline.training_loop import TrainingSettings, train
 from pipeline.training_progress import Reporter
+from tokenizer.decoding import LEVEL
 from tokenizer.distillation import Distillation, LossWeights, Unquantised, UpperLayers
 from tokenizer.files import TokenizerFiles
 from tokenizer.focal import FocalConfig
@@ -97,10 +98,10 @@ def distill(
     Returns the last line of the log. Raises UsageError when OUTPUT holds another run, and
     TrainingFailed when a training process ends in an error.
     """
-    record = {"encoder": files.encoder.to_dict(), **asdict(settings)}
-    output.claim_run(
-        "training/run.json", {**record, "shards": sorted(shard.name for shard in shards)}
-    )
+    names = sorted(shard.name for shard in shards)
+    record = {"encoder": files.encoder.to_dict(), **asdict(settings), "shards": names}
+    more = {"precision": training.precision, "workers": workers}
+    output.claim_run("training/run.json", {**record, **more})
     connect()
 
     def make_run(board: ActorHandle) -> _Run:
@@ -144,9 +145,12 @@ def _train_in_process(config: dict) -> None:
     def crops(step: int, part: int = 0) -> Crops:
         return Crops(run.shards, None, [], crop, [settings.seed, part, rank, step])
 
+    # An encoder that normalises nothing is given speech at a usual level.
+    level = 1.0 if run.files.encoder.normalize else LEVEL
+
     def features(waves: torch.Tensor) -> torch.Tensor:
         # Out of inference mode, so that gradients can pass.
-        return torch.stack([rows.float().clone() for rows in lower(list(waves))])
+        return torch.stack([rows.float().clone() for rows in lower(list(level * waves))])
 
     mean, scale = _moments(folder, crops, features, first)
     show, heard = Reporter(run.board), features
@@ -260,7 +264,7 @@ def _write(run: _Run, model: Distillation) -> None:
     for name, value in state.items():
         part = name.partition(".")[0]
         if part in ("compressor", "decompressor"):
-            files.weights[name] = value
+            files.weights[name] = value.to(files.storage_dtype)
     files.weights["features.mean"], files.weights["features.scale"] = state["mean"], state["scale"]
     files.weights["codebook.codes"] = model.quantizer.codes.detach().cpu().clone()
     files.compressor = run.settings.focal
@@ -268,4 +272,6 @@ def _write(run: _Run, model: Distillation) -> None:
         files.save(Path(scratch))
         for name in ("model.safetensors", "config.json"):
             output.publish(Path(scratch) / name, name)
-    output.sweep()
+    training = output.below("training")
+    for folder in (output, training, *map(training.below, ("encoder", "warm-up", "distill"))):
+        folder.sweep()

@@ -135,7 +135,8 @@ def _train_in_process(config: dict) -> None:
 
 def _write(run: _Run, model: VocoderTraining, output: Folder) -> None:
     """The tokenizer, its configuration last: a folder without one is no tokenizer."""
-    weights = {name: value.detach().cpu() for name, value in model.weights().items()}
+    dtype = run.files.storage_dtype
+    weights = {name: value.detach().cpu().to(dtype) for name, value in model.weights().items()}
     of_vocoder = {**asdict(run.settings), "shards": len(run.shards)}
     files = replace(
         run.files,

@@ -32,6 +32,17 @@ def speaking(files: TokenizerFiles, **changes) -> TokenizerFiles:
     return replace(files, vocoder=vocoder.config, vocoder_weights=vocoder.state_dict())
 
 
+def distilled(files: TokenizerFiles, config: FocalConfig) -> TokenizerFiles:
+    """The same encoder with a compression of random weights; its features are about 7."""
+    torch.manual_seed(0)
+    weights = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
+    weights |= {"codebook.codes": torch.randn(32, config.latent)}
+    weights |= {"features.mean": torch.full((files.width,), 7.0), "features.scale": torch.ones(())}
+    for name, module in (("compressor", Compressor), ("decompressor", Decompressor)):
+        weights |= {f"{name}.{key}": v for key, v in module(config).state_dict().items()}
+    return replace(files, weights=weights, compressor=config)
+
+
 @pytest.fixture(scope="module")
 def files() -> TokenizerFiles:
     """A tokenizer of plain k-means, that ships."""
@@ -193,17 +204,42 @@ def test_what_tokens_of_other_codebooks_stand_for(files):
     np.testing.assert_allclose(np.square(features).mean(1), 1, rtol=1e-4)
     # Distilled, two frames a token: the decompressor's features, in the features' own units.
     config = FocalConfig(files.width, 8, (16, 16), (2, 1))
-    torch.manual_seed(0)
-    weights = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
-    weights |= {"codebook.codes": torch.randn(32, 8)}
-    weights |= {"features.mean": torch.full((files.width,), 7.0), "features.scale": torch.ones(())}
-    for name, module in (("compressor", Compressor), ("decompressor", Decompressor)):
-        weights |= {f"{name}.{key}": v for key, v in module(config).state_dict().items()}
-    distilled = Tokenizer(speaking(replace(files, weights=weights, compressor=config)))
-    (features,) = distilled.decode_features([tokens])
+    tokenizer = Tokenizer(speaking(distilled(files, config)))
+    (features,) = tokenizer.decode_features([tokens])
     assert features.shape == (10, files.width) and 5 < features.mean() < 9
-    assert distilled.decode(tokens).shape == (320 * 10 + 80,)
-    assert distilled.decode(np.arange(2500) % 32).shape == (320 * 5000 + 80,)
+    assert tokenizer.decode(tokens).shape == (320 * 10 + 80,)
+    assert tokenizer.decode(np.arange(2500) % 32).shape == (320 * 5000 + 80,)
+    with pytest.raises(ValueError, match="not causal"):
+        tokenizer.speech_stream()
+
+
+@pytest.mark.parametrize("factors", [None, (1, 1), (2, 2)])
+def test_speech_streams_as_it_decodes(files, factors):
+    """Of plain k-means, and of causal decompressors of 50 and 12.5 tokens a second."""
+    if factors:
+        config = FocalConfig(files.width, 8, (16, 16), factors, causal=True, past_frames=16)
+        files = distilled(files, config)
+    tokenizer = Tokenizer(speaking(files, causal=True))
+    tokens = np.random.default_rng(1).integers(0, files.codebook_size, 123)
+    stream, pieces = tokenizer.speech_stream(), []
+    for part in np.split(tokens, [1, 3, 10, 11, 50]):
+        pieces.append(stream.push(part))
+        pieces.append(stream.push(part[:0]))
+    assert sum(map(len, pieces)) > 0.9 * 320 * 123
+    pieces.append(stream.finish())
+    np.testing.assert_allclose(np.concatenate(pieces), tokenizer.decode(tokens), atol=1e-5)
+    with pytest.raises(ValueError, match="finished"):
+        stream.push(tokens)
+    assert len(tokenizer.speech_stream().finish()) == 0
+
+
+def test_long_decoding_keeps_a_causal_decompressors_chunks(files):
+    config = FocalConfig(files.width, 8, (16,), (1,), causal=True, past_frames=16)
+    tokenizer = Tokenizer(speaking(distilled(files, config), causal=True))
+    tokens = np.random.default_rng(2).integers(0, 32, 3333)
+    stream = tokenizer.speech_stream()
+    streamed = np.concatenate([stream.push(tokens), stream.finish()])
+    np.testing.assert_allclose(tokenizer.decode(tokens), streamed, atol=1e-5)
 
 
 def test_what_cannot_be_decoded_is_refused(files):

@@ -63,6 +63,16 @@ class Compression:
         decoded = self._each(self.decompressor, rows, self.decompressor.config.frames_per_token, 1)
         return [own * self.scale + self.mean for own in decoded]
 
+    @torch.inference_mode()
+    def next_features(self, codes: Tensor, state: list[State] | None) -> tuple[Tensor, list[State]]:
+        """(T', latent) of a stream's next chunk → (T' · frames_per_token, D) fp32, and the state.
+
+        As next_latents: causal form alone, whole chunks but at a stream's end.
+        """
+        rows = codes.to(self.device, self.dtype)[None]
+        decoded, state = self.decompressor(rows, state=state)
+        return decoded[0].float() * self.scale + self.mean, state
+
     def _standard(self, features: Tensor) -> Tensor:
         return ((features.float() - self.mean) / self.scale).to(self.dtype)
 

@@ -48,10 +48,12 @@ class Decoding:
         by_angle = files.metric == "cosine" and files.compressor is None
         self.scale = self.codes.shape[1] ** 0.5 if by_angle else 1.0
         self.compression = compression
-        self.past_frames = 0
+        self.past_frames, self.tokens_per_chunk = 0, 1
         if files.compressor:
             self.compression = compression or Compression(files.compressor, files.weights, device)
-            self.past_frames = files.compressor.past_frames if files.compressor.causal else 0
+            if files.compressor.causal:
+                self.past_frames = files.compressor.past_frames
+                self.tokens_per_chunk = files.compressor.chunk_frames // self.frames_per_token
         self.vocoder = None
         if files.vocoder:
             vocoder = Vocoder(files.vocoder)
@@ -66,18 +68,20 @@ class Decoding:
 
         Raises ValueError for what is no (T',) of whole numbers within the codebook.
         """
-        rows = []
-        for own in map(np.asarray, tokens):
-            if own.ndim != 1 or own.dtype.kind not in "iu":
-                raise ValueError(f"tokens are {own.dtype} of shape {own.shape}; integers, (T,)")
-            if len(own) and not 0 <= own.min() <= own.max() < len(self.codes):
-                raise ValueError(
-                    f"a token is {own.min() if own.min() < 0 else own.max()}; the codebook has "
-                    f"{len(self.codes)} codes: were they made by another tokenizer?"
-                )
-            codes = self.codes[torch.from_numpy(own.astype(np.int64))]
-            rows.append(codes.to(self.device, torch.float32) * self.scale)
+        rows = [self.codes_of(own) for own in map(np.asarray, tokens)]
         return self.compression.features(rows) if self.compression else rows
+
+    def codes_of(self, own: np.ndarray) -> Tensor:
+        """(T',) tokens → (T', D') fp32 of the codebook. Raises ValueError as `features` does."""
+        if own.ndim != 1 or own.dtype.kind not in "iu":
+            raise ValueError(f"tokens are {own.dtype} of shape {own.shape}; integers, (T,)")
+        if len(own) and not 0 <= own.min() <= own.max() < len(self.codes):
+            raise ValueError(
+                f"a token is {own.min() if own.min() < 0 else own.max()}; the codebook has "
+                f"{len(self.codes)} codes: were they made by another tokenizer?"
+            )
+        codes = self.codes[torch.from_numpy(own.astype(np.int64))]
+        return codes.to(self.device, torch.float32) * self.scale
 
     def waveform(self, tokens: np.ndarray) -> np.ndarray:
         """(T',) tokens → (320 T + 80,) float32 in [-1, 1] at 16 kHz, T = T' · frames_per_token.
@@ -96,8 +100,11 @@ class Decoding:
             raise ValueError("this tokenizer has no vocoder: train one with jobs/train_vocoder.py")
         vocoder, each = self.vocoder, self.frames_per_token
         frames = max(CONTEXT_FRAMES, vocoder.config.context_frames, self.past_frames)
-        context = -(-frames // each)
-        windowing = Windowing(WINDOW_FRAMES // each + 2 * context, context, normalize=False)
+        # In tokens; a causal decompressor's windows begin where one of its chunks does.
+        chunk = self.tokens_per_chunk
+        context = -(-frames // (each * chunk)) * chunk
+        size = WINDOW_FRAMES // each // chunk * chunk + 2 * context
+        windowing = Windowing(size, context, normalize=False, frames_per_token=chunk)
         for window in windowing.plan(len(tokens)) if len(tokens) else []:
             with torch.inference_mode():
                 features = self.features([tokens[window.start : window.stop]])[0]

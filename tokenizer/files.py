@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -73,6 +74,12 @@ class TokenizerFiles:
     def frames_per_token(self) -> int:
         """1, 2 or 4 frames of 20 ms."""
         return self.compressor.frames_per_token if self.compressor else 1
+
+    @property
+    def storage_dtype(self) -> torch.dtype:
+        """What learned weights are kept in: as the encoder's, which may be half precision."""
+        weights = encoder_weights(self.weights)
+        return next(iter(weights.values())).dtype if weights else torch.float32
 
     @property
     def width(self) -> int:

@@ -1,8 +1,9 @@
-"""Tokens while someone speaks: samples in as they come, the tokens that are now certain out.
+"""Tokens while someone speaks, and speech while tokens come: each chunk once, as one pass has it.
 
 Each chunk of 4 frames goes through encoder and compressor once, with what they keep of the chunks
 before; the tokens are those that the whole utterance would get in one pass. Latency is a chunk and
-the 80 samples that its last frame sees past it: 85 ms, and the time to compute.
+the 80 samples that its last frame sees past it: 85 ms, and the time to compute. The way back, from
+tokens to sound, adds what the vocoder's windows overlap: see Vocoder.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
 from tokenizer.causal_wavlm import CHUNKS_PER_BLOCK, CausalWavLM
+from tokenizer.decoding import Decoding, limited
 
 
 class TokenStream:
@@ -88,3 +90,64 @@ class TokenStream:
                 latents, self.compressor_state
             )
         return tokenizer.codebook.nearest(latents).cpu().numpy().astype(tokenizer.token_dtype)
+
+
+class SpeechStream:
+    """One utterance's speech, chunk by chunk, of its tokens.
+
+    >>> speech = tokenizer.speech_stream()
+    >>> for tokens in model:
+    ...     play(speech.push(tokens))
+    >>> play(speech.finish())
+    """
+
+    def __init__(self, decoding: Decoding):
+        """Raises ValueError unless vocoder and decompressor are causal."""
+        if decoding.vocoder is None:
+            raise ValueError("the tokenizer has no vocoder: train one with jobs/train_vocoder.py")
+        if not decoding.vocoder.config.causal:
+            raise ValueError("the tokenizer's vocoder is not causal: train one with --causal")
+        if decoding.compression and not decoding.compression.decompressor.config.causal:
+            raise ValueError("the tokenizer's decompressor is not causal: train with --causal")
+        self.decoding = decoding
+        self.waiting = decoding.codes_of(np.empty(0, np.int64))
+        self.decompressor_state, self.vocoder_state = None, None
+        self.heard = self.finished = False
+
+    def push(self, tokens: np.ndarray) -> np.ndarray:
+        """The next (t,) tokens → the samples that are now certain, (n,) float32 in [-1, 1].
+
+        Raises ValueError for tokens that are none of the codebook's, or after finish().
+        """
+        if self.finished:
+            raise ValueError("the stream is finished; begin another")
+        self.waiting = torch.cat([self.waiting, self.decoding.codes_of(np.asarray(tokens))])
+        whole = len(self.waiting) - len(self.waiting) % self.decoding.tokens_per_chunk
+        return self._speech(whole, last=False) if whole else np.empty(0, np.float32)
+
+    def finish(self) -> np.ndarray:
+        """What is left: all pushes together then have the 320 T + 80 samples of decode()."""
+        self.push(np.empty(0, np.int64))
+        self.finished = True
+        if not self.heard and not len(self.waiting):
+            return np.empty(0, np.float32)
+        return self._speech(len(self.waiting), last=True)
+
+    @torch.inference_mode()
+    def _speech(self, count: int, last: bool) -> np.ndarray:
+        """Of the next `count` tokens, which are waiting."""
+        features, self.waiting = self.waiting[:count], self.waiting[count:]
+        self.heard = True
+        compression = self.decoding.compression
+        if compression:
+            width = len(compression.mean)
+            if count:
+                features, self.decompressor_state = compression.next_features(
+                    features, self.decompressor_state
+                )
+            else:
+                features = features.new_empty(0, width)
+        wave, self.vocoder_state = self.decoding.vocoder.stream(
+            features[None], self.vocoder_state, last
+        )
+        return limited(wave[0]).cpu().numpy()

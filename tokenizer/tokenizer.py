@@ -11,7 +11,7 @@ from tokenizer.compression import Compression
 from tokenizer.decoding import Decoding
 from tokenizer.files import TokenizerFiles, encoder_weights
 from tokenizer.mfcc import MFCC, MFCCConfig
-from tokenizer.stream import TokenStream
+from tokenizer.stream import SpeechStream, TokenStream
 from tokenizer.wavlm import WavLM
 from tokenizer.windows import Windowing
 
@@ -101,6 +101,13 @@ class Tokenizer:
         Raises ValueError unless encoder and compressor are causal and nothing is centred.
         """
         return TokenStream(self)
+
+    def speech_stream(self) -> SpeechStream:
+        """Speech of one utterance chunk by chunk, while its tokens come; see SpeechStream.
+
+        Raises ValueError unless there is a vocoder, and it and the decompressor are causal.
+        """
+        return SpeechStream(self.decoding)
 
     def encode_windows(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """Tokens of each 16 kHz waveform, normalised already where the encoder wants it."""
