@@ -53,7 +53,8 @@ def add_flags(parser: flags.argparse.ArgumentParser) -> list[str]:
         "--hidden",
         type=flags.positive,
         nargs="+",
-        help="width of each block of the compressor (default: two, as wide as the features)",
+        help="width of each block of the compressor (default: three; as wide as the features, half "
+        "and a quarter of it, as FocalCodec's)",
     )
     own.add_argument(
         "--latent",
@@ -124,7 +125,7 @@ def run(args: flags.argparse.Namespace) -> int:
             "binary codes come in powers of two",
             f"give {1 << bits} or {2 << bits}",
         )
-    hidden = tuple(args.hidden or [config.hidden_size] * 2)
+    hidden = tuple(args.hidden or [config.hidden_size >> halvings for halvings in range(3)])
     factors = FACTORS[args.rate]
     if len(hidden) < len(factors):
         raise UsageError(

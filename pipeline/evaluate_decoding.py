@@ -17,6 +17,8 @@ from pipeline.reading import open_shard, read_utterances
 from tokenizer.decoding import LEVEL
 from tokenizer.distillation import UpperLayers
 from tokenizer.files import TokenizerFiles
+from tokenizer.mfcc import MFCCConfig
+from tokenizer.perturb import normalize
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.vocoder_losses import SpectralLoss
 from tokenizer.wavlm import WavLM
@@ -32,18 +34,27 @@ class FeatureFigures:
     """
 
     def __init__(self, files: TokenizerFiles, encoder: str, folder: Path):
-        """encoder, folder: the WavLM that the tokenizer was made from. Raises UsageError else."""
+        """encoder, folder: the WavLM that the tokenizer was made from. Raises UsageError else.
+
+        Of a causal tokenizer it is the bidirectional one that taught its encoder.
+        """
+        remedy = "give the WavLM that the tokenizer was made from"
+        if isinstance(files.encoder, MFCCConfig):
+            raise UsageError("--encoder", encoder, "the tokenizer is of MFCCs", "leave it out")
         try:
             config, weights = read_encoder(folder, files.encoder.layer)
         except EncoderError as error:
-            raise UsageError(
-                "--encoder", encoder, str(error), "give the tokenizer's WavLM"
-            ) from error
+            raise UsageError("--encoder", encoder, str(error), remedy) from error
+        own = files.encoder
         for name, value in weights.items():
-            own = files.weights.get(f"encoder.{name}")
-            if own is None or not torch.equal(own, value):
-                problem = f"the tokenizer was made from another one ({name} differs)"
-                raise UsageError("--encoder", encoder, problem, "give the tokenizer's own WavLM")
+            weight = files.weights.get(f"encoder.{name}")
+            if not own.causal and (weight is None or not torch.equal(weight, value)):
+                problem = f"it is another one ({name} differs)"
+                raise UsageError("--encoder", encoder, problem, remedy)
+        if own.hidden_size != config.hidden_size:
+            problem = f"its features have {config.hidden_size} dimensions, not {own.hidden_size}"
+            raise UsageError("--encoder", encoder, problem, remedy)
+        self.normalize = config.normalize and not own.normalize
         self.lower = WavLM(config, weights)
         self.upper = UpperLayers(WavLMModel.from_pretrained(folder), config.layer)
         self.error = self.squares = self.cosine = 0.0
@@ -52,6 +63,8 @@ class FeatureFigures:
     @torch.inference_mode()
     def add(self, wave: np.ndarray, decoded: np.ndarray) -> None:
         """wave: (n,) as the encoder wants it. decoded: (T', D), T' >= T."""
+        if self.normalize:
+            wave = normalize(wave)
         true = self.lower([torch.from_numpy(wave)])[0].float()
         decoded = torch.from_numpy(decoded[: len(true)])
         self.error += float((decoded - true).square().sum())

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.focal import FocalBlock, FocalConfig, State
+from tokenizer.linear import product
 
 
 class Snake(nn.Module):
@@ -20,8 +21,9 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, T) → same."""
-        return x + torch.sin(self.alpha * x).square() / (self.alpha + 1e-9)
+        """(B, T, D) → same."""
+        alpha = self.alpha[:, 0]
+        return x + torch.sin(alpha * x).square() / (alpha + 1e-9)
 
 
 class DownScale(nn.Module):
@@ -35,8 +37,9 @@ class DownScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, ceil(T / factor), D'); what is missing of the last is zero."""
-        x = F.pad(x.mT, (0, -x.shape[1] % self.factor))
-        return self.activation(self.downscale(x)).mT
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
+        side_by_side = x.unflatten(1, (-1, self.factor)).flatten(2)
+        return self.activation(product(self.downscale, side_by_side))
 
 
 class UpScale(nn.Module):
@@ -50,7 +53,8 @@ class UpScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T · factor, D')."""
-        return self.upscale(self.activation(x.mT)).mT
+        side_by_side = product(self.upscale, self.activation(x))
+        return side_by_side.unflatten(-1, (self.factor, -1)).flatten(1, 2)
 
 
 class FocalDownScale(nn.Module):

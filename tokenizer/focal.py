@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizer.linear import product
+
 # What a module that looks back keeps of the frames before: one tensor per convolution.
 State = list[Tensor]
 
@@ -79,9 +81,10 @@ class FocalModulation(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         """x: (B, T, D). mask: (B, 1, T), 0 at padding, or None. state: of the chunk before."""
-        x = self.in_proj(x).mT
-        query, context = x[:, : self.width], x[:, self.width : 2 * self.width]
-        gates = x[:, 2 * self.width :]
+        query, context, gates = self.in_proj(x).split(
+            [self.width, self.width, len(self.layers) + (not self.causal)], dim=-1
+        )
+        context, gates = context.mT, gates.mT
         total, kept = 0.0, []
         for level, layer in enumerate(self.layers):
             if self.causal:
@@ -97,7 +100,7 @@ class FocalModulation(nn.Module):
             else:
                 mean = (context * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)
             total = total + F.gelu(mean) * gates[:, len(self.layers) :]
-        return self.out_proj((query * self.context_proj(total)).mT), kept
+        return self.out_proj(query * product(self.context_proj, total.mT)), kept
 
 
 def look_back(x: Tensor, frames: int, state: State | None, index: int) -> tuple[Tensor, Tensor]:

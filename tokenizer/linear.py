@@ -38,11 +38,33 @@ class InferenceLinear:
         return F.gelu(y) if self.gelu else y
 
 
+def as_linear(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> tuple[Tensor, Tensor]:
+    """Weight (out, in) and bias of the product that a layer is.
+
+    A convolution whose stride is its kernel is one over whole groups of frames: of a Conv1d a
+    group's frames side by side come in, of a ConvTranspose1d they come out.
+    """
+    if isinstance(layer, nn.Conv1d):
+        return layer.weight.transpose(1, 2).flatten(1), layer.bias
+    if isinstance(layer, nn.ConvTranspose1d):
+        return layer.weight.permute(2, 1, 0).flatten(0, 1), layer.bias.repeat(layer.stride[0])
+    return layer.weight, layer.bias
+
+
+def product(layer: nn.Module | InferenceLinear, x: Tensor) -> Tensor:
+    """A layer that `as_linear` takes, or what pack_linears made of it: (..., in) → (..., out)."""
+    return layer(x) if isinstance(layer, InferenceLinear) else F.linear(x, *as_linear(layer))
+
+
 def pack_linears(module: nn.Module) -> None:
-    """Replace every nn.Linear below by one whose weight is laid out for the machine."""
+    """Replace what `as_linear` takes, everywhere below, by layers laid out for the machine."""
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear):
+        grouped = isinstance(child, nn.Conv1d | nn.ConvTranspose1d)
+        if isinstance(child, nn.Linear) or (
+            grouped and child.kernel_size == child.stride and child.groups == 1
+        ):
+            weight, bias = as_linear(child)
             delattr(module, name)
-            setattr(module, name, InferenceLinear(child.weight.detach(), child.bias.detach()))
+            setattr(module, name, InferenceLinear(weight.detach(), bias.detach()))
         else:
             pack_linears(child)
