@@ -29,6 +29,7 @@ from transformers import WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
 from jobs import flags
+from jobs.bench_models import SHAPES, distilled
 from pipeline.inputs import find_shards
 from pipeline.reading import open_shard, read_utterances
 from pipeline.shards import TarWriter
@@ -38,15 +39,8 @@ from tokenizer.linear import InferenceLinear
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.wavlm_config import read_encoder
 
-LAYER, CODES = 6, 1024
-LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-}
+CODES = 1024
+LAYER, LARGE = SHAPES["wavlm-large"]
 
 
 @dataclass
@@ -196,7 +190,8 @@ def our_row(name, files, precision, device, waves, batch, compiled=False) -> Row
 
 
 def device_rows(model, files, device, waves, batch) -> list[Row]:
-    """Rows 2 to 5 on one device."""
+    """Rows 2 to 5 on one device; 5d has a compressor between encoder and codebook."""
+    compressed = distilled(files, CODES)
     model = model.to(device)
     cut = WavLMModel(WavLMConfig(**{**LARGE, "num_hidden_layers": LAYER})).eval().to(device)
     cut.load_state_dict(model.state_dict(), strict=False)
@@ -210,6 +205,7 @@ def device_rows(model, files, device, waves, batch) -> list[Row]:
         ),
         our_row("4 ours, fp32", files, "fp32", device, waves, batch),
         our_row("5 ours, bf16", files, "bf16", device, waves, batch),
+        our_row("5d ours, bf16, distilled", compressed, "bf16", device, waves, batch),
     ]
     if device == "cuda":
         rows.append(our_row("5c ours, bf16, compiled", files, "bf16", device, waves, batch, True))
@@ -273,10 +269,12 @@ def bench_device(device, model, files, waves, args, scratch, shards_audio) -> No
     for name, ceiling in zip(("fp32", "bf16"), ceilings):
         show(f"1 ceiling, {name} products", ceiling, {}, f"{ceiling * flops / 1e9:.0f} GFLOP/s")
     speeds = [audio / row.median for row in rows]
-    full, cut = speeds[:2]
+    full, cut, _, plain = speeds[:4]
     for row, speed in zip(rows, speeds):
         against = {"row 2": full, "row 3": cut}
-        if "ours" in row.name:
+        if row.name.startswith("5d"):
+            against = {"row 5": plain}
+        elif "ours" in row.name:
             against["ceiling"] = ceilings["bf16" in row.name]
         show(row.name, speed, against, f"+{row.peak_mb:.0f} MB peak")
     # As much audio for row 5 as for the job, by turns: a machine may slow down under a long load.

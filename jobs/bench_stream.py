@@ -1,7 +1,8 @@
 """Measure a causal tokenizer on a stream: time for each chunk of 80 ms, and the latency of a token.
 
 Random weights, in the shapes of wavlm-tiny (8 layers of 256, cut at 4) and wavlm-large (24 of 1024,
-cut at 6), with a compressor of two blocks. A chunk is timed once the past is full: 512 frames.
+cut at 6), with the compressor that --method distill gives them. A chunk is timed once the past is
+full: 512 frames.
 """
 
 import sys
@@ -18,55 +19,26 @@ from transformers import WavLMConfig as Shape
 from transformers import WavLMModel
 
 from jobs import flags
+from jobs.bench_models import SHAPES, distilled
 from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.compressor import Compressor, Decompressor
 from tokenizer.files import TokenizerFiles
-from tokenizer.focal import FocalConfig
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.wavlm_config import WavLMConfig, weight_names
 
-CODES, LATENT = 1024, 32
-# name: (layer, what differs from wavlm-base)
-SHAPES = {
-    "wavlm-tiny": (
-        4,
-        {
-            "hidden_size": 256,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 4,
-            "intermediate_size": 1024,
-            "conv_dim": [64, 128, 128, 128, 256, 256, 256],
-        },
-    ),
-    "wavlm-large": (
-        6,
-        {
-            "hidden_size": 1024,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "intermediate_size": 4096,
-        },
-    ),
-}
+CODES = 1024
 
 
 def random_tokenizer(name: str, precision: str) -> Tokenizer:
     """A causal tokenizer of one of SHAPES."""
     layer, sizes = SHAPES[name]
-    sizes = {**sizes, "feat_extract_norm": "layer", "do_stable_layer_norm": True}
     config = WavLMConfig(layer=layer, causal=True, **sizes)
-    width = config.hidden_size
     torch.manual_seed(0)
     model = WavLMModel(Shape(**{**sizes, "num_hidden_layers": layer}))
     torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     state = model.state_dict()
     weights = {f"encoder.{name}": state[name] for name in weight_names(config)}
-    shape = FocalConfig(width, LATENT, (width, width), (1, 1), causal=True)
-    for part, module in (("compressor", Compressor(shape)), ("decompressor", Decompressor(shape))):
-        weights |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
-    weights |= {"features.mean": torch.zeros(width), "features.scale": torch.ones(())}
-    weights["codebook.codes"] = torch.randn(CODES, LATENT)
-    return Tokenizer(TokenizerFiles(config, "l2", weights, {}, shape), "cpu", precision)
+    files = distilled(TokenizerFiles(config, "l2", weights), CODES, causal=True)
+    return Tokenizer(files, "cpu", precision)
 
 
 def chunk_seconds(tokenizer: Tokenizer, chunks: int) -> list[float]:

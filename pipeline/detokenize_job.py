@@ -11,8 +11,8 @@ from pipeline.errors import UsageError
 from pipeline.inputs import Shard, find_shards
 from pipeline.run_shards import run_shards
 from pipeline.storage import Folder
-from tokenizer.decoding import digest_of
 from tokenizer.files import TokenizerFiles
+from tokenizer.vocoder_file import digest_of
 
 
 def find_token_shards(url: str, files: TokenizerFiles, source: str) -> tuple[str, list[Shard]]:
