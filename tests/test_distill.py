@@ -78,6 +78,7 @@ def test_killed_in_training_and_run_again(tmp_path):
     assert [line["step"] for line in log(output)] == [50, 100]
     # The features of one mean frame would have an error of 1.
     assert log(output)[-1]["feature_error"] < 0.9 and log(output)[-1]["top_cosine"] > 0.3
+    assert 16 < log(output)[-1]["active_codes"] <= 32
 
     # Whoever has the folder makes the tokens that the job makes.
     tokens = tmp_path / "tokens"

@@ -70,7 +70,7 @@ class Distillation(nn.Module):
         mean cosine between what the frozen upper layers give on true and on decompressed features.
         """
         heard = features if heard is None else heard
-        quantised, tokens, own = self.quantizer(self.latents(heard))
+        quantised, _, own = self.quantizer(self.latents(heard))
         decoded = self.decompressor(quantised)[0][:, : features.shape[1]]
         decoded = decoded.float() * self.scale + self.mean
         centred = features - self.mean
@@ -83,11 +83,7 @@ class Distillation(nn.Module):
             cosine = F.cosine_similarity(upper(decoded).float(), wanted.float(), dim=-1).mean()
             loss = loss + self.weights.top * (1 - cosine)
             parts["top_cosine"] = cosine.detach()
-        with torch.no_grad():
-            use = torch.bincount(tokens.flatten()).float()
-            share = use[use > 0] / use.sum()
-            parts["perplexity"] = torch.exp(-(share * share.log()).sum())
-        return loss, parts
+        return loss, parts | self.quantizer.usage()
 
 
 class Unquantised(nn.Module):
@@ -100,6 +96,10 @@ class Unquantised(nn.Module):
             latents.new_zeros(latents.shape[:-1], dtype=torch.long),
             latents.new_zeros(()),
         )
+
+    def usage(self) -> dict[str, Tensor]:
+        """There are no codes to use."""
+        return {}
 
 
 class UpperLayers(nn.Module):

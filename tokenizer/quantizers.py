@@ -14,6 +14,8 @@ from torch import Tensor, distributed, nn
 
 # A code that had under this share of an even code's use is unused, and is set anew.
 UNUSED_SHARE = 0.03
+# Of what is averaged over batches, a step.
+DECAY = 0.99
 # Batches whose latents are kept to set unused codes from.
 RECENT_BATCHES = 20
 
@@ -21,7 +23,7 @@ RECENT_BATCHES = 20
 class LearnedCodebook(nn.Module):
     """K codes of `width` dimensions, learned by exponential moving averages."""
 
-    def __init__(self, codes: Tensor, decay: float = 0.99):
+    def __init__(self, codes: Tensor, decay: float = DECAY):
         """codes: (K, D), FAISS's centroids. decay: of the averages, a step."""
         super().__init__()
         self.decay = decay
@@ -60,10 +62,14 @@ class LearnedCodebook(nn.Module):
         smooth = 1e-3
         self.codes.copy_((self.sums + smooth * self.codes) / (self.counts + smooth)[:, None])
 
+    def usage(self) -> dict[str, Tensor]:
+        """Perplexity and active codes over the last hundred batches or so."""
+        return usage(self.counts)
+
     @torch.no_grad()
     def unused(self) -> Tensor:
         """(n,) codes that fewer than a few in a hundred of their share of latents fall to."""
-        return (self.counts < UNUSED_SHARE * self.counts.mean()).nonzero()[:, 0]
+        return (self.counts <= UNUSED_SHARE * self.counts.mean()).nonzero()[:, 0]
 
     def recent(self) -> Tensor:
         """(n, D) latents of the last batches."""
@@ -90,6 +96,7 @@ class BinarySpherical(nn.Module):
         super().__init__()
         self.bits = bits
         self.register_buffer("place", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
+        self.register_buffer("counts", torch.ones(1 << bits), persistent=False)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., bits) → quantised (..., bits), tokens (...), and minus the codes' entropy.
@@ -104,14 +111,30 @@ class BinarySpherical(nn.Module):
         chance = torch.sigmoid(4 * unit / corner)
         own = entropy(chance).mean()
         over_all = entropy(chance.flatten(0, -2).mean(0)).mean()
+        if self.training:
+            counts = torch.bincount(tokens.flatten(), minlength=1 << self.bits).float()
+            self.counts.lerp_(counts, 1 - DECAY)
         straight = unit + (quantised - unit).detach()
         return straight, tokens, own - over_all
+
+    def usage(self) -> dict[str, Tensor]:
+        """Perplexity and active codes over the last hundred batches or so."""
+        return usage(self.counts)
 
     @property
     def codes(self) -> Tensor:
         """(2^bits, bits): every code's vector."""
         bits = torch.arange(1 << self.bits, device=self.place.device)[:, None] // self.place % 2
         return (2 * bits - 1) / math.sqrt(self.bits)
+
+
+def usage(counts: Tensor) -> dict[str, Tensor]:
+    """exp of the codes' entropy, and how many have more than UNUSED_SHARE of an even code's use."""
+    share = counts / counts.sum()
+    return {
+        "perplexity": torch.exp(torch.special.entr(share).sum()),
+        "active_codes": (share > UNUSED_SHARE * share.mean()).sum(),
+    }
 
 
 def entropy(chance: Tensor) -> Tensor:
