@@ -99,7 +99,7 @@ def main() -> int:
     args = parse()
     root, shards = find_shards("--input", args.input)
     files = flags.read_tokenizer(args.tokenizer)
-    settings = flags.tokenize_settings(args, files.frames_per_token)
+    settings = flags.tokenize_settings(args)
     phones = read_phones("--phones", args.phones) if args.phones else None
     items = read_item_file("--abx", args.abx) if args.abx else None
     if phones is not None:
@@ -122,7 +122,7 @@ def main() -> int:
         items,
         args.output,
     )
-    windowing = settings.windowing(files.encoder.normalize, files.frames_per_token)
+    windowing = settings.windowing_of(files)
     done.figures.update(decoding_figures(shards, files, windowing, features))
     print_table(done, args.tokenizer)
     if write_json:

@@ -162,7 +162,7 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
     return EncoderSettings(args.device, args.precision, args.encoders, args.cpus_per_encoder)
 
 
-def tokenize_settings(args: argparse.Namespace, frames_per_token: int = 1) -> TokenizeSettings:
+def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
     """From the flags of add_encoders. Raises UsageError when the window cannot hold its context."""
     settings = TokenizeSettings(
         args.window_seconds,
@@ -172,13 +172,12 @@ def tokenize_settings(args: argparse.Namespace, frames_per_token: int = 1) -> To
         args.precision,
     )
     try:
-        settings.windowing(normalize=False, frames_per_token=frames_per_token)
+        settings.windowing(normalize=False)
     except ValueError as error:
         raise UsageError(
             "--window-seconds",
             args.window_seconds,
-            f"in tokens of {20 * frames_per_token} ms it is not over twice --context-seconds "
-            f"{args.context_seconds}",
+            f"in frames of 20 ms it is not over twice --context-seconds {args.context_seconds}",
             "make the window longer or the context shorter",
         ) from error
     return settings

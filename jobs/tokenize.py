@@ -40,7 +40,7 @@ def main() -> int:
     args = parse()
     root, shards = find_shards("--input", args.input)
     files = flags.read_tokenizer(args.tokenizer)
-    settings = flags.tokenize_settings(args, files.frames_per_token)
+    settings = flags.tokenize_settings(args)
     output = open_output(args.output, files, args.tokenizer, settings, root)
     summary = tokenize(shards, output, files, settings, flags.encoder_settings(args))
     print_summary(summary, args.output)

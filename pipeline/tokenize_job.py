@@ -30,12 +30,16 @@ class TokenizeSettings:
     batch_seconds: float = 240.0
     precision: str = "fp32"
 
-    def windowing(
-        self, normalize: bool, frames_per_token: int = 1, past: int = 0, chunk: int = 1
-    ) -> Windowing:
-        """The cut of utterances into windows. Raises ValueError for windows that are too short."""
+    def windowing(self, normalize: bool) -> Windowing:
+        """The cut of utterances into windows for an encoder alone. Raises ValueError as below."""
+        return Windowing.of_seconds(self.window_seconds, self.context_seconds, normalize)
+
+    def windowing_of(self, files: TokenizerFiles) -> Windowing:
+        """The same for a tokenizer. Raises ValueError for windows that are too short."""
         seconds = self.window_seconds, self.context_seconds
-        return Windowing.of_seconds(*seconds, normalize, frames_per_token, past, chunk)
+        return Windowing.of_seconds(
+            *seconds, files.encoder.normalize, files.frames_per_token, *files.past_and_chunk
+        )
 
     def batching(self) -> Batching:
         """What one batch may hold."""
@@ -52,7 +56,7 @@ def open_output(
     windows are too short for the tokenizer.
     """
     try:
-        settings.windowing(files.encoder.normalize, files.frames_per_token, *files.past_and_chunk)
+        settings.windowing_of(files)
     except ValueError as error:
         raise UsageError(
             "--window-seconds", settings.window_seconds, str(error), "make the window longer"
@@ -118,9 +122,7 @@ def tokenize(
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings)
-    windowing = settings.windowing(
-        files.encoder.normalize, files.frames_per_token, *files.past_and_chunk
-    )
+    windowing = settings.windowing_of(files)
 
     def arguments(shard, number, left, board):
         common = (folder.url, windowing, settings.batching(), files.codebook_size)
