@@ -2,12 +2,15 @@
 that shows when it was loaded.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import WavLMConfig, WavLMModel
 
+from tokenizer.compressor import Compressor, Decompressor
 from tokenizer.files import TokenizerFiles
+from tokenizer.focal import FocalConfig
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import read_encoder
 
@@ -77,3 +80,14 @@ class Bomb:
 
     def __reduce__(self):
         return type(self.path).touch, (self.path,)
+
+
+def distilled(files: TokenizerFiles, config: FocalConfig) -> TokenizerFiles:
+    """The same encoder with a compression of random weights; its features are about 7."""
+    torch.manual_seed(0)
+    weights = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
+    weights |= {"codebook.codes": torch.randn(32, config.latent)}
+    weights |= {"features.mean": torch.full((files.width,), 7.0), "features.scale": torch.ones(())}
+    for name, module in (("compressor", Compressor), ("decompressor", Decompressor)):
+        weights |= {f"{name}.{key}": v for key, v in module(config).state_dict().items()}
+    return replace(files, weights=weights, compressor=config)

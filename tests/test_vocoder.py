@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from models import distilled
 
 from pipeline.storage import PRETRAINED
 from tokenizer.audio import num_frames
-from tokenizer.compressor import Compressor, Decompressor
 from tokenizer.decoding import limited
 from tokenizer.files import TokenizerError, TokenizerFiles
 from tokenizer.focal import FocalConfig
@@ -30,17 +30,6 @@ def speaking(files: TokenizerFiles, **changes) -> TokenizerFiles:
     """A tokenizer with a vocoder of random weights."""
     vocoder = small_vocoder(files.width, **changes)
     return replace(files, vocoder=vocoder.config, vocoder_weights=vocoder.state_dict())
-
-
-def distilled(files: TokenizerFiles, config: FocalConfig) -> TokenizerFiles:
-    """The same encoder with a compression of random weights; its features are about 7."""
-    torch.manual_seed(0)
-    weights = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
-    weights |= {"codebook.codes": torch.randn(32, config.latent)}
-    weights |= {"features.mean": torch.full((files.width,), 7.0), "features.scale": torch.ones(())}
-    for name, module in (("compressor", Compressor), ("decompressor", Decompressor)):
-        weights |= {f"{name}.{key}": v for key, v in module(config).state_dict().items()}
-    return replace(files, weights=weights, compressor=config)
 
 
 @pytest.fixture(scope="module")
