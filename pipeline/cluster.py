@@ -29,3 +29,13 @@ def connect() -> None:
     ray.init(
         address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
     )
+
+
+def disconnect() -> None:
+    """End the cluster that `connect` started on this machine, if it did.
+
+    Its own processes take turns with those that compute: beside a training on two cores they cost
+    a fifth of its speed.
+    """
+    if "RAY_ADDRESS" not in os.environ:
+        ray.shutdown()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
+from pipeline.cluster import disconnect
 from pipeline.crops import Crops, CropSettings
 from pipeline.encoders import EncoderSettings
 from pipeline.inputs import Shard
@@ -93,6 +94,7 @@ def train_encoder(
             failed = _make_labels(shards, folder, before, this, encoding, recipe.seed)
             if failed:
                 return failed
+            disconnect()
             model = MaskedPrediction(config, this.codes, seed=recipe.seed + number)
             if before is not None:
                 local = fetch_folder("--output", before.url, "an encoder")
