@@ -1,4 +1,4 @@
-"""Measure a tokenizer; print a table, and with --json write the same figures to a file.
+"""Measure a tokenizer or a language model; print a table, and with --json write the figures too.
 
 Exit status: 0 done; 1 a shard failed or was broken; 2 unusable arguments.
 """
@@ -8,15 +8,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import json
-
 from jobs import flags
-from pipeline.errors import UsageError
+from jobs.evaluate_lm import add_lm, evaluate_lm
+from jobs.figures import open_json, print_figures
 from pipeline.evaluate_decoding import FeatureFigures, decoding_figures
 from pipeline.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
 from pipeline.inputs import find_shards
 from pipeline.phone_labels import read_item_file, read_phones
-from pipeline.storage import fetch_folder, filesystem
+from pipeline.storage import fetch_folder
 
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 
@@ -62,7 +61,7 @@ def parse() -> flags.argparse.Namespace:
         "--json out/figures.json"
     )
     parser = flags.parser(__doc__.strip(), example)
-    what = parser.add_subparsers(dest="what", required=True, metavar="tokens")
+    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     tokens = what.add_parser(
         "tokens",
         help="a tokenizer, by the tokens it makes of audio shards",
@@ -91,12 +90,18 @@ def parse() -> flags.argparse.Namespace:
         "nodes one that all of them reach (default: a temporary folder)",
     )
     flags.add_encoders(tokens)
+    add_lm(what)
     return parser.parse_args()
 
 
 def main() -> int:
-    """Flags in, one call into the pipeline, a table out."""
+    """Flags in, the command they name, its exit status out."""
     args = parse()
+    return evaluate_lm(args) if args.what == "lm" else evaluate_tokenizer(args)
+
+
+def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
+    """One call into the pipeline, a table out."""
     root, shards = find_shards("--input", args.input)
     files = flags.read_tokenizer(args.tokenizer)
     settings = flags.tokenize_settings(args)
@@ -134,38 +139,14 @@ def main() -> int:
     return 1 if done.problems else 0
 
 
-def open_json(url: str):
-    """What writes an object to this file. Raises UsageError when it is no place for a file."""
-    fs, path = filesystem("--json", url)
-    try:
-        fs.makedirs(fs._parent(path), exist_ok=True)
-        taken = fs.isdir(path)
-    except Exception as error:  # whatever a store raises, this file cannot be written
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError("--json", url, problem[:300], "check the path") from error
-    if taken:
-        raise UsageError("--json", url, "it is a folder", "name a file")
-    return lambda value: fs.pipe_file(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
 def print_table(done: Evaluation, tokenizer: str) -> None:
     """A line a figure: its name, its value, what it means."""
     print(f"{tokenizer}: tokenizer {done.tokenizer[:12]}")
-    for name, value in done.figures.items():
-        print(f"{name:<28}{show(value):>12}  {MEANINGS.get(name, '')}".rstrip())
+    print_figures(done.figures, MEANINGS)
     for key, why in list(done.left_out.items())[:LEFT_OUT_SHOWN]:
         print(f"left out {key}: {why}")
     if len(done.left_out) > LEFT_OUT_SHOWN:
         print(f"left out {len(done.left_out) - LEFT_OUT_SHOWN:,} more; --json has them all")
-
-
-def show(value: float | int | str | None) -> str:
-    """A figure as the table has it."""
-    if value is None:
-        return "undefined"
-    if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else value
 
 
 if __name__ == "__main__":
