@@ -114,7 +114,7 @@ class Generator:
         rows = [torch.from_numpy(np.asarray(own).astype(np.int64)) for own in prompts]
         whole = [len(own) // chunk * chunk for own in rows]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        logits, past = self.lm.begin([own[:end] for own, end in zip(rows, whole)])
+        logits, state = self.lm.begin([own[:end] for own, end in zip(rows, whole)])
         said = [len(own) - end for own, end in zip(rows, whole)]
         while True:
             tokens = sampling.draw(logits, generators)
@@ -123,7 +123,7 @@ class Generator:
                     tokens[row, :known] = own[-known:]
             yield [own[known:].numpy() for own, known in zip(tokens, said)]
             said = [0] * len(rows)
-            logits = self.lm.step(tokens, past)
+            logits = self.lm.step(tokens, state)
 
     def check(self, prompt: np.ndarray) -> None:
         """Raises LMError for a prompt that is longer than the window, or of what are no codes."""

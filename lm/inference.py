@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lm.attention import bias_by_distance
 from lm.model import Layer, SpeechLM
+from tokenizer.causal_wavlm import Past
 from tokenizer.focal import State
 from tokenizer.linear import InferenceLinear, pack_linears
 from tokenizer.wavlm_config import WavLMConfig
@@ -25,20 +26,17 @@ BLOCK = 256
 
 
 @dataclass
-class Past:
-    """What is kept of rows so far. Each step changes it for the next.
+class RowsState:
+    """What is kept of rows so far. Each step changes it for the next: use it once.
 
-    keys: (B, H, d, room) and values: (B, H, room, d) of each layer. stop: up to where they are
-    filled. seen: positions so far, of which the last ones are kept. starts: (B,) the first position
+    past: keys and values of each layer. seen: positions so far. starts: (B,) the first position
     that is a row's own; padding: the last of these. decompressor: the state of each row, or None.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    past: list[Past]
     starts: Tensor
     padding: int
     decompressor: list[list[State] | None]
-    stop: int = 0
     seen: int = 0
 
 
@@ -76,7 +74,7 @@ class PackedLM:
         self.hidden = (key >= own + config.chunk) | (key < own - config.window)
 
     @torch.inference_mode()
-    def begin(self, prompts: list[Tensor]) -> tuple[Tensor, Past]:
+    def begin(self, prompts: list[Tensor]) -> tuple[Tensor, RowsState]:
         """(T,) tokens of each row, whole chunks or none → logits (B, chunk, K) fp32 of what comes.
 
         Rows are put side by side so that they end together; one begins as if nothing were before.
@@ -87,35 +85,30 @@ class PackedLM:
         x = torch.zeros(len(prompts), longest, config.width, device=self.device)
         for row, own in enumerate(prompts):
             x[row, longest - lengths[row] :][:chunk] = self.inputs.start
-            state = None
+            decompressor.append(None)
             if len(own):
-                vectors, state = self._vectors(own[None].to(self.device), None)
+                vectors, decompressor[row] = self._vectors(own[None].to(self.device), None)
                 x[row, longest - len(own) :] = vectors[0]
-            decompressor.append(state)
         starts = torch.tensor([longest - length for length in lengths], device=self.device)
         padding = longest - min(lengths)
-        room, heads = config.window + self.block, (len(prompts), config.heads)
-        keys, values = (
-            [torch.zeros(*heads, *shape, dtype=self.dtype, device=self.device) for _ in self.layers]
-            for shape in ((config.head_dim, room), (room, config.head_dim))
-        )
-        past = Past(keys, values, starts, padding, decompressor)
+        past = [Past(config.window, self.block) for _ in self.layers]
+        state = RowsState(past, starts, padding, decompressor)
         for block in x.split(self.block, dim=1):
-            last = self._after(block, past)
-        return self._logits(last), past
+            last = self._after(block, state)
+        return self._logits(last), state
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor, past: Past) -> Tensor:
+    def step(self, tokens: Tensor, state: RowsState) -> Tensor:
         """(B, chunk) tokens, the next of each row → logits (B, chunk, K) fp32 of those after."""
         tokens = tokens.to(self.device)
         if self.config.inputs == "decompressor":
             # Row by row: one that begins has no state yet.
-            parts = [self._vectors(own[None], s) for own, s in zip(tokens, past.decompressor)]
-            past.decompressor = [state for _, state in parts]
+            parts = [self._vectors(own[None], s) for own, s in zip(tokens, state.decompressor)]
+            state.decompressor = [after for _, after in parts]
             x = torch.cat([vectors for vectors, _ in parts])
         else:
             x = self.inputs.of_tokens(tokens)
-        return self._logits(self._after(x, past))
+        return self._logits(self._after(x, state))
 
     def _vectors(
         self, tokens: Tensor, state: list[State] | None
@@ -130,43 +123,36 @@ class PackedLM:
         x = F.layer_norm(x, x.shape[-1:], *self.norm, eps=self.config.layer_norm_eps)
         return self.head(x).float()
 
-    def _after(self, x: Tensor, past: Past) -> Tensor:
+    def _after(self, x: Tensor, state: RowsState) -> Tensor:
         """A block of whole chunks (B, t, D) → what the layers make of its last chunk."""
         config, (batch, length, width) = self.config, x.shape
         x = x.to(self.dtype)
-        kept = min(past.stop, config.window)
-        if past.stop + length > config.window + self.block:
-            for buffer in past.keys:
-                buffer[..., :kept] = buffer[..., past.stop - kept : past.stop].clone()
-            for buffer in past.values:
-                buffer[..., :kept, :] = buffer[..., past.stop - kept : past.stop, :].clone()
-            past.stop = kept
-        first, stop = past.stop - kept, past.stop + length
+        kept = min(state.seen, config.window)
         shown = slice(config.window - kept, config.window + length)
-        bias, hidden = self.bias[:, :length, shown], None
-        if length > config.chunk:
-            hidden = self.hidden[:length, shown]
-        if past.padding > past.seen - kept:
-            begins = past.starts - (past.seen - kept)
-            padding = torch.arange(kept + length, device=self.device) < begins[:, None]
-            hidden = padding[:, None] if hidden is None else hidden | padding[:, None]
-        for layer, keys, values in zip(self.layers, past.keys, past.values):
+        bias, hidden = self.bias[:, :length, shown], self._hidden(length, kept, state)
+        for layer, past in zip(self.layers, state.past):
             qkv, gate = layer.project(x.flatten(0, 1))
-            qkv = qkv.view(batch, length, 3, config.heads, -1)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            keys[..., past.stop : stop] = k.mT
-            values[..., past.stop : stop, :] = v
+            q, k, v = qkv.view(batch, length, 3, config.heads, -1).permute(2, 0, 3, 1, 4)
+            k, v = past.extended(k, v)
             gate = gate.view(batch, length, -1, 1).transpose(1, 2)
-            scores = torch.matmul(q * config.head_dim**-0.5, keys[..., first:stop])
-            scores = torch.addcmul(scores, gate, bias)
-            if hidden is not None:
-                # Not minus infinity: a position of padding sees nothing, and is seen by none.
-                scores.masked_fill_(hidden[..., None, :, :], torch.finfo(scores.dtype).min)
-            mixed = torch.matmul(torch.softmax(scores, -1), values[..., first:stop, :])
-            mixed = mixed.transpose(1, 2).reshape(batch * length, width)
-            x = layer.finish(x.flatten(0, 1), mixed).view(batch, length, width)
-        past.stop, past.seen = stop, past.seen + length
+            mixed = layer.attention(q, k, v, gate, bias, hidden).transpose(1, 2)
+            x = layer.finish(x.flatten(0, 1), mixed.reshape(batch * length, width))
+            x = x.view(batch, length, width)
+        state.seen += length
         return x[:, -config.chunk :]
+
+    def _hidden(self, length: int, kept: int, state: RowsState) -> Tensor | None:
+        """(1 or B, t, K): what a query must not see; None where it may see all that is kept."""
+        first = state.seen - kept
+        if length <= self.config.chunk and state.padding <= first:
+            return None
+        hidden = self.hidden[None, :length, self.config.window - kept :][..., : kept + length]
+        if state.padding <= first:
+            return hidden
+        place = torch.arange(first, state.seen + length, device=self.device)
+        outside = place < state.starts[:, None]
+        # Padding is seen by padding alone: a query that sees nothing would be no number.
+        return hidden | (outside[:, None] & ~outside[:, kept:, None])
 
 
 def _wavlm_names(layer: Layer) -> dict[str, Tensor]:

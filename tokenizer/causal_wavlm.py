@@ -37,7 +37,7 @@ class EncoderState:
 
     seen: int
     tail: Tensor
-    past: "list[_Past]"
+    past: "list[Past]"
 
 
 class CausalWavLM(WavLM):
@@ -109,7 +109,7 @@ class CausalWavLM(WavLM):
         config, heads = self.config, self.config.num_attention_heads
         batch, frames, width = x.shape
         if state is None:
-            past = [_Past(config.past_frames, self.block_frames) for _ in self.layers]
+            past = [Past(config.past_frames, self.block_frames) for _ in self.layers]
             state = EncoderState(0, x.new_zeros(batch, self.position.kernel - 1, width), past)
         shown = slice(max(0, config.past_frames - state.seen), config.past_frames + frames)
         bias = self.block_bias[:, :frames, shown] if self.layers else None
@@ -169,7 +169,7 @@ class _PositionsBefore:
         return F.gelu(torch.stack(done).transpose(1, 2).flatten(2) + self.bias)
 
 
-class _Past:
+class Past:
     """A layer's keys and values of the last frames, in a buffer that moves only when it is full."""
 
     def __init__(self, frames: int, block: int):
