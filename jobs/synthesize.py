@@ -49,6 +49,12 @@ def parse() -> flags.argparse.Namespace:
     parser.add_argument(
         "--text", nargs="+", default=[], metavar="FILE", help="files of sentences to say as well"
     )
+    parser.add_argument(
+        "--same-texts",
+        action="store_true",
+        help="have the voices of a half say the same sentences, all English, as jobs/make_pairs.py "
+        "needs them; use with --engines flite espeak-ng",
+    )
     return parser.parse_args()
 
 
@@ -57,7 +63,7 @@ def main() -> int:
     args = parse()
     engines = tuple(engine for engine in ENGINES if engine in args.engines)
     settings = SynthesisSettings(
-        args.hours, args.seed, args.shard_minutes, engines, tuple(args.text)
+        args.hours, args.seed, args.shard_minutes, engines, tuple(args.text), args.same_texts
     )
     done = synthesize(settings, Folder("--output", args.output))
     for name, why in done["failed"].items():

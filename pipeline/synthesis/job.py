@@ -39,7 +39,8 @@ MOST_NOISE_S = 600.0
 class SynthesisSettings:
     """What to make. hours: of speech, half of it in each half. engines: some of ENGINES.
 
-    texts: files whose sentences are said too.
+    texts: files whose sentences are said too. same_texts: voices of a half say the same sentences,
+    in English alone.
     """
 
     hours: float = 14.0
@@ -47,6 +48,7 @@ class SynthesisSettings:
     shard_minutes: float = 15.0
     engines: tuple[str, ...] = ENGINES
     texts: tuple[str, ...] = ()
+    same_texts: bool = False
 
 
 def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
@@ -110,7 +112,8 @@ def plan_shards(settings: SynthesisSettings, sentences: list[str]) -> list[Shard
             own = order[side * count + number :: 2 * count] or order
             name, seed = f"{half}/{half}-{number:03d}", (settings.seed, side, number)
             said = recordings[number::count]
-            plans.append(ShardPlan(name, half, number, seed, seconds, own, said))
+            same = settings.same_texts
+            plans.append(ShardPlan(name, half, number, seed, seconds, own, said, same))
     noise_s = min(MOST_NOISE_S, settings.hours * 3600 / 20)
     count = max(1, round(noise_s / 60 / settings.shard_minutes))
     for number in range(count):
@@ -178,6 +181,8 @@ def _claim(output: Folder, settings: SynthesisSettings, sentences: list, plans: 
         "sha256_of_sentences": digest,
         "recordings": sum(len(group.paths) for plan in plans for group in plan.recordings),
     }
+    if settings.same_texts:
+        made_from["same_texts"] = True
     if output.claim("synthesis.json", made_from) != made_from:
         raise UsageError(
             "--output",

@@ -30,6 +30,10 @@ SHORTEST_S, LONGEST_S = 1.5, 15.0
 # Rounds of speaking after which a voice that gives too little is left at that.
 ROUNDS = 6
 OTHERS_A_SHARD = 2
+# A sentence of fewer may be joined to the next.
+MANY_WORDS = 14
+# Where all groups say the same texts, espeak-ng's many voices are this many of them.
+ESPEAK_GROUPS = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class ShardPlan:
     """What a shard is made of. name: "a/a-000", say. seed: of all its random numbers.
 
     number: of the shard in its half. seconds: wanted of each family. sentences: English ones to
-    say, each once. recordings: all used.
+    say, each once. recordings: all used. same_texts: each group of voices says the same ones.
     """
 
     name: str
@@ -55,6 +59,7 @@ class ShardPlan:
     seconds: dict[str, float]
     sentences: list[str]
     recordings: list[Recordings] = field(default_factory=list)
+    same_texts: bool = False
 
 
 @dataclass
@@ -137,13 +142,30 @@ def clean_clips(plan: ShardPlan, rng: np.random.Generator, scratch: Path) -> Ite
         wanted = plan.seconds.get(family, 0.0)
         casts = _casts(plan, family) if wanted else []
         for cast in casts:
-            yield from _spoken(cast, plan.half, wanted / len(casts), sentences, rng, scratch)
+            half, texts = plan.half, sentences
+            if plan.same_texts:
+                # No half: of other languages nobody says the same.
+                half, texts = "", _joined(itertools.cycle(plan.sentences))
+            yield from _spoken(cast, half, wanted / len(casts), texts, rng, scratch)
+
+
+def _joined(sentences: Iterator[str]) -> Iterator[str]:
+    """Sentences in a row made one until no request would join another to them."""
+    for text in sentences:
+        while len(text.split()) < MANY_WORDS:
+            text = f"{text}, {next(sentences)}"
+        yield text
 
 
 def _casts(plan: ShardPlan, family: str) -> list[list[Voice]]:
     """Groups of voices that get equal time; within a group each utterance draws one."""
     halves = HALVES if plan.half not in HALVES else (plan.half,)
     known = [voice for half in halves for voice in voices(half, family)]
+    if family == "espeak-ng" and plan.same_texts:
+        # By variants, which are the persons: one dialect or another makes no other voice.
+        variants = sorted({voice.name.partition("+")[2] for voice in known})
+        groups = [set(variants[i::ESPEAK_GROUPS]) for i in range(ESPEAK_GROUPS)]
+        return [[v for v in known if v.name.partition("+")[2] in group] for group in groups]
     if family == "espeak-ng":
         return [known]
     if family == "festival-other":
@@ -189,7 +211,7 @@ def _request(cast, foreign, sentences: Iterator[str], rng: np.random.Generator) 
         return Request(voice, invented(voice.language, rng) + ".", rate, pitch)
     text = next(sentences)
     # Two in one give the longer utterances; an engine makes a pause of the comma.
-    if rng.random() < 0.5 and len(text.split()) < 14:
+    if rng.random() < 0.5 and len(text.split()) < MANY_WORDS:
         text = f"{text}, {next(sentences)}"
     return Request(voice, text + ".", rate, pitch)
 
