@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from jobs import flags
 from jobs.figures import open_json, print_figures, show
@@ -17,8 +16,9 @@ from lm.files import read_lm
 from lm.model import SpeechLM
 from lm.pairs import Judged, by_task
 from lm.score import BATCH_TOKENS, bits_per_token, check_tokens, utterance_scores
+from pipeline.bars import bar
 from pipeline.errors import UsageError
-from pipeline.storage import fetch_folder
+from pipeline.storage import fetch_folder, filesystem
 from tokenizer.files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -100,6 +100,7 @@ def open_tokens(flag: str, value: str, model: SpeechLM, lm: str) -> TokenShards:
 
     lm: where the model came from, for the message.
     """
+    filesystem(flag, value)
     try:
         tokens, _ = TokenShards.open(value)
     except LMError as error:
@@ -163,17 +164,15 @@ def prediction(
     """Figures of token shards."""
     scores: list[tuple[float, int]] = []
     waiting, size = [], 0
-    with tqdm(
-        total=tokens.num_utterances, desc="scored", unit=" utterances", dynamic_ncols=True
-    ) as bar:
+    with bar("scored", "utterances", tokens.num_utterances) as line:
         for _, own in read_utterances("--input", args.input, tokens, model):
             waiting.append(own)
             size += len(own)
             if size >= TOKENS_AT_ONCE:
-                scores += utterance_scores(model, waiting, args.batch_tokens, bar.update)
+                scores += utterance_scores(model, waiting, args.batch_tokens, line.update)
                 waiting, size = [], 0
         if waiting:
-            scores += utterance_scores(model, waiting, args.batch_tokens, bar.update)
+            scores += utterance_scores(model, waiting, args.batch_tokens, line.update)
     bits, count = bits_per_token(scores), sum(number for _, number in scores)
     return {
         "bits_per_token": bits,
@@ -205,15 +204,13 @@ def judge(
     paths = list(dict.fromkeys(path for pair in pairs for path in (pair.positive, pair.negative)))
     name = Path(value.rstrip("/")).name
     try:
-        with tqdm(
-            total=len(paths), desc=f"tokenized {name}", unit=" files", dynamic_ncols=True
-        ) as bar:
-            tokens = dict(zip(paths, audio_tokens(paths, tokenizer, bar.update), strict=True))
+        with bar(f"tokenized {name}", "files", len(paths)) as line:
+            tokens = dict(zip(paths, audio_tokens(paths, tokenizer, line.update), strict=True))
     except LMError as error:
         raise UsageError("--pairs", value, str(error), "mend the file or take it out") from error
     distinct = {own.tobytes(): own for own in tokens.values()}
-    with tqdm(total=len(distinct), desc=f"scored {name}", unit=" files", dynamic_ncols=True) as bar:
-        scores = utterance_scores(model, list(distinct.values()), batch_tokens, bar.update)
+    with bar(f"scored {name}", "files", len(distinct)) as line:
+        scores = utterance_scores(model, list(distinct.values()), batch_tokens, line.update)
     score = dict(zip(distinct, scores))
     of_path = {path: score[own.tobytes()] for path, own in tokens.items()}
     return [Judged(pair, of_path[pair.positive], of_path[pair.negative]) for pair in pairs]

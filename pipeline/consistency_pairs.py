@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
+from pipeline.bars import bar
 from pipeline.inputs import Shard
 from pipeline.phone_labels import PhoneLabels
 from pipeline.reading import open_shard, read_utterances
@@ -73,7 +73,7 @@ def read_recordings(shards: list[Shard], phones: PhoneLabels | None) -> list[Rec
     "text", in which language under "language". All are held in memory: 230 MB an hour.
     """
     found = []
-    with tqdm(desc="read", unit=" recordings", dynamic_ncols=True) as bar:
+    with bar("read", "recordings") as line:
         for shard in shards:
             with open_shard(shard) as stream:
                 longest = int(LONGEST_S * SAMPLE_RATE)
@@ -95,7 +95,7 @@ def read_recordings(shards: list[Shard], phones: PhoneLabels | None) -> list[Rec
                             (own[0] / 1000, [names[code] for code in own[1]]) if own else None,
                         )
                     )
-                    bar.update()
+                    line.update()
     return found
 
 
@@ -120,9 +120,7 @@ def make_pairs(
     made = {}
     with (
         tempfile.TemporaryDirectory(prefix="wavmill-") as scratch,
-        tqdm(
-            total=len(tasks) * pairs_per_task, desc="made", unit=" pairs", dynamic_ncols=True
-        ) as bar,
+        bar("made", "pairs", len(tasks) * pairs_per_task) as line,
     ):
         for name in tasks:
             task, rows = TASKS[name], []
@@ -135,7 +133,7 @@ def make_pairs(
                         soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
                         output.publish(path, f"{task.folder}/sample_{len(rows)}_{option}.wav")
                     rows.append(_about(versions, len(rows), order))
-                    bar.update()
+                    line.update()
             if rows:
                 text = json.dumps(rows, indent=1) + "\n"
                 output.publish_text(text, f"{task.folder}/metadata.json")
