@@ -5,7 +5,7 @@ nothing: tokens of a chunk are predicted independently of one another, so the re
 drawn as if all of it were, and the prompt's own tokens put in their places, which is exact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,14 +83,20 @@ class Generator:
         count: int,
         seeds: list[int],
         sampling: Sampling | None = None,
+        show: Callable[[int], object] | None = None,
     ) -> list[np.ndarray]:
-        """`count` tokens that follow each prompt, (count,) int64. Else as `chunks`."""
-        rows = [[np.empty(0, np.int64)] for _ in prompts]
+        """`count` tokens that follow each prompt, (count,) int64. Else as `chunks`.
+
+        show: called with how many of `count` every row has got with each chunk.
+        """
+        rows, done = [np.empty(0, np.int64) for _ in prompts], 0
         stream = self.chunks(prompts, seeds, sampling)
-        while min(sum(map(len, row)) for row in rows) < count:
-            for row, own in zip(rows, next(stream)):
-                row.append(own)
-        return [np.concatenate(row)[:count] for row in rows]
+        while done < count:
+            rows = [np.concatenate([row, own]) for row, own in zip(rows, next(stream))]
+            before, done = done, min(count, *map(len, rows))
+            if show:
+                show(done - before)
+        return [row[:count] for row in rows]
 
     def chunks(
         self, prompts: list[np.ndarray], seeds: list[int], sampling: Sampling | None = None

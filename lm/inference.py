@@ -142,13 +142,13 @@ class PackedLM:
         return x[:, -config.chunk :]
 
     def _hidden(self, length: int, kept: int, state: RowsState) -> Tensor | None:
-        """(1 or B, t, K): what a query must not see; None where it may see all that is kept."""
+        """(B, t, K): what a query must not see; None where it may see all that is kept."""
         first = state.seen - kept
         if length <= self.config.chunk and state.padding <= first:
             return None
         hidden = self.hidden[None, :length, self.config.window - kept :][..., : kept + length]
         if state.padding <= first:
-            return hidden
+            return hidden.expand(len(state.starts), -1, -1)
         place = torch.arange(first, state.seen + length, device=self.device)
         outside = place < state.starts[:, None]
         # Padding is seen by padding alone: a query that sees nothing would be no number.
