@@ -55,7 +55,8 @@ def read_pairs(folder: Path) -> list[Pair]:
         if (place / "gold.csv").is_file():
             pairs += _zerospeech(place / "gold.csv", task, found)
         elif salmon := {stem: SALMON.fullmatch(stem) for stem in found if SALMON.fullmatch(stem)}:
-            pairs += _salmon(place, task, {s: (int(m[1]), int(m[2])) for s, m in salmon.items()})
+            numbers = {stem: (int(m[1]), int(m[2])) for stem, m in salmon.items()}
+            pairs += _salmon(place, task, numbers, found)
         elif found and all(map(NUMBERED.match, found)):
             pairs += _numbered(task, found)
     if not pairs:
@@ -66,10 +67,12 @@ def read_pairs(folder: Path) -> list[Pair]:
     return pairs
 
 
-def _salmon(place: Path, task: str, numbers: dict[str, tuple[int, int]]) -> Iterator[Pair]:
+def _salmon(
+    place: Path, task: str, numbers: dict[str, tuple[int, int]], found: dict[str, Path]
+) -> Iterator[Pair]:
     of_sample = defaultdict(dict)
     for stem, (sample, option) in numbers.items():
-        of_sample[sample][option] = next(p for e in ENDINGS if (p := place / f"{stem}{e}").exists())
+        of_sample[sample][option] = found[stem]
     groups = _salmon_groups(place / "metadata.json")
     for sample, options in sorted(of_sample.items()):
         if 0 not in options or len(options) < 2:

@@ -44,8 +44,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     """95 % interval of a share of `count` independent trials."""
     middle = share + Z**2 / (2 * count)
     half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    scale = 1 + Z**2 / count
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    low, high = ((middle + side) / (1 + Z**2 / count) for side in (-half, half))
+    # Rounding may not put the share itself outside.
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def accuracy(judged: Sequence[Judged]) -> dict[str, object]:
