@@ -16,9 +16,10 @@ import os
 from dataclasses import asdict
 
 from jobs import flags
-from lm.config import INPUTS, PRESETS, LMConfig, LMError
+from jobs.lm_flags import add_places, add_shape, add_training, model_config, training_settings
+from lm.config import LMError
 from lm.data import TokenShards
-from lm.trainer import Run, TrainingSettings, build_model, train_in_process
+from lm.trainer import Run, build_model, train_in_process
 from pipeline.cluster import connect
 from pipeline.errors import UsageError
 from pipeline.ray_train import run_in_processes
@@ -64,115 +65,6 @@ def parse() -> flags.argparse.Namespace:
     return parser.parse_args()
 
 
-def add_shape(shape) -> None:
-    """The flags of LMConfig, and where weights start."""
-    shape.add_argument(
-        "--preset",
-        choices=PRESETS,
-        default="tiny",
-        help="layers: 4 of 256, 6 of 768, 18 of 1024 (default: %(default)s)",
-    )
-    for name in ("width", "layers", "heads", "feed-forward"):
-        shape.add_argument(f"--{name}", type=flags.positive, help="in place of the preset's")
-    shape.add_argument(
-        "--chunk",
-        type=flags.positive,
-        default=4,
-        help="tokens predicted at once; 1 is plain next-token (default: %(default)s)",
-    )
-    shape.add_argument(
-        "--window", type=flags.positive, default=512, help="past tokens seen (default: %(default)s)"
-    )
-    shape.add_argument(
-        "--inputs",
-        choices=INPUTS,
-        help="a token's vector: what the tokenizer's codes are (default), what its causal "
-        "decompressor makes of them, or learned (default without --tokenizer)",
-    )
-    shape.add_argument(
-        "--start",
-        choices=("wavlm", "scratch"),
-        help="wavlm: from the layers of --encoder above the tokenizer's (default if it is given)",
-    )
-    shape.add_argument("--encoder", metavar="URL", help="the WavLM: folder, URL or hub id")
-
-
-def add_training(how) -> None:
-    """The flags of TrainingSettings."""
-    whole, number = flags.positive, flags.positive_number
-    how.add_argument("--steps", type=whole, default=20_000, help="default: %(default)s")
-    how.add_argument(
-        "--rows",
-        type=whole,
-        default=16,
-        help="rows in a batch, over all processes (default: %(default)s)",
-    )
-    how.add_argument(
-        "--row-tokens", type=whole, default=512, help="length of one (default: %(default)s)"
-    )
-    how.add_argument(
-        "--accumulate",
-        type=whole,
-        default=1,
-        help="parts of a batch, one after another, to save memory (default: 1)",
-    )
-    how.add_argument("--learning-rate", type=number, default=1e-3, help="default: %(default)g")
-    how.add_argument(
-        "--warm-up", type=flags.rate, default=0.03, help="share of the steps (default: %(default)s)"
-    )
-    how.add_argument(
-        "--optimizer", choices=("adamw", "muon"), default="adamw", help="default: %(default)s"
-    )
-    how.add_argument(
-        "--weight-decay", type=flags.not_negative, default=0.1, help="default: %(default)s"
-    )
-    how.add_argument("--clip-norm", type=number, default=1.0, help="default: %(default)s")
-    how.add_argument("--dropout", type=flags.rate, default=0.0, help="default: none")
-    how.add_argument(
-        "--noise",
-        type=flags.rate,
-        default=0.0,
-        help="share of the tokens that are replaced in what the model sees (default: none)",
-    )
-    how.add_argument(
-        "--validate-every",
-        type=flags.count,
-        default=1000,
-        metavar="STEPS",
-        help="and at the end; 0: at the end alone (default: %(default)s)",
-    )
-    how.add_argument(
-        "--keep-best",
-        action="store_true",
-        help="the model of the best validation instead of the last step's",
-    )
-    how.add_argument("--seed", type=flags.count, default=0, help="of all draws (default: 0)")
-
-
-def add_places(where) -> None:
-    """Device, processes, checkpoints."""
-    where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    where.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="auto: bf16 where it is fast (default: %(default)s)",
-    )
-    where.add_argument(
-        "--workers", type=flags.positive, default=1, help="processes, one a GPU (default: 1)"
-    )
-    where.add_argument("--compile", action="store_true", help="torch.compile the model")
-    where.add_argument(
-        "--checkpoint-minutes", type=flags.positive_number, default=5, help="default: %(default)g"
-    )
-    where.add_argument(
-        "--keep", type=flags.positive, default=3, help="newest checkpoints (default: %(default)s)"
-    )
-    where.add_argument(
-        "--log-every", type=flags.positive, default=20, metavar="STEPS", help="default: %(default)s"
-    )
-
-
 def open_tokens(
     flag: str, url: str, files: TokenizerFiles | None, held_out: float = 0.0
 ) -> tuple[TokenShards, TokenShards]:
@@ -193,23 +85,6 @@ def open_tokens(
     return tokens, rest
 
 
-def model_config(args: flags.argparse.Namespace, files, codebook_size: int) -> LMConfig:
-    """The preset's shape, with what flags replace of it."""
-    shape = dict(PRESETS[args.preset])
-    shape |= {name: value for name in shape if (value := getattr(args, name))}
-    inputs = args.inputs or ("codes" if files else "embedding")
-    if inputs != "embedding" and not files:
-        raise UsageError("--inputs", inputs, "there is no --tokenizer", "give one or leave it out")
-    return LMConfig(
-        codebook_size,
-        **shape,
-        chunk=args.chunk,
-        window=args.window,
-        inputs=inputs,
-        dropout=args.dropout,
-    )
-
-
 def starting_encoder(args: flags.argparse.Namespace, files) -> Path | None:
     """The WavLM to start from, as a local folder; None starts from scratch."""
     start = args.start or ("wavlm" if args.encoder else "scratch")
@@ -218,6 +93,11 @@ def starting_encoder(args: flags.argparse.Namespace, files) -> Path | None:
     if not args.encoder or not files:
         raise UsageError("--start", "wavlm", "it needs --encoder and --tokenizer", "give both")
     return fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
+
+
+def threads_of_each(workers: int) -> int:
+    """All cores, shared; Ray would give one to each process. OMP_NUM_THREADS goes before."""
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // workers)
 
 
 def main() -> int:
@@ -231,11 +111,7 @@ def main() -> int:
             problem = f"it has {valid.codebook_size} codes, --input {train.codebook_size}"
             raise UsageError("--valid", args.valid, problem, "give tokens of one codebook")
     device, precision = flags.device_and_precision(args)
-    names = ("steps", "rows", "row_tokens", "accumulate", "workers", "learning_rate", "warm_up")
-    names += ("weight_decay", "clip_norm", "noise", "optimizer", "validate_every", "keep_best")
-    settings = TrainingSettings(
-        **{name: getattr(args, name) for name in names}, precision=precision, seed=args.seed
-    )
+    settings = training_settings(args, precision)
     encoder = starting_encoder(args, files)
     try:
         config = model_config(args, files, train.codebook_size)
@@ -260,9 +136,7 @@ def main() -> int:
             file=sys.stderr,
         )
         connect()
-        threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(
-            1, (os.cpu_count() or 1) // args.workers
-        )
+        on_gpu = device == "cuda"
 
         def make_run(board) -> Run:
             return Run(
@@ -279,8 +153,8 @@ def main() -> int:
                 args.keep,
                 args.log_every,
                 args.compile,
-                readers=1 if device == "cuda" else 0,
-                threads=threads if device == "cpu" else None,
+                readers=1 if on_gpu else 0,
+                threads=None if on_gpu else threads_of_each(args.workers),
             )
 
         try:

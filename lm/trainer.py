@@ -139,7 +139,7 @@ class _Training:
         run, settings = self.run, self.settings
         speed = Speed(self.model.config, matmul_flops(self.device, self.dtype), settings.workers)
         saved, said = time.monotonic(), ""
-        totals = torch.zeros(2, dtype=torch.float64)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         while self.step < settings.steps:
             totals += self._step(speed)
             if self.rank == 0:
@@ -177,6 +177,7 @@ class _Training:
         total = torch.zeros(1, device=self.device)
         for number, ((tokens, utterance), own) in enumerate(zip(parts, wanted)):
             torch.manual_seed(self._draw(number))
+            speed.count(utterance)
             tokens = self._disturbed(tokens).to(self.device, non_blocking=True)
             utterance = utterance.to(self.device, non_blocking=True)
             with self._autocast():
@@ -184,7 +185,6 @@ class _Training:
             loss = losses.sum()
             (loss / count).sum().backward()
             total += loss.detach()
-            speed.count(utterance)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         sum_over_processes([*gradients, total])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
@@ -195,7 +195,7 @@ class _Training:
             optimizer.zero_grad()
         self.rate, self.norm = rate, norm
         self.step += 1
-        return torch.cat([total, count]).double().cpu()
+        return torch.cat([total, count]).double()
 
     def _disturbed(self, tokens: Tensor) -> Tensor:
         """(B, T) with a share of the tokens replaced by any others."""
