@@ -35,7 +35,7 @@ TRIPLES = "triples.jsonl.gz"
 MEANINGS = {
     "likelier": "share whose chosen has the fewer bits per token",
     "reward_accuracy": "share whose chosen gained the more by tuning; a tie counts half",
-    "reward_margin": "beta x (what the chosen gained - what the rejected gained, in nats)",
+    "reward_margin": "beta x (nats that the chosen gained - nats that the rejected gained)",
     "chosen_bits": "per token of the chosen, given the prompt",
     "rejected_bits": "per token of the rejected",
 }

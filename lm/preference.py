@@ -94,15 +94,18 @@ def reward_margins(nats: Tensor, before: Tensor, beta: float) -> Tensor:
     return beta * (gain[:, 0] - gain[:, 1])
 
 
-def figures(nats: Tensor, before: Tensor, beta: float, triples: Sequence[Triple]) -> dict:
+def figures(
+    nats: Tensor, before: Tensor, triples: Sequence[Triple], beta: float, per_token: bool
+) -> dict[str, float]:
     """What (N, 2) summed nats, now and before, say of triples.
 
     likelier: share of those whose chosen is the likelier per token; reward_accuracy: of those whose
     chosen has the higher reward. A tie counts half. bits: per token of all chosen, all rejected.
     """
     sizes = torch.tensor([[len(t.chosen), len(t.rejected)] for t in triples], dtype=torch.float64)
-    margins = reward_margins(nats, before, beta)
     each, bits = nats / sizes, nats.sum(0) / sizes.sum(0) / math.log(2)
+    rewarded = (each, before / sizes) if per_token else (nats, before)
+    margins = reward_margins(*rewarded, beta)
     return {
         "likelier": _share(each[:, 1] - each[:, 0]),
         "reward_accuracy": _share(margins),
@@ -207,7 +210,8 @@ class Alignment:
     def _figures(self, nats: Tensor) -> dict:
         if not self.held_out:
             return {}
-        return figures(nats, self.held_before, self.settings.beta, self.held_out)
+        settings = self.settings
+        return figures(nats, self.held_before, self.held_out, settings.beta, settings.per_token)
 
     def _step(self) -> dict:
         settings = self.settings
