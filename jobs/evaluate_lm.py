@@ -143,8 +143,9 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
     record = {"lm": args.lm, "tokenizer": model.config.tokenizer, "device": device}
     try:
         figures = prediction(args, tokens, model) if tokens else {}
+        tokenizer = Tokenizer(files, device) if pairs else None
         judged = {
-            value: by_task(judge(value, own, model, Tokenizer(files, device), args.batch_tokens))
+            value: by_task(judge(value, own, model, tokenizer, args.batch_tokens))
             for value, own in pairs.items()
         }
     except LMError as error:

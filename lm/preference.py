@@ -205,7 +205,13 @@ class Alignment:
             done += count
             self.show(name, done, 2 * len(triples), "")
 
-        return scored(self.model, triples, per_token, show)
+        with self._autocast():
+            return scored(self.model, triples, per_token, show)
+
+    def _autocast(self) -> torch.autocast:
+        """Of what is before tuning too: else rounding alone would be a gain."""
+        bf16 = self.settings.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def _figures(self, nats: Tensor) -> dict:
         if not self.held_out:
@@ -220,9 +226,8 @@ class Alignment:
             rate_at(self.step, settings.steps, settings.learning_rate, settings.warm_up),
         )
         places = batch_of(len(self.triples), settings.rows, self.step, settings.seed)
-        bf16 = settings.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            batch = [self.triples[place] for place in places]
+        batch = [self.triples[place] for place in places]
+        with self._autocast():
             nats = continuation_nats(self.model, batch, settings.per_token)
         before = self.before[places].to(self.device, torch.float32)
         margins = reward_margins(nats, before, settings.beta)

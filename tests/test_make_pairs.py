@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import SPEECH, run_job
+from test_synthesize import needs_engines
 from test_usage import assert_refused
 
 from lm.benchmarks import read_pairs
@@ -64,6 +65,27 @@ def test_pairs_are_made_twice_alike_and_in_twos(tmp_path):
         *("make_pairs", "--input", SPEECH, "--tasks", "gender", "--output", tmp_path / "four")
     )
     assert short.returncode == 1 and "gender: 0 of 200 pairs" in short.stderr
+
+
+@pytest.mark.slow
+@needs_engines
+def test_voices_that_say_the_same_give_pairs_of_another_gender(tmp_path):
+    text, speech = tmp_path / "sentences.txt", tmp_path / "speech"
+    whose = ("the old miller", "my younger sister", "a tired heron", "every second sailor")
+    text.write_text(
+        " ".join(f"Soon {who} waited by the river until the noon bell." for who in whose)
+    )
+    made = run_job(
+        *("synthesize", "--output", speech, "--engines", "flite", "espeak-ng", "--same-texts"),
+        *("--hours", 0.03, "--text", text),
+    )
+    assert made.returncode == 0, made.stderr
+    flags = ("--input", speech / "b", "--phones", speech / "b/phones.jsonl", "--tasks", "gender")
+    done = run_job("make_pairs", *flags, "--pairs-per-task", 4, "--output", tmp_path / "pairs")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "pairs/gender_consistency/metadata.json").read_text())
+    for row in rows:
+        assert sorted(version[-3:] for version in row["versions"]) == ["(f)", "(m)"]
 
 
 def test_two_voices_are_cut_at_the_same_phone():
