@@ -14,7 +14,14 @@ from pipeline.errors import UsageError, one_line
 from pipeline.inputs import SHARD_ENDINGS, find_files
 from pipeline.shards import AUDIO_ENDINGS, read_tokens
 from pipeline.storage import filesystem
-from tokenizer.audio import EMPTY, FRAMES_PER_SECOND, TOO_SHORT, AudioError, read_utterance
+from tokenizer.audio import (
+    EMPTY,
+    FRAMES_PER_SECOND,
+    NOT_AUDIO,
+    TOO_SHORT,
+    AudioError,
+    read_utterance,
+)
 from tokenizer.files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -63,8 +70,11 @@ def _tokens_of(url: str, tokenizer: Tokenizer) -> np.ndarray:
             utterance = read_utterance(file, keep_samples=1 << 62)
         return tokenizer.encode(utterance.waveform)
     except AudioError as error:
-        empty = error.reason in (EMPTY, TOO_SHORT)
-        problem = f"it is empty ({error})" if empty else str(error)
+        problem = str(error)
+        if error.reason == NOT_AUDIO:
+            problem = "it is no audio"
+        elif error.reason in (EMPTY, TOO_SHORT):
+            problem = f"it is empty ({error})"
         raise UsageError("--prompt", url, problem, "give a file of speech") from error
     except OSError as error:
         raise UsageError("--prompt", url, one_line(error), "give a file of speech") from error

@@ -1,0 +1,70 @@
+"""Small language models of random weights, and rows of utterances, for the tests."""
+
+import numpy as np
+import torch
+from models import distilled, small_tokenizer
+
+from lm.config import PAD, START, LMConfig
+from lm.model import SpeechLM
+from tokenizer.files import TokenizerFiles
+from tokenizer.focal import FocalConfig
+
+CODES = 32
+# So few buckets and past positions that some hundred positions have every kind of distance.
+SMALL = {
+    "width": 64,
+    "layers": 2,
+    "heads": 4,
+    "feed_forward": 128,
+    "window": 40,
+    "num_buckets": 32,
+    "max_bucket_distance": 60,
+}
+
+
+def small_config(**changes) -> LMConfig:
+    """Two layers of 64."""
+    return LMConfig(**{"codebook_size": CODES, **SMALL, **changes})
+
+
+def shaken(model: SpeechLM) -> SpeechLM:
+    """The model with every weight moved: zeros and ones would hide what is left out."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(1)
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.1)
+        model.encoder.relative_embedding.weight.normal_()
+    return model.eval()
+
+
+def small_lm(**changes) -> SpeechLM:
+    """Of a learned table of inputs."""
+    torch.manual_seed(0)
+    return shaken(SpeechLM(small_config(inputs="embedding", **changes)))
+
+
+def causal_files(folder, factors: tuple[int, ...] = (1, 1)) -> TokenizerFiles:
+    """A tokenizer with a causal decompressor of random weights."""
+    shape = FocalConfig(64, 8, (32, 32), factors, causal=True, past_frames=24)
+    return distilled(small_tokenizer(folder), shape)
+
+
+def row_of(utterances: list[np.ndarray], chunk: int, length: int) -> tuple[torch.Tensor, ...]:
+    """tokens and utterance, (1, T) each, of utterances side by side."""
+    tokens = torch.full((1, length), PAD)
+    utterance = torch.full((1, length), -1, dtype=torch.int32)
+    place = 0
+    for number, own in enumerate(utterances):
+        whole = chunk + -(-len(own) // chunk) * chunk
+        tokens[0, place : place + chunk] = START
+        tokens[0, place + chunk : place + chunk + len(own)] = torch.from_numpy(own)
+        utterance[0, place : place + whole] = number
+        place += whole
+    assert place <= length
+    return tokens, utterance
+
+
+def speech(length: int, seed: int) -> np.ndarray:
+    """Random tokens."""
+    return np.random.default_rng(seed).integers(0, CODES, length)
