@@ -51,7 +51,11 @@ def read_pairs(folder: Path) -> list[Pair]:
     pairs = []
     for place in sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())}):
         task = place.relative_to(folder).as_posix() if place != folder else folder.resolve().name
-        found = {path.stem: path for path in sorted(place.iterdir()) if path.suffix in ENDINGS}
+        found = {
+            path.stem: path
+            for path in sorted(place.iterdir())
+            if path.suffix in ENDINGS and not path.name.startswith(".")
+        }
         if (place / "gold.csv").is_file():
             pairs += _zerospeech(place / "gold.csv", task, found)
         elif salmon := {stem: SALMON.fullmatch(stem) for stem in found if SALMON.fullmatch(stem)}:
@@ -127,9 +131,11 @@ def _numbered(task: str, found: dict[str, Path]) -> Iterator[Pair]:
         raise LMError(f"its {task} has {len(order)} recordings, which are not in pairs")
     for positive, negative in zip(order[::2], order[1::2]):
         first, second = (int(NUMBERED.match(stem)[1]) for stem in (positive, negative))
-        if second not in (first, first + 1):
-            raise LMError(f"of its {task}, {positive} and {negative} do not follow each other")
-        if re.search(r"(_|\b)incorrect$", positive):
+        marks = {stem.rpartition("_")[2] for stem in (positive, negative)}
+        named = marks == {"correct", "incorrect"}
+        if second != first + 1 and not (named and second == first):
+            raise LMError(f"of its {task}, {positive} and {negative} do not belong together")
+        if named and positive.endswith("_incorrect"):
             positive, negative = negative, positive
         group = str(first if first == second else first // 2)
         yield Pair(task, positive, group, found[positive], found[negative])

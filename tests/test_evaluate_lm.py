@@ -126,7 +126,7 @@ def test_pairs_of_every_layout(tmp_path):
     write_gold(syntactic / "gold.csv", sentences)
     touch(tmp_path / "tSC", "0_ab-c_correct.wav", "1_ab-c_incorrect.wav")
     touch(tmp_path / "tSC", "10_d_incorrect.wav", "11_d_correct.wav")
-    touch(tmp_path / "sblimp/x", "2+good.wav", "3+bad.wav")
+    touch(tmp_path / "sblimp/x", "2+good.wav", "3+bad.wav", "._3+bad.wav")
     found = {}
     for pair in read_pairs(tmp_path):
         names = (pair.positive.stem, pair.negative.stem, pair.group, pair.subset)
@@ -155,6 +155,7 @@ def test_pairs_of_every_layout(tmp_path):
         (lambda: write_gold(lexical / "gold.csv", [{"filename": "oW"}]), "no column 'correct'"),
         (lambda: shutil.rmtree(tmp_path / "zr"), None),
         ((tmp_path / "tSC/1_ab-c_incorrect.wav").unlink, "3 recordings"),
+        ((tmp_path / "tSC/7_d.wav").touch, "do not belong together"),
         (salmon.unlink, "lacks its sample_10_0"),
     ):
         break_it()
