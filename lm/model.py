@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import WavLMModel
 
 from lm.attention import attention_over, gates
 from lm.config import LMConfig, LMError
@@ -215,11 +214,12 @@ def _sliced(x: Tensor, size: int | None = None) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def start_from_wavlm(model: SpeechLM, wavlm: WavLMModel, first_layer: int) -> None:
+def start_from_wavlm(model: SpeechLM, wavlm, first_layer: int) -> None:
     """Copy WavLM's layers from `first_layer` (0 is its lowest) on, its bias table and final norm.
 
-    The inputs then arrive as the tokenizer has them, which is as that layer knew them. Raises
-    LMError when shapes differ, layers are lacking, or norms come after the layers' parts.
+    wavlm: a transformers.WavLMModel, whose slow import is left to who has one. The inputs then
+    arrive as the tokenizer has them, which is as that layer knew them. Raises LMError when shapes
+    differ, layers are lacking, or norms come after the layers' parts.
     """
     config, theirs = model.config, wavlm.config
     if not theirs.do_stable_layer_norm:
