@@ -64,11 +64,12 @@ def add_flags(parser: flags.argparse.ArgumentParser) -> list[str]:
     )
     own.add_argument(
         "--loss-weights",
-        type=flags.positive_number,
-        nargs=3,
-        default=[1, 1, 0.25],
-        metavar=("FEATURES", "TOP", "QUANTIZER"),
-        help="of the features' error, the top layer's, the quantizer's own (default: %(default)s)",
+        type=flags.not_negative,
+        nargs=4,
+        default=[1, 1, 1, 0.25],
+        metavar=("FEATURES", "TOP", "ALONE", "QUANTIZER"),
+        help="of the features' error, the top layer's, the top layer's by each code alone, the "
+        "quantizer's own (default: %(default)s)",
     )
     own.add_argument(
         "--causal",

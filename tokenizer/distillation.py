@@ -3,6 +3,10 @@
 Compressor, quantiser and decompressor are trained so that the decompressed features are those that
 frozen WavLM had at its layer, and so that the frozen upper layers, fed with them, end where they
 would have ended: what the language model will be fed with then means what it meant.
+
+These two alone leave it open which token says what: as compressor and decompressor look around,
+tokens come to share between them what a frame is, and one alone says less of its phone than one of
+plain k-means. So each code alone, by one linear layer, is asked for the top layer's frame too.
 """
 
 from dataclasses import dataclass
@@ -19,10 +23,12 @@ from tokenizer.trainable_layers import run_layers
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Of the features' error, of the top layer's, and of the quantiser's own loss."""
+    """Of the features' error, of the top layer's by decompressed features and by each code alone,
+    and of the quantiser's own loss."""
 
     features: float = 1.0
     top: float = 1.0
+    alone: float = 1.0
     quantizer: float = 0.25
 
 
@@ -45,6 +51,7 @@ class Distillation(nn.Module):
         super().__init__()
         self.compressor, self.decompressor = Compressor(config), Decompressor(config)
         self.quantizer, self.weights = quantizer, weights
+        self.alone = nn.Linear(config.latent, config.frames_per_token * config.width)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
@@ -68,6 +75,7 @@ class Distillation(nn.Module):
         heard: (B, T, D) of a causal encoder, to make tokens of; None makes them of the features.
         feature_error: squared error over the variance, so that the mean frame has 1. top_cosine:
         mean cosine between what the frozen upper layers give on true and on decompressed features.
+        alone_cosine: between that and what one linear layer makes of each frame's code.
         """
         heard = features if heard is None else heard
         quantised, _, own = self.quantizer(self.latents(heard))
@@ -77,12 +85,17 @@ class Distillation(nn.Module):
         error = (decoded - features).square().sum() / centred.square().sum()
         loss = self.weights.features * error + self.weights.quantizer * own
         parts = {"feature_error": error.detach(), "quantizer": own.detach()}
-        if upper is not None and self.weights.top:
+        if upper is not None:
             with torch.no_grad():
-                wanted = upper(features)
-            cosine = F.cosine_similarity(upper(decoded).float(), wanted.float(), dim=-1).mean()
-            loss = loss + self.weights.top * (1 - cosine)
-            parts["top_cosine"] = cosine.detach()
+                wanted = upper(features).float()
+            alone = self.alone(quantised).unflatten(-1, (-1, features.shape[-1])).flatten(1, 2)
+            for name, weight, given in (
+                ("top_cosine", self.weights.top, upper(decoded)),
+                ("alone_cosine", self.weights.alone, alone[:, : features.shape[1]]),
+            ):
+                cosine = F.cosine_similarity(given.float(), wanted, dim=-1).mean()
+                loss = loss + weight * (1 - cosine)
+                parts[name] = cosine.detach()
         return loss, parts | self.quantizer.usage()
 
 
