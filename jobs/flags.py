@@ -89,7 +89,7 @@ def add_tokenizer(flags: argparse.ArgumentParser) -> None:
         "--tokenizer",
         required=True,
         metavar="URL",
-        help="one that ships (wavlm-tiny-km256, wavlm-tiny-km1024), or the folder or URL of one "
+        help="one that ships (wavlm-tiny-d1024, -km256, -km1024), or the folder or URL of one "
         "that jobs/train_tokenizer.py made",
     )
 

@@ -176,7 +176,7 @@ def _train_in_process(config: dict) -> None:
     if settings.quantizer == "bsq":
         model.quantizer = BinarySpherical(settings.focal.latent)
     else:
-        codes = _codes(folder, model, crops, heard, settings, first)
+        codes = _codes(folder, model, crops, heard, settings, first, show)
         model.quantizer = LearnedCodebook(codes)
         after = _Restarts(model.quantizer, settings.seed)
     train(model, objective, crops, training, folder.below("distill"), "distill", after, show)
@@ -196,7 +196,7 @@ def _moments(folder: Folder, crops, features, first: bool) -> tuple[torch.Tensor
     return moments["mean"], moments["scale"]
 
 
-def _codes(folder: Folder, model, crops, features, settings, first: bool) -> torch.Tensor:
+def _codes(folder: Folder, model, crops, features, settings, first: bool, show) -> torch.Tensor:
     """FAISS's centroids of the latents that the compressor gives now. (K, latent)."""
     if first and not folder.fs.exists(folder.path("kmeans.safetensors")):
         batches, rows, count = iter(crops(0, 2)), [], 0
@@ -207,6 +207,7 @@ def _codes(folder: Folder, model, crops, features, settings, first: bool) -> tor
                 latents = model.latents(features(next(batches)[0].to(device))).flatten(0, 1)
             rows.append(latents.float().cpu().numpy())
             count += len(latents)
+            show("latents", min(count, settings.kmeans_frames), settings.kmeans_frames, "for FAISS")
         matrix = np.concatenate(rows)
         codes, _ = train_kmeans(
             matrix, settings.codebook_size, "l2", settings.seed, KMEANS_ITERATIONS

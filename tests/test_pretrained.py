@@ -1,6 +1,7 @@
 """What ships: wavlm-tiny and its tokenizers are what they say."""
 
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ import torch
 from conftest import ONE_THREAD, ROOT, SPEECH, run_job
 from transformers import WavLMModel
 
+from pipeline.inputs import find_shards
+from pipeline.reading import open_shard, read_utterances
 from pipeline.storage import PRETRAINED
 from tokenizer.files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.wavlm_config import read_encoder
 
 ENCODER = PRETRAINED / "wavlm-tiny"
-TOKENIZERS = {"wavlm-tiny-km256": 256, "wavlm-tiny-km1024": 1024}
+TOKENIZERS = {"wavlm-tiny-d1024": 1024, "wavlm-tiny-km256": 256, "wavlm-tiny-km1024": 1024}
+DISTILLED = "wavlm-tiny-d1024"
 
 
 def test_the_encoder_is_small_and_is_a_wavlm():
@@ -46,6 +50,31 @@ def test_one_sentence_by_two_voices_is_closer_than_two_by_one(tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["edit_distance_same_text"] < figures["edit_distance_same_speaker"]
     assert figures["active_codes"] > 200
+
+
+def loudness(wave: np.ndarray) -> np.ndarray:
+    """Log power of each 20 ms."""
+    frames = wave[: len(wave) // 320 * 320].reshape(-1, 320)
+    return np.log(frames.astype(np.float64).var(1) + 1e-6)
+
+
+def test_the_distilled_tokenizer_says_again_what_it_heard():
+    size = sum(path.stat().st_size for path in (PRETRAINED / DISTILLED).iterdir())
+    assert size <= 16e6
+    tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / DISTILLED))
+    _, shards = find_shards("--input", [str(SPEECH)])
+    with open_shard(shards[0]) as stream:
+        waves = [u.waveform for _, u, _ in islice(read_utterances(stream, 1 << 20), 4)]
+    back = []
+    for wave in waves:
+        tokens = tokenizer.encode(wave)
+        made = tokenizer.decode(tokens)
+        assert len(made) == 320 * len(tokens) + 80 and 0.02 < made.std() < 0.2
+        own, heard = loudness(wave)[: len(tokens)], loudness(made)[: len(tokens)]
+        assert np.corrcoef(own, heard)[0, 1] > 0.8
+        back.append(np.mean(tokenizer.encode(made) == tokens))
+    # Chance is under one in a hundred.
+    assert np.mean(back) > 0.15
 
 
 def test_loudness_does_not_change_what_is_heard():

@@ -7,6 +7,7 @@ can speak has `vocoder.safetensors` beside them.
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,9 +78,11 @@ class TokenizerFiles:
 
     @property
     def storage_dtype(self) -> torch.dtype:
-        """What learned weights are kept in: as the encoder's, which may be half precision."""
-        weights = encoder_weights(self.weights)
-        return next(iter(weights.values())).dtype if weights else torch.float32
+        """What learned weights are kept in: as most of the encoder's, which may be half."""
+        sizes = Counter()
+        for weight in encoder_weights(self.weights).values():
+            sizes[weight.dtype] += weight.numel()
+        return max(sizes, key=sizes.get, default=torch.float32)
 
     @property
     def width(self) -> int:
