@@ -39,7 +39,7 @@ def attention_over(utterance: Tensor, table: Tensor, config: LMConfig, dtype: to
 
 def bias_by_distance(table: Tensor, positions: int, config: LMConfig) -> Tensor:
     """(H, 2 positions - 1): the bias of distances j - i from 1 - positions to positions - 1."""
-    return table[position_buckets(positions, config).to(table.device)].T
+    return table[position_buckets(positions, config).to(table.device)].T.contiguous()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class BandAttention:
         keys = self.window + self.block
         by_distance = bias_by_distance(table, keys, config)
         # Row i begins at the distance -window - i.
-        self.bias = by_distance.unfold(1, keys, 1)[:, : self.block].flip(1).to(dtype)
+        band = by_distance.unfold(1, keys, 1)[:, : self.block].flip(1)
+        # Scores take their layout from it: another one would cost baddbmm its fast kernel.
+        self.bias = band.to(dtype).contiguous()
         query = torch.arange(self.block)[:, None]
         key, own = torch.arange(-self.window, self.block), query - query % chunk
         beyond = (key >= own + chunk) | (key < own - config.window)
@@ -99,7 +101,7 @@ class BandAttention:
     @torch.compiler.disable
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         """(B, H, T, d) each, and (B, H, T) → (B, H, T, d)."""
-        gate = gate.unsqueeze(-1).to(q.dtype)
+        gate = gate.unsqueeze(-1).to(q.dtype).contiguous()
         return _Banded.apply(q, k, v, gate, self.bias, self.tiles, self.window)
 
 
@@ -149,8 +151,8 @@ class _Banded(torch.autograd.Function):
                 band = _band(tile, bias, window)
                 _queries(tile, of_gate).copy_((of_scores * band).sum(-1, keepdim=True))
                 if ctx.needs_input_grad[4]:
-                    of_scores = of_scores.mul_(_queries(tile, gate)).sum(0)
-                    _band(tile, of_bias, window).add_(of_scores)
+                    for own in of_scores.mul_(_queries(tile, gate)):  # faster than their sum
+                        _band(tile, of_bias, window).add_(own)
         of_k, of_v, of_bias = of_k.to(k.dtype), of_v.to(v.dtype), of_bias.to(bias.dtype)
         return of_q, of_k, of_v, of_gate, of_bias, None, None
 
@@ -182,7 +184,7 @@ class FlexAttention:
     def __init__(self, utterance: Tensor, table: Tensor, config: LMConfig):
         """As attention_over."""
         batch, length = utterance.shape
-        self.by_distance = bias_by_distance(table, length, config).contiguous()
+        self.by_distance = bias_by_distance(table, length, config)
         self.zero = length - 1
         chunk, window = config.chunk, config.window
 
