@@ -32,7 +32,10 @@ def run_in_processes(
             trainer.fit()
         except ray.train.WorkerGroupError as error:
             why = next(iter(error.worker_failures.values()))
-            raise TrainingFailed(one_line(getattr(why, "cause", None) or why)) from error
+            why = getattr(why, "cause", None) or why
+            # A loss that is no number says all that there is to say; of another error its type helps.
+            said = isinstance(why, TrainingFailed | FloatingPointError)
+            raise TrainingFailed(str(why) if said else one_line(why)) from error
 
 
 def this_rank() -> int:

@@ -123,6 +123,7 @@ REFUSED = {
     "more-codes-than-tokens": ({"codebook-size": 16_384}, "--codebook-size"),
     "codes-not-a-power-of-two": ({"quantizer": "bsq", "codebook-size": 48}, "--codebook-size"),
     "no-layer-above": ({"layer": 8}, "--layer"),
+    "no-such-layer": ({"layer": 9}, "--layer"),
     "mfcc": ({"encoder": "mfcc"}, "--encoder"),
 }
 
@@ -131,6 +132,16 @@ REFUSED = {
 def test_unusable_arguments_are_refused(case, tmp_path):
     changes, word = REFUSED[case]
     assert_refused(run_job("train_tokenizer", *flags(tmp_path / "out", **changes)), word)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_with_one_line(tmp_path):
+    wild = {"learning-rate": 1e30, "warm-up-steps": 50}
+    done = run_job("train_tokenizer", *flags(tmp_path / "out", **wild))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: the loss is") and "--learning-rate" in last, done.stderr
+    assert not (tmp_path / "out/config.json").exists()
 
 
 def test_a_learned_codebook_follows_its_latents_and_restarts_what_is_unused():
