@@ -33,7 +33,7 @@ def run_in_processes(
         except ray.train.WorkerGroupError as error:
             why = next(iter(error.worker_failures.values()))
             why = getattr(why, "cause", None) or why
-            # A loss that is no number says all that there is to say; of another error its type helps.
+            # That a loss is no number says all there is to say; of another error its type helps.
             said = isinstance(why, TrainingFailed | FloatingPointError)
             raise TrainingFailed(str(why) if said else one_line(why)) from error
 
