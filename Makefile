@@ -20,6 +20,7 @@ test: install
 
 bench: install
 	$(BIN)/python jobs/bench.py
+	$(BIN)/python jobs/bench_lm.py
 
 lint: install
 	$(BIN)/ruff check .
