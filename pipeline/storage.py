@@ -96,10 +96,12 @@ class Folder:
 
     def __init__(self, flag: str, url: str):
         """Raises UsageError for an unknown scheme."""
-        self.flag, self.url = flag, url
+        self.flag, self.given = flag, url
         self.fs, root = filesystem(flag, url)
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
+        # A process of Ray Train works in another folder: there a relative path would be elsewhere.
+        self.url = self.root if self.local else url
 
     def path(self, name: str) -> str:
         """Where a file of this name lies, in the filesystem's own terms."""
@@ -147,13 +149,16 @@ class Folder:
             raise self.unusable(error) from error
         if taken:
             raise UsageError(
-                self.flag, self.url, f"it holds a {name} already", "give another folder"
+                self.flag, self.given, f"it holds a {name} already", "give another folder"
             )
 
     def unusable(self, error: Exception) -> UsageError:
         """The error to raise when the store does not take this folder."""
         return UsageError(
-            self.flag, self.url, one_line(error), "check the path, the bucket and your credentials"
+            self.flag,
+            self.given,
+            one_line(error),
+            "check the path, the bucket and your credentials",
         )
 
     def read_text(self, name: str) -> str | None:
@@ -180,7 +185,7 @@ class Folder:
             return json.loads(text)
         except ValueError as error:
             problem = f"its {name} is not JSON"
-            raise UsageError(self.flag, self.url, problem, "give another folder") from error
+            raise UsageError(self.flag, self.given, problem, "give another folder") from error
 
     def claim_run(self, name: str, record: dict) -> None:
         """Claim the folder for a run; raises UsageError when another run's record is there."""
@@ -190,7 +195,7 @@ class Folder:
         if different:
             raise UsageError(
                 self.flag,
-                self.url,
+                self.given,
                 f"the run in it has other {' and '.join(different)}; see its {name}",
                 "repeat that run's flags, or give another folder",
             )
