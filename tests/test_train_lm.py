@@ -122,8 +122,8 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
     lines = log(undisturbed)
     assert [line["step"] for line in lines] == [*range(20, 201, 20)]
     assert [line["step"] for line in lines if "valid_bits_per_token" in line] == [100, 200]
-    # Once it has seen a chunk, the next one is certain; that there are 16 codes would be 4 bits.
-    assert lines[-1]["valid_bits_per_token"] < 3 < lines[0]["bits_per_token"]
+    # Once a chunk is seen, the next one is certain; all that is known of the first is 16 codes.
+    assert lines[-1]["valid_bits_per_token"] < 0.6 * lines[0]["bits_per_token"]
 
     ray = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     process = subprocess.Popen(
