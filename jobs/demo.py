@@ -87,7 +87,7 @@ def main() -> int:
     learn = ("--tokenizer", TOKENIZER, "--encoder", ENCODER, "--preset", "tiny")
     run_job("train_lm", "--input", tokens, *learn, *LM_STEPS, "--output", lm)
     prompt = ("--prompt", out / "original.wav", "--seconds", 4)
-    run_job("generate", "--lm", lm / "model", *prompt, "--output", out)
+    run_job("generate", "--lm", lm / "model", *prompt, "--output", out / "continued")
     summary = json.loads((tokens / "summary.json").read_text())
     print(
         f"\n{summary['ok']} of {summary['samples']} utterances tokenized; every one has a row in "

@@ -43,6 +43,7 @@ def log(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two trainings: on a busy machine they take five minutes
 def test_killed_in_a_round_and_run_again(tmp_path):
     output, ray = tmp_path / "encoder", tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     process = subprocess.Popen(
