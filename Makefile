@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/python jobs/demo.py --output out/demo
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: install
 	$(BIN)/python jobs/bench.py

@@ -12,7 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +95,33 @@ def end_ray(folder: str) -> None:
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:
+    """Start jobs/JOB.py, and once `reached` says so end it and its Ray as a power cut does.
+
+    Fails when the job ends before, with what it said.
+    """
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    process = subprocess.Popen(
+        job_command(job, *flags),
+        cwd=ROOT,
+        env=environment({"RAY_TMPDIR": folder}),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not reached():
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.002)
+        end_ray(folder)  # the trainer is a process of it
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        end_ray(folder)
 
 
 def read_tokens(path) -> dict[str, tuple[np.ndarray, dict]]:

@@ -2,15 +2,11 @@
 
 import json
 import os
-import signal
-import subprocess
-import tempfile
-import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD, ROOT, SPEECH, end_ray, environment, job_command, run_job
+from conftest import ONE_THREAD, ROOT, SPEECH, kill_when, run_job
 from models import distilled
 from test_usage import assert_refused
 
@@ -55,23 +51,8 @@ def log(output) -> list[dict]:
 
 @pytest.mark.slow
 def test_killed_in_training_and_run_again(tmp_path):
-    output, ray = tmp_path / "distilled", tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    process = subprocess.Popen(
-        job_command("train_tokenizer", *flags(output)),
-        cwd=ROOT,
-        env=environment({"RAY_TMPDIR": ray}),
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 200
-        while not log(output):
-            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    finally:
-        end_ray(ray)
+    output = tmp_path / "distilled"
+    kill_when(lambda: bool(log(output)), "train_tokenizer", *flags(output))
     kept = (output / "training/kmeans.safetensors").stat().st_mtime_ns
     assert not (output / "config.json").exists()
 

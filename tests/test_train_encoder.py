@@ -1,16 +1,11 @@
 """jobs/train_encoder.py from outside: killed, it goes on, and leaves a WavLM that others read."""
 
 import json
-import os
-import signal
-import subprocess
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SPEECH, end_ray, environment, job_command, run_job
+from conftest import SPEECH, kill_when, run_job
 from transformers import WavLMModel
 
 from tokenizer.wavlm_config import read_encoder
@@ -45,23 +40,8 @@ def log(folder: Path) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two trainings: on a busy machine they take five minutes
 def test_killed_in_a_round_and_run_again(tmp_path):
-    output, ray = tmp_path / "encoder", tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    process = subprocess.Popen(
-        job_command("train_encoder", *flags(output)),
-        cwd=ROOT,
-        env=environment({"RAY_TMPDIR": ray}),
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 200
-        while not (output / "round1/log.jsonl").exists():
-            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    finally:
-        end_ray(ray)
+    output = tmp_path / "encoder"
+    kill_when((output / "round1/log.jsonl").exists, "train_encoder", *flags(output))
     labels = sorted((output / "round1/labels/shards").glob("*.tar"))
     before = [path.stat().st_mtime_ns for path in labels]
     seen = len(log(output / "round1"))

@@ -2,18 +2,13 @@
 
 import json
 import math
-import os
-import signal
 import struct
-import subprocess
-import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, end_ray, environment, job_command, run_job
+from conftest import kill_when, run_job
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 from test_lm_data import imported
@@ -125,24 +120,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
     # Once a chunk is seen, the next one is certain; all that is known of the first is 16 codes.
     assert lines[-1]["valid_bits_per_token"] < 0.6 * lines[0]["bits_per_token"]
 
-    ray = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    process = subprocess.Popen(
-        job_command("train_lm", *flags(tokens, killed, **more)),
-        cwd=ROOT,
-        env=environment({"RAY_TMPDIR": ray}),
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 200
-        while not log(killed):
-            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.002)
-        end_ray(ray)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        end_ray(ray)
+    kill_when(lambda: bool(log(killed)), "train_lm", *flags(tokens, killed, **more))
     before = log(killed)
     assert len(before) < len(lines) and not (killed / "model/config.json").exists()
     done = run_job("train_lm", *flags(tokens, killed, **more), timeout=250)
