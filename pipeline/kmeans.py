@@ -6,6 +6,8 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.bars import LOG_SECONDS
+
 
 def train_kmeans(
     features: np.ndarray, codes: int, metric: str, seed: int, iterations: int
@@ -34,7 +36,15 @@ def train_kmeans(
     )
     centroids = None
     # One iteration a call, from where the last one ended, so that progress can be shown.
-    for _ in tqdm(range(iterations), "k-means", disable=not sys.stderr.isatty(), leave=False):
+    on_terminal = sys.stderr.isatty()
+    for _ in tqdm(
+        range(iterations),
+        "k-means",
+        leave=False,
+        # In a job's log a line now and then, and none of a clustering that is soon done.
+        mininterval=0.1 if on_terminal else LOG_SECONDS,
+        delay=0 if on_terminal else LOG_SECONDS,
+    ):
         objective = kmeans.train(features, init_centroids=centroids)
         centroids = kmeans.centroids
     return centroids, float(objective) / len(features)
