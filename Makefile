@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python jobs/demo.py --output out/demo
 
-# Two files at a time, a thread each: most of a test is waiting for Ray.
+# Two files at a time; a thread each, or the two would fight for two cores.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
