@@ -1,6 +1,7 @@
-"""Train a small WavLM from nothing on audio shards: masked prediction of k-means labels, in rounds.
+"""Train a small WavLM on audio shards: masked prediction of k-means labels, in rounds.
 
 Round 1 predicts k-means labels of MFCCs, each later round those of what the round before learned.
+With --start the first round goes on from an encoder that is there, on labels of its own features.
 OUTPUT/encoder is a WavLM as `transformers` reads it, to be given to jobs/train_tokenizer.py. Run
 it again after a kill to go on. Exit status: 0 done; 1 a shard failed, or the loss is no number any
 more; 2 unusable arguments.
@@ -18,7 +19,7 @@ from pipeline.crops import CropSettings
 from pipeline.encoders import EncoderSettings
 from pipeline.errors import UsageError
 from pipeline.inputs import find_shards
-from pipeline.storage import Folder
+from pipeline.storage import Folder, fetch_folder
 from pipeline.train_encoder_job import Recipe, Round, check_output, train_encoder
 from pipeline.training_loop import TrainingFailed, TrainingSettings
 from tokenizer.audio import FRAMES_PER_SECOND
@@ -45,7 +46,21 @@ def parse() -> flags.argparse.Namespace:
     parser.add_argument(
         "--seed", type=flags.count, default=0, help="of all draws (default: %(default)s)"
     )
-    shape = parser.add_argument_group("the encoder's shape (default: wavlm-tiny's)")
+    start = parser.add_argument_group("going on from an encoder")
+    start.add_argument(
+        "--start",
+        metavar="URL",
+        help="a WavLM of layer norms: wavlm-tiny, a folder or URL, or the hub id "
+        "microsoft/wavlm-large; its shape is the encoder's",
+    )
+    start.add_argument(
+        "--keep-layers",
+        type=flags.positive,
+        default=0,
+        help="leave so many of its layers, and the convolutions, as they are: tokenizers at those "
+        "layers stay the same (default: train all)",
+    )
+    shape = parser.add_argument_group("the encoder's shape, without --start")
     shape.add_argument("--width", type=flags.positive, default=256, help="default: %(default)s")
     shape.add_argument("--layers", type=flags.positive, default=8, help="default: %(default)s")
     shape.add_argument("--heads", type=flags.positive, default=4, help="default: %(default)s")
@@ -76,7 +91,16 @@ def parse() -> flags.argparse.Namespace:
         type=flags.positive,
         nargs="*",
         default=[5],
-        help="whose features are the labels of round 2, 3, ... (default: %(default)s)",
+        help="whose features are the labels of round 2, 3, ..., with --start of round 1, 2, ... "
+        "(default: %(default)s)",
+    )
+    rounds.add_argument(
+        "--whiten",
+        type=flags.positive,
+        default=0,
+        metavar="DIMENSIONS",
+        help="cluster so many principal components of the features, scaled to unit variance "
+        "(default: the features as they are)",
     )
     rounds.add_argument(
         "--heard-weights",
@@ -160,8 +184,16 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
-    config = encoder_shape(args)
-    rounds = label_rounds(args)
+    started = fetch_folder("--start", args.start, "a WavLM", hub=True) if args.start else None
+    config = shape_of(started, args.start) if started else encoder_shape(args)
+    rounds = label_rounds(args, config.num_hidden_layers)
+    for flag, value, most in (
+        ("--whiten", args.whiten, config.hidden_size),
+        ("--keep-layers", args.keep_layers, config.num_hidden_layers - 1 if started else 0),
+    ):
+        if value > most:
+            why = f"more than {most} make no sense here" if most else "there is no --start"
+            raise UsageError(flag, value, why, "lower it" if most else "give one, or leave it out")
     frames = round(args.row_seconds * FRAMES_PER_SECOND)
     if frames <= args.mask_span:
         raise UsageError(
@@ -191,6 +223,9 @@ def main() -> int:
         args.learning_rate,
         precision,
         args.seed,
+        args.whiten,
+        args.start,
+        args.keep_layers,
     )
     output = Folder("--output", args.output)
     check_output(output, config, recipe, shards)
@@ -205,7 +240,7 @@ def main() -> int:
     )
     encoding = EncoderSettings(device=args.device, precision=precision)
     try:
-        failed = train_encoder(shards, noises, output, config, recipe, training, encoding)
+        failed = train_encoder(shards, noises, output, config, recipe, training, encoding, started)
     except TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -237,15 +272,28 @@ def encoder_shape(args: flags.argparse.Namespace) -> WavLMConfig:
     )
 
 
-def label_rounds(args: flags.argparse.Namespace) -> list[Round]:
+def shape_of(folder: Path, name: str) -> WavLMConfig:
+    """The shape of the encoder to go on from. Raises UsageError if such a one is not trained."""
+    config = WavLMConfig.from_pretrained(folder)
+    if config.feat_extract_norm != "layer" or not config.do_stable_layer_norm:
+        raise UsageError(
+            "--start",
+            name,
+            "only the structure of wavlm-large is trained",
+            "give one of layer norms",
+        )
+    return config
+
+
+def label_rounds(args: flags.argparse.Namespace, layers: int) -> list[Round]:
     """The rounds. Raises UsageError unless their flags have a value for each."""
     count = len(args.steps)
     first, later = HEARD_WEIGHTS
-    heard = args.heard_weights or [first] + [later] * (count - 1)
+    heard = args.heard_weights or [later if args.start else first] + [later] * (count - 1)
     for flag, values, needed in (
         ("--codes", args.codes, count),
         ("--heard-weights", heard, count),
-        ("--label-layers", args.label_layers, count - 1),
+        ("--label-layers", args.label_layers, count - (not args.start)),
     ):
         if len(values) != needed:
             raise UsageError(
@@ -254,15 +302,15 @@ def label_rounds(args: flags.argparse.Namespace) -> list[Round]:
                 f"--steps asks for {count} rounds",
                 f"give {needed} values",
             )
-    if args.label_layers and max(args.label_layers) > args.layers:
+    if args.label_layers and max(args.label_layers) > layers:
         raise UsageError(
             "--label-layers",
             " ".join(map(str, args.label_layers)),
-            f"the encoder has {args.layers} layers",
+            f"the encoder has {layers} layers",
             "give lower ones",
         )
-    layers = [None, *args.label_layers]
-    return [Round(*own) for own in zip(args.steps, args.codes, layers, heard)]
+    labelled = args.label_layers if args.start else [None, *args.label_layers]
+    return [Round(*own) for own in zip(args.steps, args.codes, labelled, heard)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The codebook by FAISS k-means, Euclidean or spherical."""
+"""The codebook by FAISS k-means, Euclidean, spherical or over whitened principal components."""
 
 import sys
 
@@ -48,3 +48,32 @@ def train_kmeans(
         objective = kmeans.train(features, init_centroids=centroids)
         centroids = kmeans.centroids
     return centroids, float(objective) / len(features)
+
+
+def train_whitened(
+    features: np.ndarray, codes: int, dimensions: int, seed: int, iterations: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Cluster features by their first principal components, each scaled to unit variance.
+
+    A few strong directions of a layer would decide alone otherwise, and the many weak ones blur
+    (FAISS's "PCAW"). features: (n, D) fp32, n >= codes and n > dimensions. Returns the centroids
+    (codes, D), means of the features in each; the projection (dimensions, D); and the mean squared
+    distance by it. Raises ValueError as train_kmeans does.
+    """
+    width = features.shape[1]
+    pca = faiss.PCAMatrix(width, dimensions)
+    pca.train(np.ascontiguousarray(features, np.float32))
+    projection = faiss.vector_to_array(pca.A).reshape(dimensions, width)
+    projection /= np.maximum((features @ projection.T).std(0), 1e-6)[:, None]
+    projected = features @ projection.T
+    centroids, objective = train_kmeans(projected, codes, "l2", seed, iterations)
+    index = faiss.IndexFlatL2(dimensions)
+    index.add(centroids)
+    nearest = index.search(projected, 1)[1][:, 0]
+    counts = np.bincount(nearest, minlength=codes)
+    sums = np.zeros((codes, width), np.float64)
+    np.add.at(sums, nearest, features)
+    # Of no frame, a code stays where it was among the components, and is average beyond them.
+    means = features.mean(0) + (centroids - projected.mean(0)) @ np.linalg.pinv(projection).T
+    means[counts > 0] = (sums[counts > 0] / counts[counts > 0, None]).astype(np.float32)
+    return means.astype(np.float32), projection, objective

@@ -5,7 +5,7 @@ before learned (HuBERT, Hsu et al. 2021, arXiv 2106.07447, section 3), centred, 
 less of who speaks. The project's own codebook training and tokenizing make them, so they resume
 and scale as these do. Two things differ from HuBERT, for trainings of hours instead of weeks:
 before round 1 the convolutions learn what a spectrum is, and a later round goes on from the weights
-of the one before.
+of the one before. An encoder that is there already may be where the first round starts.
 """
 
 import tempfile
@@ -52,7 +52,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the encoder, beside its shape and the audio."""
+    """Everything that decides the encoder, beside its shape and the audio.
+
+    whiten: the labels' principal components, see `train_whitened`; 0 for none. start: the encoder
+    that the first round's labels and weights are of, as the user names it. keep_layers: how many of
+    its layers stay as they are, convolutions included; 0 trains everything.
+    """
 
     spectrum_steps: int
     rounds: tuple[Round, ...]
@@ -60,6 +65,9 @@ class Recipe:
     learning_rate: float
     precision: str
     seed: int
+    whiten: int = 0
+    start: str | None = None
+    keep_layers: int = 0
 
 
 def check_output(output: Folder, config: WavLMConfig, recipe: Recipe, shards: list[Shard]) -> None:
@@ -80,25 +88,29 @@ def train_encoder(
     recipe: Recipe,
     training: TrainingSettings,
     encoding: EncoderSettings,
+    start: Path | None = None,
 ) -> dict[str, str]:
     """Do what is missing of all rounds; the encoder ends in OUTPUT/encoder, in half precision.
 
+    start: a local copy of recipe.start.
     OUTPUT/roundN holds tokenizer/, labels/ (the tokens of all shards), the checkpoint, log.jsonl
     and encoder/. Returns {shard: why} of shards of which labels could not be made; then training
     did not start. Raises TrainingFailed, and UsageError where there is less audio than codes.
     """
-    before = None
+    before = Folder("--start", str(start)) if start else None
     for number, this in enumerate(recipe.rounds, start=1):
         folder = output.below(f"round{number}")
         if folder.read_text("encoder/config.json") is None:
-            failed = _make_labels(shards, folder, before, this, encoding, recipe.seed)
+            failed = _make_labels(shards, folder, before, this, encoding, recipe)
             if failed:
                 return failed
             disconnect()
             model = MaskedPrediction(config, this.codes, seed=recipe.seed + number)
             if before is not None:
                 local = fetch_folder("--output", before.url, "an encoder")
-                model.load_encoder(WavLMModel.from_pretrained(local))
+                model.load_encoder(WavLMModel.from_pretrained(local, dtype=torch.float32))
+            if recipe.keep_layers:
+                model.keep(recipe.keep_layers)
 
             def crops(step: int, number=number, folder=folder) -> Crops:
                 seed = [recipe.seed, number, step]
@@ -133,7 +145,7 @@ def _make_labels(
     before: Folder | None,
     this: Round,
     encoding: EncoderSettings,
-    seed: int,
+    recipe: Recipe,
 ) -> dict[str, str]:
     """folder/tokenizer and folder/labels, for what is missing of them. Returns failed shards."""
     settings = TokenizeSettings(precision=encoding.precision)
@@ -148,7 +160,8 @@ def _make_labels(
         frames = FRAMES_PER_CODE * this.codes
         # MFCCs are standardised anyway.
         center = before is not None
-        kmeans = KmeansSettings(this.codes, "l2", frames, iterations=25, seed=seed, center=center)
+        whiten = recipe.whiten if center else 0
+        kmeans = KmeansSettings(this.codes, "l2", frames, 25, recipe.seed, center, whiten)
         windowing = settings.windowing(files.encoder.normalize)
         done = train_tokenizer(
             shards, tokenizer, files, kmeans, windowing, settings.batching(), encoding

@@ -14,7 +14,7 @@ from pipeline.dispatch import Batching
 from pipeline.encoders import EncoderSettings, start_encoders
 from pipeline.errors import UsageError
 from pipeline.inputs import Shard
-from pipeline.kmeans import train_kmeans
+from pipeline.kmeans import train_kmeans, train_whitened
 from pipeline.run_shards import run_shards
 from pipeline.sample_features import sample_features_task
 from pipeline.storage import Folder
@@ -27,7 +27,10 @@ CENTER_FRAMES = 20_000
 
 @dataclass(frozen=True)
 class KmeansSettings:
-    """How the codebook is trained. max_frames: over all shards, evenly. center: see `centred`."""
+    """How the codebook is trained. max_frames: over all shards, evenly. center: see `centred`.
+
+    whiten: principal components that are clustered, see `train_whitened`; 0 clusters the features.
+    """
 
     codebook_size: int
     metric: str
@@ -35,6 +38,7 @@ class KmeansSettings:
     iterations: int
     seed: int
     center: bool = False
+    whiten: int = 0
 
 
 def train_tokenizer(
@@ -83,9 +87,14 @@ def train_tokenizer(
         )
     matrix = np.concatenate(sampled.parts)
     sampled.parts.clear()
-    codes, objective = train_kmeans(
-        matrix, settings.codebook_size, settings.metric, settings.seed, settings.iterations
-    )
+    how = settings.seed, settings.iterations
+    if settings.whiten:
+        codes, projection, objective = train_whitened(
+            matrix, settings.codebook_size, settings.whiten, *how
+        )
+        files.weights["codebook.projection"] = torch.from_numpy(projection)
+    else:
+        codes, objective = train_kmeans(matrix, settings.codebook_size, settings.metric, *how)
     files.weights["codebook.codes"] = torch.from_numpy(codes)
     files.made_by["frames"] = frames
     with tempfile.TemporaryDirectory() as scratch:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.kmeans import train_kmeans
+from pipeline.kmeans import train_kmeans, train_whitened
 from pipeline.sample_features import PIECE_FRAMES, Reservoir
 from tokenizer.codebook import Codebook
 
@@ -128,6 +128,42 @@ def test_kmeans_is_as_good_as_one_call_of_faiss(metric):
     # And far better than codes that were only drawn.
     drawn, _ = train_kmeans(features.copy(), 64, metric, seed=3, iterations=1)
     assert (fit(drawn) < ours) if spherical else (fit(drawn) > ours)
+
+
+def test_whitened_kmeans_sees_what_loud_directions_hide():
+    """Twenty clusters in 4 dimensions, under 4 louder ones and 8 of faint noise that say nothing."""
+    random = np.random.default_rng(20)
+    middle = 3 * random.standard_normal((20, 4))
+    which = random.integers(20, size=8000)
+    parts = (
+        middle[which] + 0.1 * random.standard_normal((8000, 4)),
+        50 * random.standard_normal((8000, 4)),
+        0.1 * random.standard_normal((8000, 8)),
+    )
+    mixing = np.linalg.qr(random.standard_normal((16, 16)))[0]
+    features = (np.concatenate(parts, 1) @ mixing + 7).astype(np.float32)
+
+    def purity(codes, projection=None):
+        """Share of frames of the likeliest cluster of their code."""
+        book = Codebook(torch.from_numpy(codes), projection=projection)
+        found = book.nearest(torch.from_numpy(features)).numpy()
+        joint = np.zeros((20, 200))
+        np.add.at(joint, (which, found), 1)
+        return joint.max(0).sum() / 8000, found
+
+    plain, _ = purity(train_kmeans(features.copy(), 200, "l2", 0, 25)[0])
+    codes, projection, objective = train_whitened(features, 200, 8, seed=0, iterations=25)
+    whitened, found = purity(codes, torch.from_numpy(projection))
+    assert whitened > 0.7 > 0.4 > plain
+    # By the projection, the components have unit variance, and codes are means of their features.
+    projected = features @ projection.T
+    np.testing.assert_allclose(np.cov(projected.T), np.eye(8), atol=0.02)
+    errors = np.square(projected - (codes @ projection.T)[found]).sum(1).mean()
+    assert 0.9 * errors < objective < 1.1 * errors
+    again = train_whitened(features, 200, 8, seed=0, iterations=25)
+    assert np.array_equal(codes, again[0]) and np.array_equal(projection, again[1])
+    with pytest.raises(ValueError, match="projection"):
+        Codebook(torch.from_numpy(codes), "cosine", projection=torch.from_numpy(projection))
 
 
 def test_kmeans_with_few_or_equal_frames():

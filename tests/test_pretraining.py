@@ -1,5 +1,7 @@
 """The WavLM with gradients: it is the WavLM that `transformers` and our encoder compute."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from transformers import WavLMConfig, WavLMModel
 
 from pipeline.storage import Folder
 from pipeline.train_encoder_job import save_encoder
+from pipeline.training_loop import make_optimizers
 from tokenizer.audio import num_frames
 from tokenizer.perturb import change_speed, channel, mix, normalize, room
 from tokenizer.pretraining import MaskedPrediction, span_mask
@@ -88,6 +91,23 @@ def test_loss_falls_and_gradients_reach_every_weight(model):
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert found["masked_accuracy"] > 0.3
+
+
+def test_layers_that_are_kept_stay_as_they_are(model):
+    """To the bit, what is above learns, and Muon is given nothing that stands still."""
+    kept = copy.deepcopy(model)
+    kept.keep(2)
+    before = copy.deepcopy(kept.encoder().state_dict())
+    waves, labels = torch.randn(2, 32_080), torch.randint(0, 20, (2, 100))
+    masked = torch.from_numpy(span_mask((2, 100), 0.5, 10, np.random.default_rng(0)))
+    optimizers = make_optimizers(kept, 2e-3)
+    for _ in range(2):
+        kept(waves, masked, labels)[0].backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    moved = {k for k, v in kept.encoder().state_dict().items() if not torch.equal(v, before[k])}
+    own = {name for name in before if name.startswith(("encoder.layers.2", "encoder.layers.3"))}
+    assert moved == own | {"encoder.layer_norm.weight", "encoder.layer_norm.bias"}
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.65])

@@ -16,18 +16,35 @@ class Codebook:
     lowest code, as in FAISS.
     """
 
-    def __init__(self, codes: Tensor, metric: str = "l2", device: torch.device | str = "cpu"):
-        """codes: (K, D) on any device. Raises ValueError for another metric."""
+    def __init__(
+        self,
+        codes: Tensor,
+        metric: str = "l2",
+        device: torch.device | str = "cpu",
+        projection: Tensor | None = None,
+    ):
+        """codes: (K, D) on any device. projection: (P, D), with "l2": near is what is near by it.
+
+        Raises ValueError for another metric, and for a projection with "cosine".
+        """
         if metric not in ("l2", "cosine"):
             raise ValueError(f"metric is {metric!r}; it is 'l2' or 'cosine'")
+        if projection is not None and metric != "l2":
+            raise ValueError("a projection goes with Euclidean distance alone")
         codes = codes.to(device=device, dtype=torch.float32)
         self.size = len(codes)
         self.bias = None
         if metric == "cosine":
             codes = torch.nn.functional.normalize(codes, dim=1)
-        else:
+        elif projection is None:
             # argmin |x - c|^2 = argmax x.c - |c|^2 / 2: one product with a bias.
             self.bias = -codes.square().sum(1) / 2
+        else:
+            # argmin |Px - Pc|^2 = argmax x.P'Pc - |Pc|^2 / 2: no more work than without.
+            projection = projection.to(codes)
+            projected = codes @ projection.T
+            self.bias = -projected.square().sum(1) / 2
+            codes = projected @ projection
         self.score = InferenceLinear(codes, self.bias)
 
     @torch.inference_mode()

@@ -36,7 +36,8 @@ class TokenizerFiles:
 
     encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*"
     in Hugging Face's names, and "codebook.codes" (K, D), which is not there before it is trained;
-    with "center" (D,), the mean of all speech, features are centred. compressor: its shape, of a
+    with "center" (D,), the mean of all speech, features are centred; with "codebook.projection"
+    (P, D) the nearest code is the nearest by that projection. compressor: its shape, of a
     distilled tokenizer, whose "features.mean" (D,), "features.scale" (), "compressor.*" and
     "decompressor.*" are among the weights too. made_by: how it came about; decides no token.
     vocoder, vocoder_weights: what turns its features into sound, if anything; decides none either.
@@ -142,9 +143,10 @@ class TokenizerFiles:
             raise TokenizerError(
                 f"its config.json or its weights lack something: {error}"
             ) from error
-        center = files.weights.get("center")
-        if center is not None and center.shape != files.weights["codebook.codes"].shape[1:]:
-            raise TokenizerError("its center and its codes have different dimensions")
+        for name in ("center", "codebook.projection"):
+            weight, codes = files.weights.get(name), files.weights["codebook.codes"]
+            if weight is not None and weight.shape[-1:] != codes.shape[1:]:
+                raise TokenizerError(f"its {name} and its codes have different dimensions")
         if not files.codebook_size or config.get("fingerprint") != files.fingerprint:
             raise TokenizerError("its weights are not those its config.json was written for")
         if about := config.get("vocoder"):

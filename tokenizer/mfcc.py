@@ -26,6 +26,11 @@ class MFCCConfig:
     normalize: bool = True
     standardize: bool = False
 
+    @property
+    def hidden_size(self) -> int:
+        """Dimensions of a feature, under the name that a WavLM's configuration has for it."""
+        return 39
+
     @classmethod
     def from_dict(cls, values: dict) -> "MFCCConfig":
         """Take the fields from a larger dictionary."""

@@ -55,6 +55,7 @@ class MaskedPrediction(nn.Module):
             for name, p in self.named_parameters()
             if (name.startswith("kernels.") or ".encoder.layers." in name)
             and p.ndim == 2
+            and p.requires_grad
             and "rel" not in name
         }
 
@@ -64,6 +65,18 @@ class MaskedPrediction(nn.Module):
         with torch.no_grad():
             for kernel, layer in zip(self.kernels, wavlm.feature_extractor.conv_layers):
                 kernel.copy_(_time_major(layer.conv.weight))
+
+    def keep(self, layers: int) -> None:
+        """Leave the convolutions and the first `layers` transformer layers, over 0, as they are.
+
+        What tokenizers at those layers say then stays the same, to the bit.
+        """
+        wavlm = self.wavlm
+        kept = (wavlm.feature_projection, wavlm.encoder.pos_conv_embed, self.kernels)
+        for module in (*kept, wavlm.feature_extractor, *wavlm.encoder.layers[:layers]):
+            module.requires_grad_(False)
+        # A gradient to it would go through all layers that are kept.
+        wavlm.masked_spec_embed.requires_grad_(False)
 
     def encoder(self) -> WavLMModel:
         """The encoder as `transformers` has it, with the weights of now."""

@@ -57,7 +57,12 @@ class Tokenizer:
                 files.compressor, files.weights, device, PRECISIONS[precision]
             )
         if files.codebook_size:
-            self.codebook = Codebook(files.weights["codebook.codes"], files.metric, device)
+            self.codebook = Codebook(
+                files.weights["codebook.codes"],
+                files.metric,
+                device,
+                files.weights.get("codebook.projection"),
+            )
             self.decoding = Decoding(files, device, self.compression)
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
 
