@@ -13,6 +13,7 @@ from conftest import run_job, snapshot
 from test_usage import assert_refused
 
 from pipeline.synthesis.alignment import ARPABET, frames, moved
+from pipeline.synthesis.job import SynthesisSettings
 from pipeline.synthesis.sentences import split
 from pipeline.synthesis.voices import HALVES, SHARES, foreign_espeak, voices
 
@@ -118,11 +119,12 @@ def test_same_bytes_again_and_what_is_missing_is_finished(made, text, tmp_path):
 @needs_engines
 def test_missing_text_and_missing_program_are_refused(text, tmp_path):
     assert_refused(synthesize(tmp_path / "out", tmp_path / "none.txt"), "--text", "none.txt")
-    done = run_job(
-        *("synthesize", "--output", tmp_path / "out", "--engines", "recordings"),
-        env={"PATH": str(tmp_path)},
-    )
-    assert_refused(done, "recordings", "apt-get install ffmpeg")
+    for engine, program in (("recordings", "ffmpeg"), ("games", "ancient")):
+        done = run_job(
+            *("synthesize", "--output", tmp_path / "out", "--engines", engine),
+            env={"PATH": str(tmp_path)},
+        )
+        assert_refused(done, engine, f"apt-get install {program}")
 
 
 def test_no_voice_is_in_both_halves_and_both_have_women_and_men():
@@ -149,3 +151,7 @@ def test_sentences_are_plain():
     assert split(text) == ["Go home now", "Is the mill still there"]
     words = itertools.repeat("mill", 21)
     assert split(" ".join(words) + ".") == []
+
+
+def test_games_come_only_when_asked_for():
+    assert SynthesisSettings().engines == (*SHARES, "recordings")

@@ -1,4 +1,4 @@
-"""Training speech out of free synthesisers and prompts: which shards there are, and making them."""
+"""Training speech of free synthesisers and recordings: which shards there are, and making them."""
 
 import hashlib
 import json
@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 from pipeline.errors import UsageError
 from pipeline.storage import Folder
+from pipeline.synthesis.games import PLAYED, lines
 from pipeline.synthesis.recordings import RECORDED, recordings
 from pipeline.synthesis.sentences import english
 from pipeline.synthesis.speech_shard import Recordings, ShardPlan, make_noise_shard, make_shard
 from pipeline.synthesis.synthesizers import installed
 from pipeline.synthesis.voices import (
+    GAMES,
     HALVES,
     PACKAGES,
     PROGRAMS,
@@ -30,7 +32,10 @@ from pipeline.synthesis.voices import (
     voices,
 )
 
-ENGINES = (*SHARES, RECORDINGS)
+# Games came later: the command that figures were published with is to make the same speech.
+DEFAULT_ENGINES = (*SHARES, RECORDINGS)
+ENGINES = (*DEFAULT_ENGINES, GAMES)
+# The largest share of recordings and games where there are synthesisers too.
 MOST_RECORDED = 0.6
 MOST_NOISE_S = 600.0
 
@@ -46,7 +51,7 @@ class SynthesisSettings:
     hours: float = 14.0
     seed: int = 0
     shard_minutes: float = 15.0
-    engines: tuple[str, ...] = ENGINES
+    engines: tuple[str, ...] = DEFAULT_ENGINES
     texts: tuple[str, ...] = ()
     same_texts: bool = False
 
@@ -59,7 +64,9 @@ def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
     UsageError when a program or voice is missing, or the output was made with other settings.
     """
     _check_installed(settings.engines)
-    sentences = english(list(settings.texts))
+    # Recordings alone need no text.
+    spoken = settings.texts or not SHARES.keys().isdisjoint(settings.engines)
+    sentences = english(list(settings.texts)) if spoken else []
     plans = plan_shards(settings, sentences)
     _claim(output, settings, sentences, plans)
     present = {name for folder in (*HALVES, "noise") for name in _tars(output, folder)}
@@ -102,10 +109,8 @@ def plan_shards(settings: SynthesisSettings, sentences: list[str]) -> list[Shard
     shares = {family: share for family, share in SHARES.items() if family in settings.engines}
     plans = []
     for side, half in enumerate(HALVES):
-        recordings, recorded_s = [], 0.0
-        if RECORDINGS in settings.engines:
-            most = half_s * (MOST_RECORDED if shares else 1)
-            recordings, recorded_s = _recordings(half, most, rng)
+        most = half_s * (MOST_RECORDED if shares else 1)
+        recordings, recorded_s = _recordings(half, settings.engines, most, rng)
         left = max(0.0, half_s - recorded_s) / count
         seconds = {family: left * share / sum(shares.values()) for family, share in shares.items()}
         for number in range(count):
@@ -124,13 +129,14 @@ def plan_shards(settings: SynthesisSettings, sentences: list[str]) -> list[Shard
     return plans
 
 
-def _recordings(half: str, most: float, rng: np.random.Generator) -> tuple[list, float]:
+def _recordings(
+    half: str, engines: tuple[str, ...], most: float, rng: np.random.Generator
+) -> tuple[list, float]:
     """Prompts of a half, short ones that follow each other joined: (groups, seconds in all)."""
     groups = []
-    for source in RECORDED[half]:
-        voice = Voice(RECORDINGS, source.name, source.language, source.gender)
+    for voice, said in _recorded(half, engines):
         group, seconds, enough = [], 0.0, rng.uniform(2.5, 9)
-        for name, own in recordings(source):
+        for name, own in said:
             if group and seconds + own > 13:
                 groups.append((Recordings(voice, tuple(group)), seconds))
                 group, seconds, enough = [], 0.0, rng.uniform(2.5, 9)
@@ -149,12 +155,23 @@ def _recordings(half: str, most: float, rng: np.random.Generator) -> tuple[list,
     return chosen, total
 
 
+def _recorded(half: str, engines: tuple[str, ...]) -> list[tuple[Voice, list[tuple[str, float]]]]:
+    """Whose recordings a half has, and the (name, seconds) of each."""
+    known = {RECORDINGS: (RECORDED, recordings), GAMES: (PLAYED, lines)}
+    return [
+        (Voice(family, source.name, source.language, source.gender), listed(source))
+        for family, (sources, listed) in known.items()
+        if family in engines
+        for source in sources[half]
+    ]
+
+
 def _check_installed(engines: tuple[str, ...]) -> None:
     """Raises UsageError that names the apt-get line for whatever is missing."""
     missing = []
     for engine in engines:
-        if engine == RECORDINGS:
-            there = all(recordings(source) for half in HALVES for source in RECORDED[half])
+        if engine in (RECORDINGS, GAMES):
+            there = _recordings_installed(engine)
         else:
             there = all(installed(voice) for half in HALVES for voice in voices(half, engine))
         if not which(PROGRAMS[engine]) or not there:
@@ -167,6 +184,15 @@ def _check_installed(engines: tuple[str, ...]) -> None:
             "its program or some of its voices are not installed",
             f"apt-get install {' '.join(packages)}, or leave it out",
         )
+
+
+def _recordings_installed(engine: str) -> bool:
+    try:
+        return all(said for half in HALVES for _, said in _recorded(half, (engine,)))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            "--engines", engine, str(error), "install its package anew, or leave it out"
+        ) from error
 
 
 def _claim(output: Folder, settings: SynthesisSettings, sentences: list, plans: list) -> None:

@@ -17,14 +17,14 @@ import soundfile
 import soxr
 
 from pipeline.shards import TarWriter
-from pipeline.synthesis import effects
+from pipeline.synthesis import effects, games
 from pipeline.synthesis.alignment import FRAME_MS, frames, moved
 from pipeline.synthesis.effects import RATE
 from pipeline.synthesis.noises import KINDS, make_noise
 from pipeline.synthesis.recordings import decode
 from pipeline.synthesis.sentences import invented
 from pipeline.synthesis.synthesizers import Request, speak
-from pipeline.synthesis.voices import HALVES, SHARES, Voice, foreign_espeak, voices
+from pipeline.synthesis.voices import GAMES, HALVES, SHARES, Voice, foreign_espeak, voices
 
 SHORTEST_S, LONGEST_S = 1.5, 15.0
 # Rounds of speaking after which a voice that gives too little is left at that.
@@ -38,7 +38,10 @@ ESPEAK_GROUPS = 4
 
 @dataclass(frozen=True)
 class Recordings:
-    """Prompts that make one utterance, said by one person. paths: files, in order."""
+    """Prompts that make one utterance, said by one person. paths: files, in order.
+
+    Of a game it is a cast that says them, and the paths are names of games.lines().
+    """
 
     voice: Voice
     paths: tuple[str, ...]
@@ -239,9 +242,10 @@ def _cleaned(speech, factor: float) -> Clip | None:
 
 def _recorded(recordings: Recordings, rng: np.random.Generator) -> Iterator[Clip]:
     """Prompts joined by short pauses; what is too long for one utterance is cut in its pauses."""
+    read = games.decode if recordings.voice.family == GAMES else decode
     parts = []
     for path in recordings.paths:
-        signal = decode(path)
+        signal = read(path)
         span = effects.loud_span(signal)
         if span is not None:
             pause = np.zeros(int(rng.uniform(0.05, 0.2) * RATE), np.float32)

@@ -12,7 +12,7 @@ HALVES = ("a", "b")
 # What --engines takes, and each one's share of the synthetic hours. flite's voices are the most
 # natural; espeak-ng's are the most.
 SHARES = {"flite": 0.39, "festival": 0.22, "festival-other": 0.08, "espeak-ng": 0.31}
-RECORDINGS = "recordings"
+RECORDINGS, GAMES = "recordings", "games"
 PACKAGES = {
     "flite": "flite",
     "festival": "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts",
@@ -28,6 +28,7 @@ PACKAGES = {
         " fillets-ng-data-cs fillets-ng-data-nl tuxpaint-stamps-default ktuberling-data"
         " klettres-data"
     ),
+    GAMES: "ancient flight-of-the-amazon-queen beneath-a-steel-sky drascula",
 }
 PROGRAMS = {
     "flite": "flite",
@@ -35,13 +36,14 @@ PROGRAMS = {
     "festival-other": "festival",
     "espeak-ng": "espeak-ng",
     RECORDINGS: "ffmpeg",
+    GAMES: "ancient",
 }
 FESTIVAL_VOICES = Path("/usr/share/festival/voices")
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker. family: a key of SHARES, or RECORDINGS. name: in the engine's own terms.
+    """One speaker. family: a key of SHARES, RECORDINGS or GAMES. name: in the engine's own terms.
 
     pitch_hz: what the voice speaks at, where the engine takes a pitch in Hz, else 0.
     """
@@ -55,7 +57,7 @@ class Voice:
     @property
     def engine(self) -> str:
         """The program that speaks, or "recording"."""
-        if self.family == RECORDINGS:
+        if self.family in (RECORDINGS, GAMES):
             return "recording"
         return self.family.removesuffix("-other")
 

@@ -1,0 +1,162 @@
+"""The lines of adventure games, out of made-up containers of the three formats."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.synthesis.games import GAME_RATE, decode, lines
+from pipeline.synthesis.recordings import Source
+from pipeline.synthesis.speech_shard import Recordings, ShardPlan, make_noise_shard, make_shard
+from pipeline.synthesis.voices import GAMES, Voice
+
+
+def tone(hz, seconds):
+    """(n,) unsigned 8-bit samples at a game's rate."""
+    times = np.arange(int(seconds * GAME_RATE)) / GAME_RATE
+    return (128 + 60 * np.sin(2 * np.pi * hz * times)).astype(np.uint8)
+
+
+def pitch(signal):
+    """The strongest frequency of (n,) at 16 kHz, in Hz."""
+    return np.abs(np.fft.rfft(signal)).argmax() * 16_000 / len(signal)
+
+
+def crc16(data):
+    """What an RNC stream has of its bytes before and after."""
+    rest = 0
+    for byte in data:
+        rest ^= byte
+        for _ in range(8):
+            rest = (rest >> 1) ^ (0xA001 if rest & 1 else 0)
+    return rest.to_bytes(2, "big")
+
+
+def rnc(samples):
+    """An RNC1 stream of one run of literals."""
+    data = samples.tobytes()
+    top = len(data).bit_length()
+    # No lock, no key; a code of one bit for runs as long as this one; no codes for matches.
+    fields = [(0, 2), (top + 1, 5), *[(0, 4)] * top, (1, 4), (0, 5), (0, 5)]
+    # One run, whose length lacks its highest bit.
+    fields += [(1, 16), (0, 1), (len(data) - (1 << (top - 1)), top - 1)]
+    bits = [value >> place & 1 for value, count in fields for place in range(count)]
+    bits += [0] * (-len(bits) % 16)
+    packed = np.packbits(bits, bitorder="little").tobytes() + data
+    sizes = len(data).to_bytes(4, "big") + len(packed).to_bytes(4, "big")
+    return b"RNC\x01" + sizes + crc16(data) + crc16(packed) + b"\0\1" + packed
+
+
+def queen(path, files):
+    """Write what queen.1c is: a table of {name: content}, and the contents."""
+    table, place = b"", 15 + 21 * len(files)
+    for name, content in files.items():
+        numbers = b"\1" + place.to_bytes(4, "big") + len(content).to_bytes(4, "big")
+        table += name.encode().ljust(12, b"\0") + numbers
+        place += len(content)
+    head = b"QTBLCEM10\0\0\0\1" + len(files).to_bytes(2, "big")
+    path.write_bytes(head + table + b"".join(files.values()))
+
+
+def sky(path, files, far=0):
+    """Write what sky.dnr and sky.dsk are: a table of {number: content}, and the contents.
+
+    far: where the first lies; from 8 MiB on places are multiples of 16.
+    """
+    table, data = len(files).to_bytes(4, "little"), bytearray(far)
+    for number, content in files.items():
+        data += bytes(-len(data) % 16)
+        place = len(data) if len(data) < 1 << 23 else len(data) >> 4 | 1 << 23
+        # Bits above the size say how the game is to read it.
+        size = len(content) | 1 << 22
+        table += number.to_bytes(2, "little") + place.to_bytes(3, "little")
+        table += size.to_bytes(3, "little")
+        data += content
+    path.write_bytes(table)
+    path.with_suffix(".dsk").write_bytes(data)
+
+
+def game(path):
+    """A game whose lines are at an absolute path, or at those of a glob."""
+    return Source("made-up", "en", "several", str(path).lstrip("/"))
+
+
+def mp3(hz, seconds):
+    """The file's bytes."""
+    data = io.BytesIO()
+    soundfile.write(data, (tone(hz, seconds) / 128.0) - 1, GAME_RATE, format="MP3")
+    return data.getvalue()
+
+
+def test_lines_of_the_queen(tmp_path):
+    path = tmp_path / "queen.1c"
+    speech = {"020001P2.SB": mp3(300, 2), "TOM_0826.SB": mp3(500, 1)}
+    queen(path, {"ZOMBIE.ACT": b"no speech", **speech})
+    found = dict(lines(game(path)))
+    assert list(found) == [f"{path}/020001P2.SB", f"{path}/TOM_0826.SB"]
+    for (name, seconds), wanted, hz in zip(found.items(), (2, 1), (300, 500)):
+        signal = decode(name)
+        assert signal.dtype == np.float32 and signal.ndim == 1
+        # An MP3 is padded to whole frames.
+        assert abs(seconds - wanted) < 0.2 and abs(len(signal) / 16_000 - seconds) < 0.1
+        assert abs(pitch(signal) - hz) < 3 and 0.4 < np.abs(signal).max() < 0.55
+    with pytest.raises(ValueError, match="no line 1"):
+        decode(f"{path}/1")
+
+
+@pytest.mark.parametrize("far", [0, (1 << 23) + 16])
+def test_lines_of_the_sky(tmp_path, far):
+    path = tmp_path / "sky.dnr"
+    said = tone(300, 1.5)
+    speech, picture = bytes(22) + rnc(said), bytes(range(99))
+    sky(path, {7: speech, 50_001: picture, 59_494: speech, 60_000: speech}, far)
+    assert lines(game(path)) == [(f"{path}/59494", len(said) / GAME_RATE)]
+    if shutil.which("ancient"):
+        signal = decode(f"{path}/59494")
+        assert signal.dtype == np.float32 and abs(len(signal) - 24_000) <= 2
+        assert abs(pitch(signal) - 300) < 3 and 0.4 < np.abs(signal).max() < 0.5
+
+
+def test_files_of_samples_make_an_utterance_and_noise_needs_no_synthesiser(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"{number}.ALS").write_bytes(tone(300, number).tobytes())
+    found = lines(game(tmp_path / "*.ALS"))
+    assert found == [(f"{tmp_path}/{n}.ALS", n) for n in (1, 2)]
+    cast = Voice(GAMES, "made-up", "en", "several")
+    said = [Recordings(cast, tuple(name for name, _ in found))]
+    (row,) = make_shard(ShardPlan("a/a-000", "a", 0, (1,), {}, [], said), tmp_path / "a.tar")
+    assert (row["speaker"], row["engine"]) == ("recording-made-up", "recording")
+    assert 3 < row["seconds"] < 3.4
+    noise = ShardPlan("noise/noise-000", "noise", 0, (2,), {"noise": 20.0}, [])
+    assert sum(r["seconds"] for r in make_noise_shard(noise, tmp_path / "noise.tar")) >= 20
+
+
+def test_damaged_games_are_told(tmp_path):
+    path = tmp_path / "queen.1c"
+    queen(path, {"020001P2.SB": mp3(300, 2)})
+    whole = path.read_bytes()
+    wrong = {
+        "short.1c": (whole[:-100], "more than there is"),
+        "table.1c": (whole[:20], "table of contents"),
+        "garbage.1c": (b"garbage", "not Flight of the Amazon Queen"),
+        "other.1c": (whole[:12] + b"\2" + whole[13:], "not Flight of the Amazon Queen"),
+        "noise.1c": (whole[:36] + bytes(len(whole) - 36), "no MP3"),
+        "garbage.dnr": (b"garbage", "table of contents"),
+    }
+    for name, (content, why) in wrong.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.*{why}"):
+            lines(game(tmp_path / name))
+    sky(tmp_path / "sky.dnr", {50_000: bytes(22) + rnc(tone(300, 1))})
+    (tmp_path / "sky.dsk").write_bytes((tmp_path / "sky.dsk").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"sky\.dnr.*more than there is"):
+        lines(game(tmp_path / "sky.dnr"))
+    sky(tmp_path / "odd.dnr", {50_000: bytes(22) + rnc(tone(300, 1))[:40]})
+    if shutil.which("ancient"):
+        with pytest.raises(ValueError, match=r"odd\.dnr/50000 is damaged"):
+            decode(f"{tmp_path}/odd.dnr/50000")
+    (tmp_path / "odd.dsk").unlink()
+    with pytest.raises(OSError, match=r"odd\.dsk"):
+        lines(game(tmp_path / "odd.dnr"))
