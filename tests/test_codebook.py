@@ -131,7 +131,7 @@ def test_kmeans_is_as_good_as_one_call_of_faiss(metric):
 
 
 def test_whitened_kmeans_sees_what_loud_directions_hide():
-    """Twenty clusters in 4 dimensions, under 4 louder ones and 8 of faint noise that say nothing."""
+    """Clusters in 4 dimensions, under 4 louder ones and 8 of faint noise that say nothing."""
     random = np.random.default_rng(20)
     middle = 3 * random.standard_normal((20, 4))
     which = random.integers(20, size=8000)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SPEECH, kill_when, run_job
+from safetensors.torch import load_file
 from transformers import WavLMModel
 
 from tokenizer.wavlm_config import read_encoder
@@ -69,12 +70,34 @@ def test_killed_in_a_round_and_run_again(tmp_path):
     done = run_job("train_encoder", *flags(output, codes=[40, 70]))
     assert done.returncode == 2 and "rounds" in done.stderr
 
+    # Another run goes on from it, over whitened labels, and leaves the layer that is to be kept.
+    going_on = {
+        "start": [output / "encoder"],
+        "keep-layers": [1],
+        "whiten": [16],
+        "steps": [50],
+        "codes": [40],
+        "spectrum-steps": [0],
+    }
+    done = run_job("train_encoder", *flags(tmp_path / "more", **going_on), timeout=250)
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        load_file(folder / "encoder/model.safetensors") for folder in (output, tmp_path / "more")
+    )
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed and all(
+        name.startswith(("encoder.layers.1.", "encoder.layer_norm")) for name in changed
+    )
+
 
 UNUSABLE = {
     "one-count-for-two-rounds": ({"codes": [40]}, "--codes"),
     "layer-that-is-not-there": ({"label-layers": [3]}, "2 layers"),
     "width-of-no-heads": ({"width": [50]}, "--heads"),
     "row-of-a-span": ({"row-seconds": [0.1]}, "--mask-span"),
+    "nothing-to-keep": ({"keep-layers": [1]}, "--start"),
+    "all-kept": ({"start": ["wavlm-tiny"], "keep-layers": [8], "label-layers": [7, 7]}, "--keep"),
+    "more-components-than-features": ({"whiten": [65]}, "--whiten"),
     "no-audio": ({"input": ["/nowhere"]}, "matches nothing"),
     "no-noise": ({"noise": ["/nowhere"]}, "--noise"),
 }
