@@ -17,7 +17,7 @@ demo: install
 
 # Two files at a time; a thread each, or the two would fight for two cores.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: install
 	$(BIN)/python jobs/bench.py

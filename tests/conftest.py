@@ -34,6 +34,12 @@ SETTINGS = ("window_seconds", "context_seconds", "batch_size", "batch_seconds", 
 ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: of two run side by side, one begun last would end alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def environment(changes: dict | None = None) -> dict:
     """This process's environment without a Ray cluster's address; None takes a variable away."""
     merged = {**os.environ, "RAY_ADDRESS": None, **(changes or {})}
@@ -60,11 +66,19 @@ def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
     )
 
 
+# The system may give a port out again as soon as it is closed, and did so to one cluster twice.
+GIVEN_PORTS: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port of 127.0.0.1 that nobody listens on, another one at every call."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        if port not in GIVEN_PORTS:
+            GIVEN_PORTS.add(port)
+            return port
 
 
 def ray_processes(folder: str) -> dict[int, str]:
