@@ -156,8 +156,7 @@ def main() -> int:
         args.checkpoint_minutes,
         readers,
     )
-    # Two threads of so small an encoder would wait for each other; two encoders do not.
-    encoding = EncoderSettings(args.device, precision, cpus_per_encoder=1)
+    encoding = EncoderSettings(args.device, precision)
     try:
         failed = train_encoder(shards, noises, output, config, recipe, training, encoding, started)
     except TrainingFailed as error:
