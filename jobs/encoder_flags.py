@@ -11,6 +11,8 @@ from pipeline.train_encoder_job import Round
 
 # In round 1, and in later ones, which need less to begin with.
 HEARD_WEIGHTS = 0.5, 0.3
+# What a new encoder is like where no flag says otherwise.
+SHAPE = {"width": 256, "layers": 8, "heads": 4, "conv_widths": [64, 128, 128, 128, 256, 256, 256]}
 
 
 def add_start_shape_rounds(parser: flags.argparse.ArgumentParser) -> None:
@@ -30,16 +32,13 @@ def add_start_shape_rounds(parser: flags.argparse.ArgumentParser) -> None:
         "layers stay the same (default: train all)",
     )
     shape = parser.add_argument_group("the encoder's shape, without --start")
-    shape.add_argument("--width", type=flags.positive, default=256, help="default: %(default)s")
-    shape.add_argument("--layers", type=flags.positive, default=8, help="default: %(default)s")
-    shape.add_argument("--heads", type=flags.positive, default=4, help="default: %(default)s")
-    shape.add_argument(
-        "--conv-widths",
-        type=flags.positive,
-        nargs=7,
-        default=[64, 128, 128, 128, 256, 256, 256],
-        help="of the seven convolutions (default: %(default)s)",
-    )
+    for name, value in SHAPE.items():
+        shape.add_argument(
+            "--" + name.replace("_", "-"),
+            type=flags.positive,
+            nargs=len(value) if isinstance(value, list) else None,
+            help=f"default: {value}",
+        )
     rounds = parser.add_argument_group("rounds, a value each")
     rounds.add_argument(
         "--steps",
@@ -90,9 +89,18 @@ def add_start_shape_rounds(parser: flags.argparse.ArgumentParser) -> None:
 def start_and_shape(args: flags.argparse.Namespace) -> tuple[Path | None, WavLMConfig]:
     """A local copy of --start, if it is given, and the shape of the encoder.
 
-    Raises UsageError where there is no such encoder, or none that can be trained, or where --whiten
-    or --keep-layers ask for more than it has.
+    Raises UsageError where there is no such encoder, or none that can be trained, where it is to
+    have another shape, or where --whiten or --keep-layers ask for more than it has.
     """
+    if args.start:
+        for name in SHAPE:
+            if getattr(args, name) is not None:
+                raise UsageError(
+                    "--" + name.replace("_", "-"),
+                    getattr(args, name),
+                    "an encoder that is there keeps its shape",
+                    "leave it out, or --start",
+                )
     started = fetch_folder("--start", args.start, "a WavLM", hub=True) if args.start else None
     config = _shape_of(started, args.start) if started else _new_shape(args)
     if args.keep_layers and not started:
@@ -110,19 +118,22 @@ def start_and_shape(args: flags.argparse.Namespace) -> tuple[Path | None, WavLMC
 
 def _new_shape(args: flags.argparse.Namespace) -> WavLMConfig:
     """wavlm-large's structure in the flags' widths. Raises UsageError for an impossible one."""
-    if args.width % args.heads or args.width % 16:
+    given = {name: getattr(args, name) for name in SHAPE}
+    shape = SHAPE | {name: value for name, value in given.items() if value is not None}
+    width, heads = shape["width"], shape["heads"]
+    if width % heads or width % 16:
         raise UsageError(
             "--width",
-            args.width,
-            f"it does not divide by --heads {args.heads} and by the position embedding's 16 groups",
+            width,
+            f"it does not divide by --heads {heads} and by the position embedding's 16 groups",
             "give a multiple of both",
         )
     return WavLMConfig(
-        hidden_size=args.width,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        intermediate_size=4 * args.width,
-        conv_dim=args.conv_widths,
+        hidden_size=width,
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        conv_dim=shape["conv_widths"],
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
     )

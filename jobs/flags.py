@@ -115,15 +115,7 @@ def add_encoders(flags: argparse.ArgumentParser) -> None:
         default=own.device,
         help="auto: GPUs if the cluster has any (default: %(default)s)",
     )
-    where.add_argument(
-        "--encoders", type=positive, help="encoder actors (default: one a GPU, or all CPU cores)"
-    )
-    where.add_argument(
-        "--cpus-per-encoder",
-        type=positive,
-        default=own.cpus_per_encoder,
-        help="threads of an encoder on a CPU (default: %(default)s)",
-    )
+    add_encoder_actors(where)
     how = flags.add_argument_group("how it encodes")
     how.add_argument(
         "--precision",
@@ -154,6 +146,19 @@ def add_encoders(flags: argparse.ArgumentParser) -> None:
         type=positive_number,
         default=cut.batch_seconds,
         help="most audio in a batch, padding included (default: %(default)g)",
+    )
+
+
+def add_encoder_actors(where: argparse._ArgumentGroup) -> None:
+    """The flags that say how many encoders run beside each other, and how wide each is."""
+    where.add_argument(
+        "--encoders", type=positive, help="encoder actors (default: one a GPU, or all CPU cores)"
+    )
+    where.add_argument(
+        "--cpus-per-encoder",
+        type=positive,
+        default=EncoderSettings().cpus_per_encoder,
+        help="threads of an encoder on a CPU (default: %(default)s)",
     )
 
 

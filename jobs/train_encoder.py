@@ -101,6 +101,7 @@ def parse() -> flags.argparse.Namespace:
         help="processes beside this one that decode and mix (default: 4 with a GPU; 0 on a CPU, "
         "where they would be in the way of the training)",
     )
+    flags.add_encoder_actors(where)
     where.add_argument(
         "--checkpoint-minutes", type=flags.positive_number, default=2, help="default: %(default)g"
     )
@@ -156,7 +157,7 @@ def main() -> int:
         args.checkpoint_minutes,
         readers,
     )
-    encoding = EncoderSettings(args.device, precision)
+    encoding = EncoderSettings(args.device, precision, args.encoders, args.cpus_per_encoder)
     try:
         failed = train_encoder(shards, noises, output, config, recipe, training, encoding, started)
     except TrainingFailed as error:
