@@ -25,8 +25,7 @@ SMALL = {
     "row-seconds": [1],
     "checkpoint-minutes": [0.0001],
 }
-
-
+# With --start, whose encoder has a shape.
 NO_SHAPE = {"layers": None, "width": None, "conv-widths": None}
 
 
