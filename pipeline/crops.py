@@ -24,7 +24,7 @@ from tokenizer.audio import (
     num_frames,
 )
 from tokenizer.perturb import change_speed, channel, mix, normalize, room
-from tokenizer.pretraining import span_mask
+from tokenizer.span_mask import span_mask
 
 # Pieces that wait to be drawn: of rows of three seconds under an hour of audio, and 100 MB.
 BUFFER_PIECES = 1000

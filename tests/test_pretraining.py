@@ -12,7 +12,8 @@ from pipeline.train_encoder_job import save_encoder
 from pipeline.training_loop import make_optimizers
 from tokenizer.audio import num_frames
 from tokenizer.perturb import change_speed, channel, mix, normalize, room
-from tokenizer.pretraining import MaskedPrediction, span_mask
+from tokenizer.pretraining import MaskedPrediction
+from tokenizer.span_mask import span_mask
 from tokenizer.wavlm import WavLM
 from tokenizer.wavlm_config import read_encoder
 

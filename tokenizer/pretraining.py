@@ -7,9 +7,6 @@ what is saved is one; the forward pass is our own. On a CPU it is several times 
 time-major, where every convolution is one or two plain products, bf16 ones where that pays.
 """
 
-import math
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio
@@ -204,19 +201,3 @@ def correlate(x: Tensor, weight: Tensor, groups: int, back: int) -> Tensor:
     kernel = torch.fft.rfft(weight, size).conj().unflatten(0, (groups, -1))  # (G, O / G, C / G, F)
     y = torch.einsum("bfgc,gocf->bfgo", spectrum, kernel).flatten(2)
     return torch.fft.irfft(y, size, dim=1).roll(back, 1)[:, : x.shape[1]]
-
-
-def span_mask(
-    shape: tuple[int, int], share: float, span: int, random: np.random.Generator
-) -> np.ndarray:
-    """(B, T) bool: spans of `span` frames at random, about `share` of all frames masked.
-
-    Spans may overlap, as in wav2vec 2.0; their number allows for it: n spans leave
-    (1 - span / T)^n of the frames.
-    """
-    batch, frames = shape
-    span = min(span, frames)
-    count = max(1, round(math.log(1 - share) / math.log(1 - span / (frames + span))))
-    starts = random.integers(-span + 1, frames, (batch, count))
-    place = np.arange(frames)[None, None]
-    return ((place >= starts[..., None]) & (place < starts[..., None] + span)).any(1)
