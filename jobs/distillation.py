@@ -3,14 +3,11 @@
 import sys
 
 from jobs import flags
-from pipeline.causal_encoder import causal_form
-from pipeline.distill_job import DistillSettings, check_speech, distill
 from pipeline.errors import UsageError
 from pipeline.inputs import find_shards
 from pipeline.storage import Folder, fetch_folder
 from pipeline.training_loop import TrainingFailed, TrainingSettings
 from tokenizer.audio import FRAMES_PER_SECOND
-from tokenizer.distillation import LossWeights
 from tokenizer.files import TokenizerFiles
 from tokenizer.focal import FocalConfig
 from tokenizer.mfcc import MFCCConfig
@@ -101,6 +98,11 @@ def add_flags(parser: flags.argparse.ArgumentParser) -> list[str]:
 
 def run(args: flags.argparse.Namespace) -> int:
     """Train. Raises UsageError for what cannot be."""
+    # Not above: they import transformers, for seconds that k-means and --help can do without.
+    from pipeline.causal_encoder import causal_form
+    from pipeline.distill_job import DistillSettings, check_speech, distill
+    from tokenizer.distillation import LossWeights
+
     _, shards = find_shards("--input", args.input)
     folder = fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
     config, weights = flags.encoder(args.encoder, args.layer)

@@ -11,7 +11,6 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from jobs import flags
 from jobs.evaluate_lm import add_lm, evaluate_lm
 from jobs.figures import open_json, print_figures
-from pipeline.evaluate_decoding import FeatureFigures, decoding_figures
 from pipeline.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
 from pipeline.inputs import find_shards
 from pipeline.phone_labels import read_item_file, read_phones
@@ -102,6 +101,9 @@ def main() -> int:
 
 def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
     """One call into the pipeline, a table out."""
+    # Not above: it imports transformers, for seconds that --help and `lm` can do without.
+    from pipeline.evaluate_decoding import FeatureFigures, decoding_figures
+
     root, shards = find_shards("--input", args.input)
     files = flags.read_tokenizer(args.tokenizer)
     settings = flags.tokenize_settings(args)

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from transformers import WavLMModel
 
 from lm.checkpoints import load_checkpoint, save_checkpoint
 from lm.config import LMConfig
@@ -100,6 +99,8 @@ def build_model(
     torch.manual_seed(seed)
     model = SpeechLM.from_tokenizer(config, tokenizer) if tokenizer else SpeechLM(config)
     if encoder:
+        from transformers import WavLMModel  # two seconds, which most trainings can do without
+
         start_from_wavlm(model, WavLMModel.from_pretrained(encoder), tokenizer.encoder.layer)
     return model
 
