@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -64,6 +65,28 @@ def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
         capture_output=True,
         text=True,
     )
+
+
+def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedProcess:
+    """As run_job, in this process: for what a job refuses before it starts any work.
+
+    Another process would import the same again, for longer than all that such a test waits for.
+    """
+    command = job_command(job, *flags)
+    said, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as end,
+    ):
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", command[1:])
+        patch.setattr(sys, "path", ["", *sys.path])  # the job overwrites the first, its own folder
+        for name, value in (env or {}).items():
+            patch.setenv(name, str(value))
+        runpy.run_path(command[1], run_name="__main__")
+    return subprocess.CompletedProcess(command, end.value.code, said.getvalue(), errors.getvalue())
 
 
 # The system may give a port out again as soon as it is closed, and did so to one cluster twice.

@@ -2,17 +2,15 @@
 
 import copy
 import gzip
-import importlib
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_job
+from conftest import run_here, run_job
 from small_lm import small_config, train, write_tokens
-from test_usage import assert_refused
+from test_usage import assert_refused, assert_refused_after_bar
 
 from lm.config import LMError
 from lm.files import read_lm, save_lm
@@ -28,7 +26,6 @@ from lm.preference import (
     split,
 )
 from lm.triples import Triple, TripleSettings, make_triples, read_triples, write_triples
-from pipeline.errors import UsageError
 from pipeline.storage import Folder
 
 CODES = 24
@@ -219,7 +216,7 @@ def test_the_job_makes_triples_and_learns_from_them(places):
     before = (output / "training/log.jsonl").read_bytes()
     again = run_job("align_lm", *flags, *making, "--steps", 12, "--learning-rate", 1e-3)
     assert again.stdout == done.stdout and (output / "training/log.jsonl").read_bytes() == before
-    other = run_job("align_lm", *flags, *making, "--steps", 13)
+    other = run_here("align_lm", *flags, *making, "--steps", 13)
     assert_refused(other, "--output", "other settings")
 
 
@@ -236,13 +233,8 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("changes, said", UNUSABLE.values(), ids=UNUSABLE)
-def test_unusable_flags(places, tmp_path, monkeypatch, changes, said):
+def test_unusable_flags(places, tmp_path, changes, said):
     given = {"lm": "{p}/lm", "output": str(tmp_path / "out"), **changes}
     flags = [(f"--{name}", value.format(p=places)) for name, value in given.items()]
-    monkeypatch.setattr("sys.argv", ["align_lm", *(part for flag in flags for part in flag)])
-    # A process of its own for each would take longer than all else here together; a job puts the
-    # project's root in place of the first of these.
-    monkeypatch.setattr("sys.path", ["", *sys.path])
-    align_lm = importlib.import_module("jobs.align_lm")
-    with pytest.raises(UsageError, match=said):
-        align_lm.main()
+    done = run_here("align_lm", *(part for flag in flags for part in flag))
+    assert_refused_after_bar(done, said)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD, SPEECH, run_job
+from conftest import ONE_THREAD, SPEECH, run_here, run_job
 from models import small_tokenizer, small_wavlm
 from test_usage import assert_refused
 from transformers import WavLMModel
@@ -223,7 +223,7 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
             assert np.array_equal(np.concatenate(streamed(tokenizer, waves[key], 4000)), own)
     assert len(np.unique(own)) > 4
     short = ("--window-seconds", 8, "--tokenizer", output, "--output", tmp_path / "short")
-    assert_refused(run_job("tokenize", "--input", shard, *short), "--window-seconds", "10.32")
+    assert_refused(run_here("tokenize", "--input", shard, *short), "--window-seconds", "10.32")
 
 
 def test_what_cannot_be_causal_is_refused(tmp_path):
@@ -234,5 +234,5 @@ def test_what_cannot_be_causal_is_refused(tmp_path):
         ({}, ["--center"], "--center"),
         (base, [], "wavlm-large's shape"),
     ):
-        done = run_job("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
+        done = run_here("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
         assert_refused(done, said)

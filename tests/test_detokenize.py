@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ONE_THREAD, SPEECH, environment, read_tokens, run_job, snapshot
+from conftest import ONE_THREAD, SPEECH, environment, read_tokens, run_here, run_job, snapshot
 from test_usage import assert_refused
 
 from tokenizer.files import TokenizerFiles
@@ -110,19 +110,19 @@ def test_tokens_and_tokenizers_that_do_not_fit_are_refused(
     good, heard, tokenizer, speaking, tmp_path
 ):
     output = tmp_path / "out"
-    done = run_job("detokenize", *flags(good.output, tokenizer, output))
+    done = run_here("detokenize", *flags(good.output, tokenizer, output))
     assert_refused(done, "--tokenizer", tokenizer, "no vocoder", "jobs/train_vocoder.py")
     files = TokenizerFiles.read(speaking)
     files.weights["codebook.codes"][0] += 1
     files.save(tmp_path / "other")
-    done = run_job("detokenize", *flags(good.output, tmp_path / "other", output))
+    done = run_here("detokenize", *flags(good.output, tmp_path / "other", output))
     assert_refused(done, "--tokenizer", tmp_path / "other", files.fingerprint[:12])
-    done = run_job("detokenize", *flags(SPEECH, speaking, output))
+    done = run_here("detokenize", *flags(SPEECH, speaking, output))
     assert_refused(done, "--input", SPEECH, "run.json")
     assert not output.exists()
     # Another vocoder's shards are not mixed with those that are there.
     files = TokenizerFiles.read(speaking)
     files.vocoder_weights["head.proj.bias"][0] += 1
     files.save(tmp_path / "louder")
-    done = run_job("detokenize", *flags(good.output, tmp_path / "louder", heard[0]))
+    done = run_here("detokenize", *flags(good.output, tmp_path / "louder", heard[0]))
     assert_refused(done, "--output", heard[0], "vocoder")

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD, ROOT, SPEECH, kill_when, run_job
+from conftest import ONE_THREAD, ROOT, SPEECH, kill_when, run_here, run_job
 from models import distilled
 from test_usage import assert_refused
 
@@ -78,7 +78,7 @@ def test_killed_in_training_and_run_again(tmp_path):
         made = [own for _, own, _ in read_tokens(file)]
     assert len(np.unique(np.concatenate(made))) > 8
 
-    assert_refused(run_job("train_tokenizer", *flags(output)), "--output", "config.json")
+    assert_refused(run_here("train_tokenizer", *flags(output)), "--output", "config.json")
 
 
 def test_fewer_tokens_a_second_go_through_the_whole_job(tmp_path):
@@ -113,7 +113,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_unusable_arguments_are_refused(case, tmp_path):
     changes, word = REFUSED[case]
-    assert_refused(run_job("train_tokenizer", *flags(tmp_path / "out", **changes)), word)
+    assert_refused(run_here("train_tokenizer", *flags(tmp_path / "out", **changes)), word)
 
 
 @pytest.mark.slow

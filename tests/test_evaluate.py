@@ -4,11 +4,10 @@ import io
 import json
 import math
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ONE_THREAD, SPEECH, read_tokens, run_job
+from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
 
 from pipeline.errors import UsageError
 from pipeline.phone_labels import read_item_file, read_phones
@@ -155,16 +154,11 @@ UNUSABLE = {
 
 def test_unusable_flags(tokenizer, places):
     usable = {"input": places / "input.tar", "tokenizer": tokenizer}
-
-    def run(changes):
-        changes = {name: value.format(p=places) for name, value in changes.items()}
-        given = {**usable, **changes}
-        flags = [part for name, value in given.items() for part in (f"--{name}", value)]
-        return run_job("evaluate", "tokens", *flags)
-
-    with ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(run, [changes for changes, _ in UNUSABLE.values()]))
-    for (changes, said), done in zip(UNUSABLE.values(), runs):
+    for changes, said in UNUSABLE.values():
+        given = {name: value.format(p=places) for name, value in changes.items()}
+        flags = {**usable, **given}.items()
+        parts = [part for name, value in flags for part in (f"--{name}", value)]
+        done = run_here("evaluate", "tokens", *parts)
         lines = done.stderr.splitlines()
         assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
         name, value = next(iter(changes.items()))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from conftest import ONE_THREAD, SPEECH, run_job
+from conftest import ONE_THREAD, SPEECH, run_here, run_job
 from test_usage import assert_refused
 
 from pipeline.evaluate_decoding import FeatureFigures
@@ -57,4 +57,4 @@ def test_the_job_measures_features_and_speech(tmp_path):
 
 def test_another_encoder_is_refused(tmp_path):
     flags = ("evaluate", "tokens", "--input", SPEECH, "--tokenizer", TOKENIZER, "--encoder")
-    assert_refused(run_job(*flags, SPEECH), "--encoder")
+    assert_refused(run_here(*flags, SPEECH), "--encoder")

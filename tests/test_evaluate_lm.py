@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, SPEECH, run_job
+from conftest import ROOT, SPEECH, run_here, run_job
 from small_lm import small_config, train, write_tokens
 from test_usage import assert_refused
 
@@ -264,5 +264,5 @@ def test_unusable_flags(places, changes, said):
 
 
 def test_tokens_of_another_tokenizer_are_refused_in_one_line(places):
-    done = run_job("evaluate", "lm", "--lm", places / "lm", "--input", places / "other")
+    done = run_here("evaluate", "lm", "--lm", places / "lm", "--input", places / "other")
     assert_refused(done, "--input", "0123456789ab")

@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pytest
 from conftest import read_tokens, rows_of, run_job, snapshot
-from test_usage import assert_refused
+from test_usage import assert_refused_after_bar
 
 from pipeline.import_tokens import IMPORT_REASONS
 
@@ -99,12 +99,6 @@ def test_lines_become_shards_and_every_bad_one_has_its_row(lines, tmp_path):
     assert changed <= {"summary.json"}
     done = run_job("import_tokens", *flags, "--codebook-size", 300)
     assert_refused_after_bar(done, "--output", "settings")
-
-
-def assert_refused_after_bar(done, *said):
-    """As assert_refused, where a progress bar may come first."""
-    done.stderr = done.stderr.splitlines()[-1]
-    assert_refused(done, *said)
 
 
 def test_store_and_a_cut_file(s3, lines, tmp_path):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import soundfile
-from conftest import SPEECH, run_job
+from conftest import SPEECH, run_here, run_job
 from test_synthesize import needs_engines
 from test_usage import assert_refused
 
@@ -59,7 +59,7 @@ def test_pairs_are_made_twice_alike_and_in_twos(tmp_path):
                 assert row["speakers"][0] != row["speakers"][1]
     groups = [pair.group for pair in read_pairs(tmp_path / "one")]
     assert sorted(groups) == sorted([*"001122"] * 2)
-    refused = run_job("make_pairs", *flags, "--seed", 2, "--output", tmp_path / "one")
+    refused = run_here("make_pairs", *flags, "--seed", 2, "--output", tmp_path / "one")
     assert_refused(refused, "--output", "other seed")
     short = run_job(
         *("make_pairs", "--input", SPEECH, "--tasks", "gender", "--output", tmp_path / "four")

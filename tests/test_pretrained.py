@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD, ROOT, SPEECH, run_job
+from conftest import ONE_THREAD, ROOT, SPEECH, run_here, run_job
 from transformers import WavLMModel
 
 from pipeline.inputs import find_shards
@@ -86,7 +86,7 @@ def test_loudness_does_not_change_what_is_heard():
 
 def test_a_name_that_does_not_ship_is_answered_with_those_that_do(tmp_path):
     flags = ("--input", SPEECH, "--tokenizer", "wavlm-tiny-km257", "--output", tmp_path / "out")
-    done = run_job("tokenize", *flags)
+    done = run_here("tokenize", *flags)
     assert done.returncode == 2
     assert all(name in done.stderr for name in TOKENIZERS), done.stderr
     assert str(ROOT) not in done.stderr

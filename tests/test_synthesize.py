@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 import soundfile
-from conftest import run_job, snapshot
+from conftest import run_here, run_job, snapshot
 from test_usage import assert_refused
 
 from pipeline.synthesis.alignment import ARPABET, frames, moved
@@ -25,10 +25,10 @@ FIELDS = {"speaker", "engine", "voice", "gender", "language", "text", "half"}
 VARIED = {"factor", "rate", "pitch"}
 
 
-def synthesize(output, text, *more, seed=3):
+def synthesize(output, text, *more, seed=3, run=run_job):
     """Run the job on half a minute of speech in two shards a half; returns the process."""
     flags = ("--hours", 0.016, "--shard-minutes", 0.25, "--seed", seed, "--text", text)
-    return run_job("synthesize", "--output", output, "--engines", *ENGINES, *flags, *more)
+    return run("synthesize", "--output", output, "--engines", *ENGINES, *flags, *more)
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +113,15 @@ def test_same_bytes_again_and_what_is_missing_is_finished(made, text, tmp_path):
     assert tars(output) == wanted
     assert (output / "b/phones.jsonl").read_text() == (made / "b/phones.jsonl").read_text()
     assert left.items() <= snapshot(output).items()
-    assert_refused(synthesize(output, text, seed=4), "--output", "other settings")
+    assert_refused(synthesize(output, text, seed=4, run=run_here), "--output", "other settings")
 
 
 @needs_engines
 def test_missing_text_and_missing_program_are_refused(text, tmp_path):
-    assert_refused(synthesize(tmp_path / "out", tmp_path / "none.txt"), "--text", "none.txt")
+    done = synthesize(tmp_path / "out", tmp_path / "none.txt", run=run_here)
+    assert_refused(done, "--text", "none.txt")
     for engine, program in (("recordings", "ffmpeg"), ("games", "ancient")):
-        done = run_job(
+        done = run_here(
             *("synthesize", "--output", tmp_path / "out", "--engines", engine),
             env={"PATH": str(tmp_path)},
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import kill_when, run_job
+from conftest import kill_when, run_here, run_job
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 from test_lm_data import imported
@@ -142,7 +142,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
     # Nothing is left to do; other settings are refused.
     again = run_job("train_lm", *flags(tokens, killed, **more), timeout=250)
     assert again.returncode == 0 and "200 steps" in again.stdout
-    other = run_job("train_lm", *flags(tokens, killed, **{**more, "rows": 3}))
+    other = run_here("train_lm", *flags(tokens, killed, **{**more, "rows": 3}))
     assert_refused(other, "--output", "settings")
 
 
@@ -225,5 +225,5 @@ UNUSABLE = {
 def test_unusable_arguments_are_refused(case, tokens, tmp_path):
     changes, *said = UNUSABLE[case]
     changes = {k: v.format(t=tmp_path) if isinstance(v, str) else v for k, v in changes.items()}
-    assert_refused(run_job("train_lm", *flags(tokens, tmp_path / "out", **changes)), *said)
+    assert_refused(run_here("train_lm", *flags(tokens, tmp_path / "out", **changes)), *said)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import SPEECH, run_job
+from conftest import SPEECH, run_here, run_job
 from test_usage import assert_refused
 
 from pipeline.storage import PRETRAINED
@@ -73,7 +73,7 @@ def test_a_tokenizer_learns_to_speak(tmp_path):
     later = {n: np.corrcoef(loud, np.roll(heard, n))[0, 1] for n in range(-5, 6)}
     assert max(later, key=later.get) == 0
 
-    assert_refused(run_job("train_vocoder", *flags(output)), "--output", "config.json")
+    assert_refused(run_here("train_vocoder", *flags(output)), "--output", "config.json")
 
 
 @pytest.mark.parametrize(
@@ -84,5 +84,5 @@ def test_a_tokenizer_learns_to_speak(tmp_path):
     ],
 )
 def test_unusable_arguments_are_refused(tmp_path, changes, said):
-    assert_refused(run_job("train_vocoder", *flags(tmp_path / "out", **changes)), said)
+    assert_refused(run_here("train_vocoder", *flags(tmp_path / "out", **changes)), said)
     assert not (tmp_path / "out").exists()

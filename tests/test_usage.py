@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SPEECH, free_port, run_job, snapshot
+from conftest import SPEECH, free_port, run_here, run_job, snapshot
 
 from tokenizer.files import TokenizerFiles
 
@@ -25,6 +25,12 @@ def assert_refused(done, *said: str) -> None:
     assert len(lines) == 1, done.stderr
     for text in said:
         assert str(text) in lines[0]
+
+
+def assert_refused_after_bar(done, *said: str) -> None:
+    """As assert_refused, where a progress bar may come first."""
+    done.stderr = done.stderr.splitlines()[-1]
+    assert_refused(done, *said)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def test_unusable_flag(tokenizer, places, tmp_path, changes, said):
     flags = {"input": SPEECH, "tokenizer": tokenizer, "output": output}
     changes = {name: value.format(p=places, s=SPEECH) for name, value in changes.items()}
     parts = [part for name, value in {**flags, **changes}.items() for part in (f"--{name}", value)]
-    done = run_job("tokenize", *parts)
+    done = run_here("tokenize", *parts)
     name, value = next(iter(changes.items()))
     assert_refused(done, f"--{name}", value, said)
     assert not output.exists() and not (places / "shell").exists()
@@ -99,9 +105,9 @@ def test_output_of_another_tokenizer_or_setting(good, tokenizer, tmp_path):
     files.weights["codebook.codes"][0] += 1
     files.save(tmp_path / "other")
     flags = ("--input", SPEECH, "--output", good.output)
-    done = run_job("tokenize", *flags, "--tokenizer", tmp_path / "other")
+    done = run_here("tokenize", *flags, "--tokenizer", tmp_path / "other")
     assert_refused(done, "--output", good.output, "another tokenizer")
-    done = run_job("tokenize", *flags, "--tokenizer", tokenizer, "--batch-size", 7)
+    done = run_here("tokenize", *flags, "--tokenizer", tokenizer, "--batch-size", 7)
     assert_refused(done, "--output", good.output, "--batch-size 32, not 7")
     assert snapshot(good.output) == before
 
@@ -112,12 +118,12 @@ def test_damaged_tokenizer_or_run_record(good, tokenizer, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1000])
     output = tmp_path / "out"
     flags = ("--input", SPEECH, "--output", output)
-    done = run_job("tokenize", *flags, "--tokenizer", tmp_path / "cut")
+    done = run_here("tokenize", *flags, "--tokenizer", tmp_path / "cut")
     assert_refused(done, "--tokenizer", tmp_path / "cut")
     assert not output.exists()
     output.mkdir()
     Path(output / "run.json").write_text("{")
-    done = run_job("tokenize", *flags, "--tokenizer", tokenizer)
+    done = run_here("tokenize", *flags, "--tokenizer", tokenizer)
     assert_refused(done, "--output", output, "run.json")
 
 
