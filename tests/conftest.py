@@ -8,9 +8,7 @@ import io
 import json
 import os
 import runpy
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,9 +24,9 @@ import pytest
 import torch
 import webdataset as wds
 from botocore.exceptions import BotoCoreError, ClientError
+from ray_cluster import ROOT, end_ray, environment, free_port, shared_cluster
 from transformers import WavLMConfig, WavLMModel
 
-ROOT = Path(__file__).resolve().parent.parent
 SPEECH = ROOT / "tests" / "speech"
 SETTINGS = ("window_seconds", "context_seconds", "batch_size", "batch_seconds", "precision")
 # One encoder of one thread: what a shard's bytes are compared with, over and over.
@@ -41,12 +39,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-def environment(changes: dict | None = None) -> dict:
-    """This process's environment without a Ray cluster's address; None takes a variable away."""
-    merged = {**os.environ, "RAY_ADDRESS": None, **(changes or {})}
-    return {name: str(value) for name, value in merged.items() if value is not None}
-
-
 def job_command(job: str, *flags) -> list[str]:
     """The command line of jobs/JOB.py, with this Python."""
     return [sys.executable, f"jobs/{job}.py", *map(str, flags)]
@@ -55,12 +47,14 @@ def job_command(job: str, *flags) -> list[str]:
 def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
     """Run jobs/JOB.py as a person does, from the repository's root, and wait for it.
 
-    env: variables to add, or with None to take away. Returns the CompletedProcess, with text.
+    env: variables to add, or with None to take away; a job with such variables starts a Ray of its
+    own, whose workers have them too, and any other connects to the one that is there. Returns the
+    CompletedProcess, with text.
     """
     return subprocess.run(
         job_command(job, *flags),
         cwd=ROOT,
-        env=environment(env),
+        env=shared_cluster() if env is None else environment(env),
         timeout=timeout,
         capture_output=True,
         text=True,
@@ -87,51 +81,6 @@ def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedP
             patch.setenv(name, str(value))
         runpy.run_path(command[1], run_name="__main__")
     return subprocess.CompletedProcess(command, end.value.code, said.getvalue(), errors.getvalue())
-
-
-# The system may give a port out again as soon as it is closed, and did so to one cluster twice.
-GIVEN_PORTS: set[int] = set()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, another one at every call."""
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        if port not in GIVEN_PORTS:
-            GIVEN_PORTS.add(port)
-            return port
-
-
-def ray_processes(folder: str) -> dict[int, str]:
-    """{process: command line} of the Ray processes whose RAY_TMPDIR this is.
-
-    Told by it in their environment, or by their logs: Ray's agents blank their environment.
-    """
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            files = " ".join(os.readlink(link) for link in (entry / "fd").iterdir())
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            environ = (entry / "environ").read_bytes()
-            if folder.encode() in environ or f"{folder}/session_" in files + line:
-                found[int(entry.name)] = line
-        except (OSError, ValueError):
-            continue  # not a process, or one that has just ended
-    found.pop(os.getpid(), None)
-    return found
-
-
-def end_ray(folder: str) -> None:
-    """End every Ray process whose RAY_TMPDIR this is, and no other; then remove it."""
-    deadline = time.monotonic() + 20
-    while (left := ray_processes(folder)) and time.monotonic() < deadline:
-        for process in left:
-            with contextlib.suppress(ProcessLookupError):  # its parent took it along
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.1)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ONE_THREAD, SPEECH, environment, read_tokens, run_here, run_job, snapshot
+from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job, snapshot
+from ray_cluster import environment
 from test_usage import assert_refused
 
 from tokenizer.files import TokenizerFiles

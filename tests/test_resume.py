@@ -11,18 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import (
-    ONE_THREAD,
-    ROOT,
-    S3,
-    SPEECH,
-    end_ray,
-    environment,
-    job_command,
-    ray_processes,
-    run_job,
-    snapshot,
-)
+from conftest import ONE_THREAD, ROOT, S3, SPEECH, job_command, run_job, snapshot
+from ray_cluster import end_ray, environment, ray_processes
 
 SHARDS = 12
 NAMES = [f"part-{number:02d}" for number in range(SHARDS)]

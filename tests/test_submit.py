@@ -2,73 +2,31 @@
 
 import random
 import re
-import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from conftest import ROOT, S3, SPEECH, end_ray, environment, free_port, read_tokens
+from conftest import S3, SPEECH, read_tokens
+from ray_cluster import RAY, ROOT, Cluster, end_ray
 
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 # What a person has lying in a checkout, and must not travel with every job.
 HEAVY = (".venv/lib/heavy.bin", "out/demo/heavy.bin")
 
 
-class Cluster:
-    """A Ray cluster of one node, of its own ports and folder, with token authentication."""
+class Submitting(Cluster):
+    """A Cluster that jobs are submitted to, and whose workers reach the store."""
 
     def __init__(self, s3: S3):
-        self.folder = tempfile.mkdtemp(prefix="wm-", dir="/tmp")  # short: Ray's sockets lie there
-        self.address = f"http://127.0.0.1:{free_port()}"
-        self.env = environment(
-            {
-                **s3.env,
-                "RAY_TMPDIR": self.folder,
-                "TMPDIR": self.folder,
-                # The same for whoever starts the cluster and whoever submits to it.
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN": secrets.token_hex(16),
-                "RAY_USAGE_STATS_ENABLED": "0",
-            }
-        )
-
-    def start(self) -> None:
-        """Start it, and wait until it takes jobs."""
-        flags = {
-            "node-ip-address": "127.0.0.1",
-            "port": free_port(),
-            "dashboard-host": "127.0.0.1",
-            "dashboard-port": self.address.rpartition(":")[2],
-            "dashboard-agent-listen-port": free_port(),
-            "dashboard-agent-grpc-port": free_port(),
-            "ray-client-server-port": free_port(),
-            "metrics-export-port": free_port(),
-            "temp-dir": self.folder,
-            "num-cpus": 2,
-        }
-        parts = [f"--{name}={value}" for name, value in flags.items()]
-        log = Path(self.folder, "start.log")
-        # A file, not a pipe, which the cluster would hold open.
-        with log.open("w") as output:
-            done = subprocess.run(
-                [*RAY, "start", "--head", *parts],
-                env=self.env,
-                cwd=self.folder,
-                timeout=120,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        assert done.returncode == 0, log.read_text()
+        super().__init__(s3.env, dashboard=True)
 
     def submit(self, checkout: Path, *flags) -> subprocess.CompletedProcess:
         """`ray job submit` of jobs/tokenize.py from a checkout; waits for its end."""
         entry = [sys.executable, "jobs/tokenize.py", *map(str, flags)]
-        where = ["--address", self.address, "--working-dir", "."]
+        where = ["--address", f"http://127.0.0.1:{self.dashboard}", "--working-dir", "."]
         return subprocess.run(
             [*RAY, "job", "submit", *where, "--", *entry],
             env=self.env,
@@ -87,8 +45,8 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(s3):
-    """A started Cluster."""
-    cluster = Cluster(s3)
+    """A started cluster."""
+    cluster = Submitting(s3)
     try:
         cluster.start()
         yield cluster

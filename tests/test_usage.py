@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SPEECH, free_port, run_here, run_job, snapshot
+from conftest import SPEECH, run_here, run_job, snapshot
+from ray_cluster import free_port
 
 from tokenizer.files import TokenizerFiles
 
