@@ -63,10 +63,11 @@ def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
     OUTPUT/b/phones.jsonl and summary.json. Returns the summary and "failed": {shard: why}. Raises
     UsageError when a program or voice is missing, or the output was made with other settings.
     """
-    _check_installed(settings.engines)
     # Recordings alone need no text.
     spoken = settings.texts or not SHARES.keys().isdisjoint(settings.engines)
     sentences = english(list(settings.texts)) if spoken else []
+    # After the texts: it opens fourteen thousand recordings.
+    _check_installed(settings.engines)
     plans = plan_shards(settings, sentences)
     _claim(output, settings, sentences, plans)
     present = {name for folder in (*HALVES, "noise") for name in _tars(output, folder)}
