@@ -171,11 +171,14 @@ def _check_installed(engines: tuple[str, ...]) -> None:
     """Raises UsageError that names the apt-get line for whatever is missing."""
     missing = []
     for engine in engines:
+        if not which(PROGRAMS[engine]):
+            missing.append(engine)
+            continue
         if engine in (RECORDINGS, GAMES):
             there = _recordings_installed(engine)
         else:
             there = all(installed(voice) for half in HALVES for voice in voices(half, engine))
-        if not which(PROGRAMS[engine]) or not there:
+        if not there:
             missing.append(engine)
     if missing:
         packages = dict.fromkeys(name for engine in missing for name in PACKAGES[engine].split())
