@@ -67,7 +67,7 @@ def hashes(store) -> dict[str, str]:
     return {name: hashlib.sha256(store.read(name)).hexdigest() for name in names}
 
 
-class Cluster:
+class WatchedJob:
     """Runs a job whose Ray processes can be told from all others, and outlive no test."""
 
     def __init__(self):
@@ -100,13 +100,13 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster():
-    """A Cluster; whatever is left of it is killed in the end."""
-    cluster = Cluster()
+def watched():
+    """A WatchedJob; whatever is left of it is killed in the end."""
+    watched = WatchedJob()
     try:
-        yield cluster
+        yield watched
     finally:
-        end_ray(cluster.folder)
+        end_ray(watched.folder)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ MOMENTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_killed_runs_end_in_the_same_bytes(
-    where, source, tokenizer, undisturbed, cluster, tmp_path, request
+    where, source, tokenizer, undisturbed, watched, tmp_path, request
 ):
     store = LocalStore(tmp_path / "out")
     inputs = str(source)
@@ -155,14 +155,14 @@ def test_killed_runs_end_in_the_same_bytes(
         store, inputs = S3Store(s3, "killed"), s3.upload(source, "source")
     flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
     for reached, kill in MOMENTS:
-        job = cluster.start(*flags, env=store.env)
+        job = watched.start(*flags, env=store.env)
         while not reached(store.state()):
             assert job.poll() is None, f"it ended before it was killed: {job.stderr.read()}"
             time.sleep(0.001)
         kill(job.pid, signal.SIGKILL)
         job.wait()
         if kill is os.killpg:
-            assert cluster.wait_for_workers() == {}
+            assert watched.wait_for_workers() == {}
         # Otherwise start at once, while the old run's workers may still be there.
         assert not {"summary.json", "manifest.parquet"} & set(store.state())
         before = store.state()
@@ -183,15 +183,15 @@ def test_killed_runs_end_in_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_a_killed_encoder_is_replaced(source, tokenizer, undisturbed, cluster, tmp_path):
+def test_a_killed_encoder_is_replaced(source, tokenizer, undisturbed, watched, tmp_path):
     store = LocalStore(tmp_path / "out")
     flags = ("--input", source, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
-    job = cluster.start(*flags, env={})
+    job = watched.start(*flags, env={})
     killed = []
     while len(killed) < 2:
         # Once at the start of the work and once, its successor, later.
         if finished(store.state()) >= 1 + 4 * len(killed):
-            titles = cluster.workers().items()
+            titles = watched.workers().items()
             encoders = {p for p, title in titles if title.startswith("ray::_Encoder")}
             for process in encoders - set(killed):
                 os.kill(process, signal.SIGKILL)
@@ -205,11 +205,11 @@ def test_a_killed_encoder_is_replaced(source, tokenizer, undisturbed, cluster, t
 
 
 @pytest.mark.slow
-def test_a_shard_that_fails_stops_no_other(s3, tokenizer, cluster):
+def test_a_shard_that_fails_stops_no_other(s3, tokenizer, watched):
     """An object that is there when the inputs are listed, and gone when its turn comes."""
     inputs, store = s3.upload(SPEECH, "vanishing"), S3Store(s3, "vanished")
     flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
-    job = cluster.start(*flags, env=s3.env)
+    job = watched.start(*flags, env=s3.env)
     first = job.stderr.readline()
     assert "starting Ray" in first  # so the inputs are listed
     s3.client.delete_object(Bucket=s3.bucket, Key="vanishing/speech-000001.tar")

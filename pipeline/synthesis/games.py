@@ -41,6 +41,7 @@ PLAYED = {
 }
 
 
+@cache  # as recordings.recordings()
 def lines(game: Source) -> list[tuple[str, float]]:
     """(name, seconds) of each spoken line, in order; empty if the game is not installed.
 

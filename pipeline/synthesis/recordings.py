@@ -7,6 +7,7 @@ codes to where real voices are.
 import re
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ RECORDED = {
 }
 
 
+@cache  # asked whether there are any, and again which: every file is opened
 def recordings(source: Source) -> list[tuple[str, float]]:
     """(path, seconds) of each, in order; empty if the source is not installed."""
     found = []
