@@ -20,8 +20,8 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: install
-	$(BIN)/python jobs/bench.py
-	$(BIN)/python jobs/bench_lm.py
+	$(BIN)/python jobs/bench/encode.py
+	$(BIN)/python jobs/bench/lm.py
 
 lint: install
 	$(BIN)/ruff check .

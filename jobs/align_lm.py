@@ -18,18 +18,18 @@ import tempfile
 from dataclasses import asdict
 from itertools import islice
 
-from jobs import flags
-from jobs.evaluate_lm import open_tokens, read_model, read_utterances
-from jobs.figures import show
+from jobs.cli import flags
+from jobs.cli.evaluate_lm import open_tokens, read_model, read_utterances
+from jobs.cli.figures import show
 from lm.config import LMError
-from lm.generate import Generator, Sampling
+from lm.generation import Generator, Sampling
 from lm.model import SpeechLM
-from lm.preference import Alignment, PreferenceSettings, split
-from lm.triples import Triple, TripleSettings, make_triples, read_triples, write_triples
-from pipeline.bars import bar
-from pipeline.errors import UsageError, one_line
-from pipeline.storage import Folder, filesystem
-from pipeline.training_progress import TrainingLine
+from lm.training.preference import Alignment, PreferenceSettings, split
+from lm.training.triples import Triple, TripleSettings, make_triples, read_triples, write_triples
+from pipeline.cluster.bars import bar
+from pipeline.cluster.training_progress import TrainingLine
+from tokenizer.errors import one_line
+from tokenizer.storage.folder import Folder, filesystem
 
 TRIPLES = "triples.jsonl.gz"
 MEANINGS = {
@@ -146,7 +146,7 @@ def main() -> int:
         precision=precision,
         seed=args.seed,
     )
-    output = Folder("--output", args.output)
+    output = flags.named("--output", Folder, args.output)
     if args.make_triples:
         making = triple_settings(args)
         about = {"tokens": args.make_triples, **asdict(making)}
@@ -172,7 +172,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except LMError as error:
-        raise UsageError("--lm", args.lm, str(error), "train it again") from error
+        raise flags.unusable("--lm", args.lm, str(error), "train it again") from error
     finally:
         line.close()
     print(f"{'held-out triples':<20}{'before':>12}{'after':>12}")
@@ -205,7 +205,7 @@ def triple_settings(args: flags.argparse.Namespace) -> TripleSettings:
     try:
         sampling = Sampling(args.temperature, args.top_k, args.top_p)
     except LMError as error:
-        raise UsageError("--top-p", args.top_p, str(error), "give more than 0") from error
+        raise flags.unusable("--top-p", args.top_p, str(error), "give more than 0") from error
     return TripleSettings(
         args.prompt_tokens,
         args.continuation_tokens,
@@ -217,16 +217,16 @@ def triple_settings(args: flags.argparse.Namespace) -> TripleSettings:
 
 def given_triples(url: str, model: SpeechLM, flag: str = "--triples") -> list[Triple]:
     """The triples of a file. Raises UsageError when it has none that this model can learn from."""
-    fs, path = filesystem(flag, url)
+    fs, path = flags.named(flag, filesystem, url)
     try:
         data = fs.cat_file(path)
     except Exception as error:  # whatever a store raises, this file cannot be read
-        raise UsageError(flag, url, one_line(error), "check the path") from error
+        raise flags.unusable(flag, url, one_line(error), "check the path") from error
     try:
         return read_triples(data, model.config.codebook_size, model.config.tokenizer)
     except LMError as error:
         remedy = 'a line is {"key": ..., "prompt": [1, 2], "chosen": [3], "rejected": [4]}'
-        raise UsageError(flag, url, str(error), remedy) from error
+        raise flags.unusable(flag, url, str(error), remedy) from error
 
 
 def made_triples(
@@ -238,7 +238,9 @@ def made_triples(
     tokens = open_tokens("--make-triples", args.make_triples, model, args.lm)
     if args.prompt_tokens > model.config.window:
         problem = f"the model looks back on {model.config.window}"
-        raise UsageError("--prompt-tokens", args.prompt_tokens, problem, "give no more than that")
+        raise flags.unusable(
+            "--prompt-tokens", args.prompt_tokens, problem, "give no more than that"
+        )
     utterances = read_utterances("--make-triples", args.make_triples, tokens, model)
     # From all over the shards, not from the first alone.
     some = islice(utterances, 0, None, max(1, tokens.num_utterances // making.most))
@@ -246,7 +248,7 @@ def made_triples(
         triples = list(make_triples(Generator(model), some, making, line.update))
     if not triples:
         problem = f"no utterance has 4 tokens more than --prompt-tokens {making.prompt_tokens}"
-        raise UsageError("--make-triples", args.make_triples, problem, "give a lower one")
+        raise flags.unusable("--make-triples", args.make_triples, problem, "give a lower one")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / TRIPLES
         path.write_bytes(write_triples(triples, model.config.tokenizer))

@@ -19,7 +19,7 @@ import subprocess
 import soundfile
 import webdataset
 
-from jobs import flags
+from jobs.cli import flags
 
 SPEECH = Path(os.path.relpath(ROOT / "tests" / "speech"))
 # About a minute on two cores; ten thousand tokens are soon known by heart.

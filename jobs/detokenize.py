@@ -11,9 +11,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from pipeline.detokenize_job import detokenize, find_token_shards, open_output
-from pipeline.errors import UsageError
+from jobs.cli import flags
+from pipeline.tokenize.detokenize import detokenize, find_token_shards, open_output
 
 
 def parse() -> flags.argparse.Namespace:
@@ -54,7 +53,7 @@ def main() -> int:
     args = parse()
     files = flags.read_tokenizer(args.tokenizer)
     if files.vocoder is None:
-        raise UsageError(
+        raise flags.unusable(
             "--tokenizer",
             args.tokenizer,
             "it has no vocoder",

@@ -8,13 +8,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from jobs.evaluate_lm import add_lm, evaluate_lm
-from jobs.figures import open_json, print_figures
-from pipeline.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
-from pipeline.inputs import find_shards
-from pipeline.phone_labels import read_item_file, read_phones
-from pipeline.storage import fetch_folder
+from jobs.cli import flags
+from jobs.cli.evaluate_lm import add_lm, evaluate_lm
+from jobs.cli.figures import open_json, print_figures
+from pipeline.evaluation.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
+from pipeline.evaluation.phone_labels import read_item_file, read_phones
+from pipeline.shards.inputs import find_shards
+from tokenizer.storage.folder import fetch_folder
 
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 
@@ -102,20 +102,20 @@ def main() -> int:
 def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
     """One call into the pipeline, a table out."""
     # Not above: it imports transformers, for seconds that --help and `lm` can do without.
-    from pipeline.evaluate_decoding import FeatureFigures, decoding_figures
+    from pipeline.evaluation.evaluate_decoding import FeatureFigures, decoding_figures
 
-    root, shards = find_shards("--input", args.input)
+    root, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
     settings = flags.tokenize_settings(args)
-    phones = read_phones("--phones", args.phones) if args.phones else None
-    items = read_item_file("--abx", args.abx) if args.abx else None
+    phones = flags.named("--phones", read_phones, args.phones) if args.phones else None
+    items = flags.named("--abx", read_item_file, args.abx) if args.abx else None
     if phones is not None:
-        check_keys("--phones", args.phones, set(phones.of_key), shards)
+        flags.named("--phones", check_keys, args.phones, set(phones.of_key), shards)
     if items is not None:
-        check_keys("--abx", args.abx, {item.key for item in items}, shards)
+        flags.named("--abx", check_keys, args.abx, {item.key for item in items}, shards)
     features = None
     if args.encoder:
-        folder = fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
+        folder = flags.named("--encoder", fetch_folder, args.encoder, "a WavLM", hub=True)
         features = FeatureFigures(files, args.encoder, folder)
     write_json = open_json(args.json) if args.json else None
     done = evaluate_tokens(

@@ -20,16 +20,15 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from jobs import flags
-from jobs.evaluate_lm import read_model
-from jobs.prompts import Prompt, audio_prompts, last_seconds, token_prompts
+from jobs.cli import flags
+from jobs.cli.evaluate_lm import read_model
+from jobs.cli.prompts import Prompt, audio_prompts, last_seconds, token_prompts
 from lm.config import LMError
-from lm.generate import Generator, Sampling
-from pipeline.errors import UsageError
-from pipeline.storage import Folder
-from tokenizer.audio import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.decoding import Decoding
-from tokenizer.files import TokenizerFiles
+from lm.generation import Generator, Sampling
+from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.codec.decoder import Decoding
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 NO_VOCODER = (
     "the tokenizer has no vocoder, so there are tokens but no sound: train one with "
@@ -121,7 +120,7 @@ def main() -> int:
     try:
         sampling = Sampling(args.temperature, args.top_k, args.top_p)
     except LMError as error:
-        raise UsageError("--top-p", args.top_p, str(error), "give one up to 1") from error
+        raise flags.unusable("--top-p", args.top_p, str(error), "give one up to 1") from error
     model, files = read_model(args.lm, device, precision)
     files = with_vocoder(args, files)
     each = model.config.frames_per_token
@@ -135,7 +134,7 @@ def main() -> int:
         if args.prompt_seconds:
             prompt.tokens = last_seconds(prompt.tokens, args.prompt_seconds, each)
         check(prompt, generator, window * each / FRAMES_PER_SECOND)
-    output = Folder("--output", args.output)
+    output = flags.named("--output", Folder, args.output)
     check_names(prompts, output)
     decoding = Decoding(files, device) if files and files.vocoder else None
     count = max(1, round(args.seconds * FRAMES_PER_SECOND / each))
@@ -174,7 +173,7 @@ def with_vocoder(args, files: TokenizerFiles | None) -> TokenizerFiles | None:
     own = flags.read_tokenizer(args.tokenizer)
     if files is None or own.fingerprint != files.fingerprint:
         whose = files.fingerprint[:12] if files else "tokens that name no tokenizer"
-        raise UsageError(
+        raise flags.unusable(
             "--tokenizer",
             args.tokenizer,
             f"it is {own.fingerprint[:12]}, and the model is of {whose}",
@@ -186,17 +185,19 @@ def with_vocoder(args, files: TokenizerFiles | None) -> TokenizerFiles | None:
 def check(prompt: Prompt, generator: Generator, most: float) -> None:
     """Raises UsageError for a prompt that cannot be continued. most: seconds that fit."""
     if not len(prompt.tokens):
-        raise UsageError(prompt.flag, prompt.url, "it has no tokens", "give one with speech in it")
+        raise flags.unusable(
+            prompt.flag, prompt.url, "it has no tokens", "give one with speech in it"
+        )
     if len(prompt.tokens) > generator.config.window:
         problem = f"it has {len(prompt.tokens)} tokens, more than the model looks back on"
-        raise UsageError(
+        raise flags.unusable(
             prompt.flag, prompt.url, problem, f"keep its end with --prompt-seconds {most:g}"
         )
     try:
         generator.check(prompt.tokens)
     except LMError as error:
         remedy = "give tokens of the model's own tokenizer"
-        raise UsageError(prompt.flag, prompt.url, str(error), remedy) from error
+        raise flags.unusable(prompt.flag, prompt.url, str(error), remedy) from error
 
 
 def check_names(prompts: list[Prompt], output: Folder) -> None:
@@ -206,7 +207,7 @@ def check_names(prompts: list[Prompt], output: Folder) -> None:
         for ending in ("wav", "joined.wav", "tokens.npy"):
             if output.path(f"{prompt.key}.{ending}") in taken:
                 problem = f"{prompt.key}.{ending} in it is a prompt"
-                raise UsageError("--output", output.url, problem, "give another folder")
+                raise flags.unusable("--output", output.url, problem, "give another folder")
 
 
 def seed_of(seed: int, key: str, sample: int) -> int:

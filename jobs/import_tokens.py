@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from pipeline.import_tokens import ENDINGS, MOST_CODES, ImportSettings, import_tokens
-from pipeline.inputs import find_files
-from pipeline.storage import Folder
-from tokenizer.audio import FRAMES_PER_SECOND
+from jobs.cli import flags
+from pipeline.shards.inputs import find_files
+from pipeline.tokenize.import_tokens import ENDINGS, MOST_CODES, ImportSettings, import_tokens
+from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.storage.folder import Folder
 
 
 def codes(text: str) -> int:
@@ -60,9 +60,9 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
-    _, files = find_files("--input", args.input, ENDINGS)
+    _, files = flags.named("--input", find_files, args.input, ENDINGS)
     settings = ImportSettings(args.codebook_size, float(args.tokens_per_second), args.shard_tokens)
-    summary = import_tokens(files, Folder("--output", args.output), settings)
+    summary = import_tokens(files, flags.named("--output", Folder, args.output), settings)
     codebook = summary["codebook"]
     print(
         f"{summary['samples']:,} lines in {summary['shards']:,} shards: {summary['ok']:,} ok, "

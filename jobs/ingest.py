@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from pipeline.ingest import find_audio, ingest
-from pipeline.storage import Folder
+from jobs.cli import flags
+from pipeline.tokenize.ingest import find_audio, ingest
+from tokenizer.storage.folder import Folder
 
 
 def parse() -> flags.argparse.Namespace:
@@ -35,7 +35,9 @@ def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
     files = find_audio(args.input)
-    done = ingest(files, Folder("--output", args.output), int(args.shard_size_mb * 2**20))
+    done = ingest(
+        files, flags.named("--output", Folder, args.output), int(args.shard_size_mb * 2**20)
+    )
     for name, why in done["failed"].items():
         print(f"problem: {name} failed: {why}; run the same command again", file=sys.stderr)
     print(f"{done['files']:,} files, {done['bytes'] / 2**20:,.1f} MB, in {done['shards']:,} shards")

@@ -13,12 +13,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from pipeline.consistency_pairs import TASKS, make_pairs, read_recordings
-from pipeline.errors import UsageError
-from pipeline.inputs import find_shards
-from pipeline.phone_labels import read_phones
-from pipeline.storage import Folder
+from jobs.cli import flags
+from pipeline.evaluation.consistency_pairs import TASKS, make_pairs, read_recordings
+from pipeline.evaluation.phone_labels import read_phones
+from pipeline.shards.inputs import find_shards
+from tokenizer.storage.folder import Folder
 
 
 def parse() -> flags.argparse.Namespace:
@@ -55,12 +54,12 @@ def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
     if args.pairs_per_task % 2:
-        raise UsageError(
+        raise flags.unusable(
             "--pairs-per-task", args.pairs_per_task, "pairs come in twos", "give an even number"
         )
-    root, shards = find_shards("--input", args.input)
-    phones = read_phones("--phones", args.phones) if args.phones else None
-    output = Folder("--output", args.output)
+    root, shards = flags.named("--input", find_shards, args.input)
+    phones = flags.named("--phones", read_phones, args.phones) if args.phones else None
+    output = flags.named("--output", Folder, args.output)
     tasks = [task for task in TASKS if task in args.tasks]
     record = {
         "input": root,

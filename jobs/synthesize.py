@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from pipeline.storage import Folder
+from jobs.cli import flags
 from pipeline.synthesis.job import ENGINES, SynthesisSettings, synthesize
 from pipeline.synthesis.voices import GAMES
+from tokenizer.storage.folder import Folder
 
 
 def parse() -> flags.argparse.Namespace:
@@ -67,7 +67,7 @@ def main() -> int:
     settings = SynthesisSettings(
         args.hours, args.seed, args.shard_minutes, engines, tuple(args.text), args.same_texts
     )
-    done = synthesize(settings, Folder("--output", args.output))
+    done = synthesize(settings, flags.named("--output", Folder, args.output))
     for name, why in done["failed"].items():
         print(f"problem: {name} failed: {why}; run the same command again", file=sys.stderr)
     for name, hours in done["hours"].items():

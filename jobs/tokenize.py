@@ -10,9 +10,9 @@ from pathlib import Path
 # As a script, this file's folder comes first and `tokenize` would shadow the standard library's.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from pipeline.inputs import find_shards
-from pipeline.tokenize_job import open_output, tokenize
+from jobs.cli import flags
+from pipeline.shards.inputs import find_shards
+from pipeline.tokenize.job import open_output, tokenize
 
 
 def parse() -> flags.argparse.Namespace:
@@ -38,7 +38,7 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
-    root, shards = find_shards("--input", args.input)
+    root, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
     settings = flags.tokenize_settings(args)
     output = open_output(args.output, files, args.tokenizer, settings, root)

@@ -12,15 +12,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import encoder_flags, flags
-from pipeline.crops import CropSettings
-from pipeline.encoders import EncoderSettings
-from pipeline.errors import UsageError
-from pipeline.inputs import find_shards
-from pipeline.storage import Folder
-from pipeline.train_encoder_job import Recipe, check_output, train_encoder
-from pipeline.training_loop import TrainingFailed, TrainingSettings
-from tokenizer.audio import FRAMES_PER_SECOND
+from jobs.cli import encoder_flags, flags
+from pipeline.cluster.encoders import EncoderSettings
+from pipeline.shards.inputs import find_shards
+from pipeline.training.crops import CropSettings
+from pipeline.training.train_encoder import Recipe, check_output, train_encoder
+from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.storage.folder import Folder
+from tokenizer.training.loop import TrainingFailed, TrainingSettings
 
 
 def parse() -> flags.argparse.Namespace:
@@ -115,15 +114,15 @@ def main() -> int:
     rounds = encoder_flags.label_rounds(args, config.num_hidden_layers)
     frames = round(args.row_seconds * FRAMES_PER_SECOND)
     if frames <= args.mask_span:
-        raise UsageError(
+        raise flags.unusable(
             "--row-seconds",
             args.row_seconds,
             f"a row of {frames} frames is no longer than a masked span of {args.mask_span}",
             "make rows longer or --mask-span shorter",
         )
     device, precision = flags.device_and_precision(args)
-    _, shards = find_shards("--input", args.input)
-    noises = find_shards("--noise", args.noise)[1] if args.noise else []
+    _, shards = flags.named("--input", find_shards, args.input)
+    noises = flags.named("--noise", find_shards, args.noise)[1] if args.noise else []
     crops = CropSettings(
         args.rows,
         frames,
@@ -146,7 +145,7 @@ def main() -> int:
         args.start,
         args.keep_layers,
     )
-    output = Folder("--output", args.output)
+    output = flags.named("--output", Folder, args.output)
     check_output(output, config, recipe, shards)
     readers = args.readers if args.readers is not None else 4 * (device == "cuda")
     training = TrainingSettings(

@@ -15,18 +15,17 @@ import json
 import os
 from dataclasses import asdict
 
-from jobs import flags
-from jobs.lm_flags import add_places, add_shape, add_training, model_config, training_settings
+from jobs.cli import flags
+from jobs.cli.lm_flags import add_places, add_shape, add_training, model_config, training_settings
 from lm.config import LMError
-from lm.data import TokenShards
-from lm.trainer import Run, build_model, train_in_process
-from pipeline.cluster import connect
-from pipeline.errors import UsageError
-from pipeline.ray_train import run_in_processes
-from pipeline.storage import Folder, fetch_folder, filesystem
-from pipeline.training_loop import TrainingFailed
-from pipeline.training_progress import Reporter
-from tokenizer.files import TokenizerFiles
+from lm.training.data import TokenShards
+from lm.training.trainer import Run, build_model, train_in_process
+from pipeline.cluster.connect import connect
+from pipeline.cluster.training_progress import Reporter
+from pipeline.training.launch import run_in_processes
+from tokenizer.storage.folder import Folder, fetch_folder, filesystem
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.training.loop import TrainingFailed
 
 
 def parse() -> flags.argparse.Namespace:
@@ -69,19 +68,19 @@ def open_tokens(
     flag: str, url: str, files: TokenizerFiles | None, held_out: float = 0.0
 ) -> tuple[TokenShards, TokenShards]:
     """What to learn from and what is held out. Raises UsageError when it is none of `files`."""
-    filesystem(flag, url)
+    flags.named(flag, filesystem, url)
     try:
         tokens, rest = TokenShards.open(url, held_out)
     except LMError as error:
         remedy = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
-        raise UsageError(flag, url, str(error), remedy) from error
+        raise flags.unusable(flag, url, str(error), remedy) from error
     if files is None and tokens.tokenizer:
         problem = f"tokenizer {tokens.tokenizer[:12]} made it"
-        raise UsageError(flag, url, problem, "give that tokenizer with --tokenizer")
+        raise flags.unusable(flag, url, problem, "give that tokenizer with --tokenizer")
     if files and tokens.tokenizer != files.fingerprint:
         who = f"tokenizer {tokens.tokenizer[:12]}" if tokens.tokenizer else "no tokenizer"
         problem = f"{who} made it, not --tokenizer's {files.fingerprint[:12]}"
-        raise UsageError(flag, url, problem, "give the one that did")
+        raise flags.unusable(flag, url, problem, "give the one that did")
     return tokens, rest
 
 
@@ -91,8 +90,8 @@ def starting_encoder(args: flags.argparse.Namespace, files) -> Path | None:
     if start == "scratch":
         return None
     if not args.encoder or not files:
-        raise UsageError("--start", "wavlm", "it needs --encoder and --tokenizer", "give both")
-    return fetch_folder("--encoder", args.encoder, "a WavLM", hub=True)
+        raise flags.unusable("--start", "wavlm", "it needs --encoder and --tokenizer", "give both")
+    return flags.named("--encoder", fetch_folder, args.encoder, "a WavLM", hub=True)
 
 
 def threads_of_each(workers: int) -> int:
@@ -109,7 +108,7 @@ def main() -> int:
         valid, _ = open_tokens("--valid", args.valid, files)
         if valid.codebook_size != train.codebook_size:
             problem = f"it has {valid.codebook_size} codes, --input {train.codebook_size}"
-            raise UsageError("--valid", args.valid, problem, "give tokens of one codebook")
+            raise flags.unusable("--valid", args.valid, problem, "give tokens of one codebook")
     device, precision = flags.device_and_precision(args)
     settings = training_settings(args, precision)
     encoder = starting_encoder(args, files)
@@ -119,8 +118,8 @@ def main() -> int:
         model = build_model(config, files, encoder, args.seed)
     except LMError as error:
         problem, remedy = str(error), "see --help for the flags of its shape and of the batches"
-        raise UsageError("--preset", args.preset, problem, remedy) from error
-    output = Folder("--output", args.output)
+        raise flags.unusable("--preset", args.preset, problem, remedy) from error
+    output = flags.named("--output", Folder, args.output)
     record = {
         "model": model.config.to_dict(),
         "settings": asdict(settings),

@@ -13,12 +13,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import distillation, flags
-from pipeline.errors import UsageError
-from pipeline.inputs import find_shards
-from pipeline.storage import Folder
-from pipeline.train_kmeans_job import KmeansSettings, train_tokenizer
-from tokenizer.files import TokenizerFiles
+from jobs.cli import distillation, flags
+from pipeline.shards.inputs import find_shards
+from pipeline.training.train_kmeans import KmeansSettings, train_tokenizer
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # FAISS's own bound: more frames a code than this change its centroid little.
 FRAMES_PER_CODE = 256
@@ -88,7 +87,9 @@ def parse() -> flags.argparse.Namespace:
     for given in sys.argv[1:]:
         flag = given.partition("=")[0]
         if flag in others:
-            raise UsageError("--method", args.method, f"it has no use for {flag}", "leave that out")
+            raise flags.unusable(
+                "--method", args.method, f"it has no use for {flag}", "leave that out"
+            )
     return args
 
 
@@ -111,24 +112,24 @@ def clustered(args: flags.argparse.Namespace) -> int:
         args.whiten,
     )
     if args.whiten and args.metric == "cosine":
-        raise UsageError("--whiten", args.whiten, "it goes with --metric l2", "leave one out")
+        raise flags.unusable("--whiten", args.whiten, "it goes with --metric l2", "leave one out")
     if settings.max_frames < settings.codebook_size:
-        raise UsageError(
+        raise flags.unusable(
             "--max-frames",
             settings.max_frames,
             f"{settings.codebook_size} codes need as many frames",
             "raise it or lower --codebook-size",
         )
-    _, shards = find_shards("--input", args.input)
+    _, shards = flags.named("--input", find_shards, args.input)
     config, weights = flags.encoder(args.encoder, args.layer)
     if args.whiten > config.hidden_size:
-        raise UsageError(
+        raise flags.unusable(
             "--whiten",
             args.whiten,
             f"the features have {config.hidden_size} dimensions",
             "ask for fewer",
         )
-    output = Folder("--output", args.output)
+    output = flags.named("--output", Folder, args.output)
     output.check_free("config.json")
     made_by = {
         "method": args.method,

@@ -11,14 +11,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs import flags
-from pipeline.errors import UsageError
-from pipeline.inputs import find_shards
-from pipeline.storage import Folder
-from pipeline.training_loop import TrainingFailed, TrainingSettings
-from pipeline.vocoder_job import VocoderSettings, train_vocoder
-from tokenizer.audio import FRAMES_PER_SECOND
-from tokenizer.vocoder import VocoderConfig
+from jobs.cli import flags
+from pipeline.shards.inputs import find_shards
+from pipeline.training.train_vocoder import VocoderSettings, train_vocoder
+from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.codec.vocoder import VocoderConfig
+from tokenizer.storage.folder import Folder
+from tokenizer.training.loop import TrainingFailed, TrainingSettings
 
 # In frames: the longest windows of the losses are a quarter of it.
 SHORTEST_ROW = FRAMES_PER_SECOND // 2
@@ -89,10 +88,10 @@ def main() -> int:
     args = parse()
     frames = round(args.row_seconds * FRAMES_PER_SECOND)
     if frames < SHORTEST_ROW:
-        raise UsageError(
+        raise flags.unusable(
             "--row-seconds", args.row_seconds, "a row holds too little", "give 0.5 or more"
         )
-    _, shards = find_shards("--input", args.input)
+    _, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
     device, precision = flags.device_and_precision(args)
     settings = VocoderSettings(
@@ -110,7 +109,7 @@ def main() -> int:
     training = TrainingSettings(
         args.steps, args.learning_rate, precision, device, args.checkpoint_minutes, readers
     )
-    output = Folder("--output", args.output)
+    output = flags.named("--output", Folder, args.output)
     output.check_free("config.json")
     try:
         last = train_vocoder(shards, output, files, settings, training)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from lm.config import LMConfig
-from tokenizer.wavlm import position_buckets
+from tokenizer.encoder.wavlm import position_buckets
 
 # Queries of a block on a CPU: with 512 past keys and 16 heads its scores are 2.6 MB in bf16.
 BLOCK = 128

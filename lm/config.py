@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass, fields
 
-from tokenizer.focal import FocalConfig
+from tokenizer.codec.focal import FocalConfig
+from tokenizer.errors import UsageError
 
 # What a position of a row can hold besides a token: a place of the chunk that begins an utterance,
 # and what fills the last chunk of one or is left over at a row's end.
@@ -19,7 +20,7 @@ PRESETS = {
 }
 
 
-class LMError(ValueError):
+class LMError(UsageError):
     """What is no language model, or not one for these tokens; the message says what is wrong."""
 
 

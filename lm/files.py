@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lm.config import LMConfig, LMError
 from lm.model import SpeechLM
-from tokenizer.files import TokenizerError, TokenizerFiles
+from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles
 from tokenizer.tokenizer import PRECISIONS
 
 FORMAT = "wavmill-lm-1"

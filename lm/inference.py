@@ -1,8 +1,8 @@
 """The language model for generation: packed products, and what was said kept as keys and values.
 
 A step of one chunk reads every weight once, which is what its time goes to: the products' weights
-are laid out for the machine's fastest kernel (tokenizer/linear.py), queries, keys, values and gates
-come from one of them, and in bf16 half the bytes are read.
+are laid out for the machine's fastest kernel (tokenizer/encoder/linear.py), queries, keys, values
+and gates come from one of them, and in bf16 half the bytes are read.
 """
 
 import copy
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lm.attention import bias_by_distance
 from lm.model import Layer, SpeechLM
-from tokenizer.causal_wavlm import Past
-from tokenizer.focal import State
-from tokenizer.linear import InferenceLinear, pack_linears
-from tokenizer.wavlm_config import WavLMConfig
-from tokenizer.wavlm_layer import TransformerLayer
+from tokenizer.codec.focal import State
+from tokenizer.encoder.causal_wavlm import Past
+from tokenizer.encoder.linear import InferenceLinear, pack_linears
+from tokenizer.encoder.wavlm_config import WavLMConfig
+from tokenizer.encoder.wavlm_layer import TransformerLayer
 
 # Positions of a prompt that go through the layers at once, and that a buffer has room for beyond
 # the window: it moves once in so many.

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lm.attention import attention_over, gates
 from lm.config import LMConfig, LMError
-from lm.inputs import TokenInputs
-from tokenizer.files import TokenizerFiles
+from lm.embeddings import TokenInputs
+from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # What a target is where there is nothing to predict.
 NO_TARGET = -100

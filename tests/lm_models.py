@@ -6,8 +6,8 @@ from models import distilled, small_tokenizer
 
 from lm.config import PAD, START, LMConfig
 from lm.model import SpeechLM
-from tokenizer.files import TokenizerFiles
-from tokenizer.focal import FocalConfig
+from tokenizer.codec.focal import FocalConfig
+from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 CODES = 32
 # So few buckets and past positions that some hundred positions have every kind of distance.

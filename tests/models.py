@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import WavLMConfig, WavLMModel
 
-from tokenizer.compressor import Compressor, Decompressor
-from tokenizer.files import TokenizerFiles
-from tokenizer.focal import FocalConfig
-from tokenizer.wavlm import WavLM
-from tokenizer.wavlm_config import read_encoder
+from tokenizer.codec.compressor import Compressor, Decompressor
+from tokenizer.codec.focal import FocalConfig
+from tokenizer.encoder.wavlm import WavLM
+from tokenizer.encoder.wavlm_config import read_encoder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 LAYERS = 4
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from lm.config import LMConfig
+from lm.evaluation.scoring import pad_rows
 from lm.model import SpeechLM, targets, token_losses
-from lm.score import pad_rows
-from pipeline.report import ShardReport
-from pipeline.shards import TarWriter
+from pipeline.shards.report import ShardReport
+from pipeline.shards.samples import TarWriter
 
 torch.set_num_threads(1)
 

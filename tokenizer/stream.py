@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.audio import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
-from tokenizer.causal_wavlm import CHUNKS_PER_BLOCK, CausalWavLM
-from tokenizer.decoding import Decoding, limited
+from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
+from tokenizer.codec.decoder import Decoding, limited
+from tokenizer.encoder.causal_wavlm import CHUNKS_PER_BLOCK, CausalWavLM
 
 
 class TokenStream:
@@ -28,11 +28,11 @@ class TokenStream:
         """tokenizer: a Tokenizer. Raises ValueError unless all of it is causal."""
         encoder, compression = tokenizer.encoder, tokenizer.compression
         if not isinstance(encoder, CausalWavLM):
-            raise ValueError("the tokenizer's encoder is not causal: train one with --causal")
+            raise ValueError("the tokenizer's encoder is not causal: train a causal one")
         if compression is not None:
             config = compression.compressor.config
             if not config.causal:
-                raise ValueError("the tokenizer's compressor is not causal: train with --causal")
+                raise ValueError("the tokenizer's compressor is not causal: train a causal one")
             if encoder.config.chunk_frames % config.frames_per_token:
                 raise ValueError("a chunk of the tokenizer's encoder is not of whole tokens")
         if tokenizer.center is not None:
@@ -106,9 +106,9 @@ class SpeechStream:
         if decoding.vocoder is None:
             raise ValueError("the tokenizer has no vocoder: train one with jobs/train_vocoder.py")
         if not decoding.vocoder.config.causal:
-            raise ValueError("the tokenizer's vocoder is not causal: train one with --causal")
+            raise ValueError("the tokenizer's vocoder is not causal: train a causal one")
         if decoding.compression and not decoding.compression.decompressor.config.causal:
-            raise ValueError("the tokenizer's decompressor is not causal: train with --causal")
+            raise ValueError("the tokenizer's decompressor is not causal: train a causal one")
         self.decoding = decoding
         self.waiting = decoding.codes_of(np.empty(0, np.int64))
         self.decompressor_state, self.vocoder_state = None, None

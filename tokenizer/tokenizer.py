@@ -4,16 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.audio import SAMPLE_RATE, measure, num_frames, resample
-from tokenizer.causal_wavlm import CausalWavLM
-from tokenizer.codebook import Codebook
-from tokenizer.compression import Compression
-from tokenizer.decoding import Decoding
-from tokenizer.files import TokenizerFiles, encoder_weights
-from tokenizer.mfcc import MFCC, MFCCConfig
+from tokenizer.audio.decoding import measure, resample
+from tokenizer.audio.frames import SAMPLE_RATE, num_frames
+from tokenizer.audio.windows import Windowing
+from tokenizer.codec.codebook import Codebook
+from tokenizer.codec.compression import Compression
+from tokenizer.codec.decoder import Decoding
+from tokenizer.encoder.causal_wavlm import CausalWavLM
+from tokenizer.encoder.mfcc import MFCC, MFCCConfig
+from tokenizer.encoder.wavlm import WavLM
+from tokenizer.storage.tokenizer_files import TokenizerFiles, encoder_weights
 from tokenizer.stream import SpeechStream, TokenStream
-from tokenizer.wavlm import WavLM
-from tokenizer.windows import Windowing
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # On a CPU one pass takes about this many frames: enough rows for the matrix kernels, few enough

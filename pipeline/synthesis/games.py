@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.synthesis.effects import RATE
 from pipeline.synthesis.recordings import Source
+from tokenizer.audio.effects import RATE
 
 # Of all three games: what a CD held then.
 GAME_RATE = 11_025

@@ -14,8 +14,6 @@ from shutil import which
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.errors import UsageError
-from pipeline.storage import Folder
 from pipeline.synthesis.games import PLAYED, lines
 from pipeline.synthesis.recordings import RECORDED, recordings
 from pipeline.synthesis.sentences import english
@@ -31,6 +29,8 @@ from pipeline.synthesis.voices import (
     Voice,
     voices,
 )
+from tokenizer.errors import UsageError
+from tokenizer.storage.folder import Folder
 
 # Games came later: the command that figures were published with is to make the same speech.
 DEFAULT_ENGINES = (*SHARES, RECORDINGS)
@@ -93,7 +93,7 @@ def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
 
 def write_shard(plan: ShardPlan, url: str) -> None:
     """Make a shard and publish it; its tar comes last, so a tar that is there is finished."""
-    output = Folder("--output", url)
+    output = Folder(url)
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
         path = Path(scratch) / "shard.tar"
         rows = (make_noise_shard if plan.half == "noise" else make_shard)(plan, path)
@@ -183,10 +183,10 @@ def _check_installed(engines: tuple[str, ...]) -> None:
     if missing:
         packages = dict.fromkeys(name for engine in missing for name in PACKAGES[engine].split())
         raise UsageError(
-            "--engines",
-            " ".join(missing),
             "its program or some of its voices are not installed",
             f"apt-get install {' '.join(packages)}, or leave it out",
+            value=" ".join(missing),
+            argument="engines",
         )
 
 
@@ -195,7 +195,10 @@ def _recordings_installed(engine: str) -> bool:
         return all(said for half in HALVES for _, said in _recorded(half, (engine,)))
     except (OSError, ValueError) as error:
         raise UsageError(
-            "--engines", engine, str(error), "install its package anew, or leave it out"
+            str(error),
+            "install its package anew, or leave it out",
+            value=engine,
+            argument="engines",
         ) from error
 
 
@@ -215,10 +218,10 @@ def _claim(output: Folder, settings: SynthesisSettings, sentences: list, plans: 
         made_from["same_texts"] = True
     if output.claim("synthesis.json", made_from) != made_from:
         raise UsageError(
-            "--output",
-            output.url,
             "it was made with other settings or other texts",
             "give another folder",
+            value=output.url,
+            argument="output",
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.synthesis.effects import RATE
+from tokenizer.audio.effects import RATE
 
 G722_BYTES_A_SECOND = 8000
 # Tones, silences and monkeys.

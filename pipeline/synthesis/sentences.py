@@ -7,7 +7,7 @@ from shutil import which
 
 import numpy as np
 
-from pipeline.errors import UsageError
+from tokenizer.errors import UsageError
 
 FORTUNES = Path("/usr/share/games/fortunes")
 # Drawings, song texts, programs, and subjects that no one would have read aloud to him at work.
@@ -44,10 +44,10 @@ def english(files: list[str]) -> list[str]:
     found.update(dict.fromkeys(old[:: max(1, len(old) // max(len(found), 10_000))]))
     if not found:
         raise UsageError(
-            "--text",
-            " ".join(files) or "none",
             "there is nothing to say",
             "apt-get install fortunes fortunes-min bible-kjv bible-kjv-text, or give a text file",
+            value=" ".join(files) or "none",
+            argument="text",
         )
     return list(found)
 
@@ -70,7 +70,9 @@ def _read(file: str) -> str:
     try:
         return Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("--text", file, str(error), "give a UTF-8 text file") from error
+        raise UsageError(
+            str(error), "give a UTF-8 text file", value=file, argument="text"
+        ) from error
 
 
 def _fortunes() -> list[str]:

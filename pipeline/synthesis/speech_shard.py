@@ -1,7 +1,7 @@
 """One shard of made speech: what its voices say, and the tar of it.
 
-The speech is clean: rooms, channels and noises are laid over it in training (tokenizer/perturb.py),
-when its labels are made already.
+The speech is clean: rooms, channels and noises are laid over it in training
+(tokenizer/audio/augmentation.py), when its labels are made already.
 """
 
 import io
@@ -16,15 +16,16 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.shards import TarWriter
-from pipeline.synthesis import effects, games
+from pipeline.shards.samples import TarWriter
+from pipeline.synthesis import games
 from pipeline.synthesis.alignment import FRAME_MS, frames, moved
-from pipeline.synthesis.effects import RATE
-from pipeline.synthesis.noises import KINDS, make_noise
 from pipeline.synthesis.recordings import decode
 from pipeline.synthesis.sentences import invented
 from pipeline.synthesis.synthesizers import Request, speak
 from pipeline.synthesis.voices import GAMES, HALVES, SHARES, Voice, foreign_espeak, voices
+from tokenizer.audio import effects
+from tokenizer.audio.effects import RATE
+from tokenizer.audio.noises import KINDS, make_noise
 
 SHORTEST_S, LONGEST_S = 1.5, 15.0
 # Rounds of speaking after which a voice that gives too little is left at that.

@@ -1,0 +1,94 @@
+"""Measure a causal tokenizer on a stream: time for each chunk of 80 ms, and the latency of a token.
+
+Random weights, in the shapes of wavlm-tiny (8 layers of 256, cut at 4) and wavlm-large (24 of 1024,
+cut at 6), with the compressor that --method distill gives them. A chunk is timed once the past is
+full: 512 frames.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
+
+import statistics
+import time
+
+import numpy as np
+import torch
+from transformers import WavLMConfig as Shape
+from transformers import WavLMModel
+
+from jobs.bench.models import SHAPES, distilled
+from jobs.cli import flags
+from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.encoder.wavlm_config import WavLMConfig, weight_names
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
+
+CODES = 1024
+
+
+def random_tokenizer(name: str, precision: str) -> Tokenizer:
+    """A causal tokenizer of one of SHAPES."""
+    layer, sizes = SHAPES[name]
+    config = WavLMConfig(layer=layer, causal=True, **sizes)
+    torch.manual_seed(0)
+    model = WavLMModel(Shape(**{**sizes, "num_hidden_layers": layer}))
+    torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
+    state = model.state_dict()
+    weights = {f"encoder.{name}": state[name] for name in weight_names(config)}
+    files = distilled(TokenizerFiles(config, "l2", weights), CODES, causal=True)
+    return Tokenizer(files, "cpu", precision)
+
+
+def chunk_seconds(tokenizer: Tokenizer, chunks: int) -> list[float]:
+    """Seconds from the last sample of a chunk to its tokens, of each chunk."""
+    stream, size = tokenizer.stream(), tokenizer.encoder.config.chunk_frames * SAMPLES_PER_FRAME
+    before = tokenizer.encoder.config.past_frames * SAMPLES_PER_FRAME
+    wave = np.random.default_rng(0).standard_normal(before + (chunks + 1) * size) * 0.05
+    wave = wave.astype(np.float32)
+    start = before + RECEPTIVE_FIELD - SAMPLES_PER_FRAME
+    stream.push(wave[:start])
+    seconds = []
+    for first in range(start, start + chunks * size, size):
+        began = time.perf_counter()
+        tokens = stream.push(wave[first : first + size])
+        seconds.append(time.perf_counter() - began)
+        assert len(tokens) == tokenizer.encoder.config.chunk_frames
+    return seconds
+
+
+def parse() -> flags.argparse.Namespace:
+    """The command line."""
+    parser = flags.parser(__doc__.strip(), "python jobs/bench/stream.py --threads 2 --chunks 200")
+    parser.add_argument("--threads", type=flags.positive, default=2, help="default: %(default)s")
+    parser.add_argument(
+        "--chunks", type=flags.positive, default=200, help="to time (default: %(default)s)"
+    )
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Print the table."""
+    args = parse()
+    torch.set_num_threads(args.threads)
+    print(f"{args.threads} threads, {args.precision}, {args.chunks} chunks")
+    print(f"{'shape':<14}{'ms a chunk':>12}{'p95':>8}{'real time':>11}{'latency ms':>22}")
+    for name in args.shapes:
+        tokenizer = random_tokenizer(name, args.precision)
+        seconds = sorted(chunk_seconds(tokenizer, args.chunks))
+        median, late = statistics.median(seconds), seconds[int(0.95 * len(seconds))]
+        chunk = tokenizer.encoder.config.chunk_frames * SAMPLES_PER_FRAME / SAMPLE_RATE
+        waits = 1000 * tokenizer.stream().latency_seconds
+        print(
+            f"{name:<14}{1000 * median:12.1f}{1000 * late:8.1f}{median / chunk:11.3f}"
+            f"{f'{waits:.0f} + {1000 * median:.1f} = {waits + 1000 * median:.1f}':>22}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,132 @@
+"""What jobs/generate.py continues: audio files, or tokens from shards and arrays."""
+
+import json
+import posixpath
+import tarfile
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from tqdm import tqdm
+
+from jobs.cli import flags
+from lm.config import LMConfig
+from pipeline.shards.inputs import SHARD_ENDINGS, find_files
+from pipeline.shards.samples import AUDIO_ENDINGS, read_tokens
+from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, read_utterance
+from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.folder import filesystem
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
+
+
+@dataclass
+class Prompt:
+    """key: of what is written. tokens: (T,). flag, url: where it came from, for messages."""
+
+    key: str
+    tokens: np.ndarray
+    flag: str
+    url: str
+
+
+def audio_prompts(
+    values: list[str], files: TokenizerFiles | None, lm: str, device: str, limit: int | None
+) -> list[Prompt]:
+    """The audio files of --prompt, tokenized; a key is the path below their common folder.
+
+    files, lm: the model's tokenizer, and where that came from. Raises UsageError when there is no
+    tokenizer, a file is no audio or has no frame of sound, or two would have one key.
+    """
+    flag = "--prompt"
+    if files is None:
+        raise flags.unusable(
+            "--lm",
+            lm,
+            "it has no tokenizer for audio: it learned from imported tokens",
+            "give tokens, with --prompt-tokens",
+        )
+    _, found = flags.named(
+        flag, find_files, values, tuple(f".{ending}" for ending in AUDIO_ENDINGS)
+    )
+    found = dict(islice(found.items(), limit))
+    tokenizer, prompts = Tokenizer(files, device), {}
+    for path, (url, _) in tqdm(found.items(), "prompts", unit=" files", leave=False, disable=None):
+        key = posixpath.splitext(path)[0]
+        if key in prompts:
+            raise flags.unusable(flag, url, f"{prompts[key].url} has the same name", "rename one")
+        prompts[key] = Prompt(key, _tokens_of(url, tokenizer), flag, url)
+    return list(prompts.values())
+
+
+def _tokens_of(url: str, tokenizer: Tokenizer) -> np.ndarray:
+    fs, path = flags.named("--prompt", filesystem, url)
+    try:
+        with fs.open(path, "rb") as file:
+            utterance = read_utterance(file, keep_samples=1 << 62)
+        return tokenizer.encode(utterance.waveform)
+    except AudioError as error:
+        problem = str(error)
+        if error.reason == NOT_AUDIO:
+            problem = "it is no audio"
+        elif error.reason in (EMPTY, TOO_SHORT):
+            problem = f"it is empty ({error})"
+        raise flags.unusable("--prompt", url, problem, "give a file of speech") from error
+    except OSError as error:
+        raise flags.unusable("--prompt", url, one_line(error), "give a file of speech") from error
+
+
+def token_prompts(values: list[str], config: LMConfig, limit: int | None) -> list[Prompt]:
+    """The utterances of --prompt-tokens: of token shards by their keys, of .npy by their paths.
+
+    Raises UsageError when a file is neither, a shard is another tokenizer's, or two would have one
+    key.
+    """
+    flag, prompts = "--prompt-tokens", {}
+    _, found = flags.named(flag, find_files, values, (*SHARD_ENDINGS, ".npy"))
+    for path, (url, _) in found.items():
+        fs, place = flags.named(flag, filesystem, url)
+        try:
+            with fs.open(place, "rb") as file:
+                if path.endswith(".npy"):
+                    key = path.removesuffix(".npy").removesuffix(".tokens")
+                    own = {key: np.load(file, allow_pickle=False)}
+                else:
+                    _check_maker(flag, url, config)
+                    own = {key: tokens for key, tokens, _ in islice(read_tokens(file), limit)}
+            for tokens in own.values():
+                if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+                    raise ValueError(f"{tokens.dtype} of shape {tokens.shape}")
+        except UsageError:
+            raise
+        except (OSError, EOFError, ValueError, AttributeError, tarfile.TarError) as error:
+            problem = f"it holds no tokens ({one_line(error)})"
+            remedy = "give a token shard or an array of whole numbers"
+            raise flags.unusable(flag, url, problem, remedy) from error
+        for key, tokens in own.items():
+            if key in prompts:
+                other = f"{prompts[key].url} has a {key} too"
+                raise flags.unusable(flag, url, other, "give one of them")
+            prompts[key] = Prompt(key, tokens, flag, url)
+    return list(prompts.values())[:limit]
+
+
+def _check_maker(flag: str, url: str, config: LMConfig) -> None:
+    """Raises UsageError when the run.json of a shard's OUTPUT names another tokenizer."""
+    root, _, below = url.rpartition("/shards/")
+    if not below:
+        return
+    fs, path = flags.named(flag, filesystem, f"{root}/run.json")
+    if not fs.exists(path):
+        return
+    made_by = json.loads(fs.cat_file(path)).get("tokenizer")
+    if made_by != config.tokenizer:
+        theirs, ours = (name[:12] if name else "none" for name in (made_by, config.tokenizer))
+        problem = f"its tokens are of tokenizer {theirs}, and the model is of {ours}"
+        raise flags.unusable(flag, url, problem, "give tokens of the model's own tokenizer")
+
+
+def last_seconds(tokens: np.ndarray, seconds: float, frames_per_token: int) -> np.ndarray:
+    """The end of a prompt, at least a token of it."""
+    return tokens[-max(1, round(seconds * FRAMES_PER_SECOND / frames_per_token)) :]

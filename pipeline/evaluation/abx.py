@@ -1,0 +1,263 @@
+"""ABX: is a sound nearer to one of its own phone than to one of another phone?
+
+For triples of segments, A and X of one phone and B of another, all three between the same two
+phones, the error is the share with d(X, B) < d(X, A); a tie counts half. Within speaker all three
+are of one speaker; across, X is of another. d is dynamic time warping over the frames' angles.
+As Libri-Light and ZeroSpeech 2021 define it, written anew for tokens.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from decimal import Decimal, InvalidOperation
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from tokenizer.audio.frames import FRAMES_PER_SECOND
+
+HEADER = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
+# Angles of all pairs of codes are held in one table up to this size: 64 MB of fp32.
+TABLE_CODES = 4096
+# Elements of the warping tables that are filled side by side.
+CELLS_AT_A_TIME = 1 << 20
+TASKS_AT_A_TIME = 1000
+# Sums of the same angles in another order are ties.
+DECIMALS = 6
+
+
+class Item(NamedTuple):
+    """A segment. first, stop: its frames. context: the phones before and after it."""
+
+    key: str
+    first: int
+    stop: int
+    phone: str
+    context: tuple[str, str]
+    speaker: str
+
+
+class Task(NamedTuple):
+    """Triples that share a context: members of X, A and B. Within speaker, X is A."""
+
+    speaker: str
+    phones: tuple[str, str]
+    x: list[int]
+    a: list[int]
+    b: list[int]
+
+
+def read_items(lines: Iterable[str]) -> list[Item]:
+    """Items of an item file: HEADER, then a segment a line, its times in seconds.
+
+    Frame i stands for 10 + 20 i ms, and a segment has the frames that stand in [onset, offset], as
+    in ABXpy and fastabx. Libri-Light's own script drops the last of them. Raises ValueError, naming
+    the line.
+    """
+    items = []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if number == 1:
+            if tuple(fields) != HEADER:
+                raise ValueError(f'line 1 is not the header "{" ".join(HEADER)}"')
+            continue
+        if not fields:
+            continue
+        if len(fields) != len(HEADER):
+            raise ValueError(f"line {number} has {len(fields)} fields, not {len(HEADER)}")
+        key, *times, phone, before, after, speaker = fields
+        try:
+            # Decimal: in binary 0.35 s is another frame than 0.35 s.
+            onset, offset = (Decimal(time) * FRAMES_PER_SECOND - Decimal("0.5") for time in times)
+            frames = math.ceil(onset), math.floor(offset) + 1
+        except (InvalidOperation, ValueError, OverflowError) as error:
+            raise ValueError(f"line {number} has times that are no numbers") from error
+        if not Decimal("-0.5") <= onset <= offset:
+            raise ValueError(f"line {number} has a segment that ends before it begins")
+        items.append(Item(key, *frames, phone, (before, after), speaker))
+    if not items:
+        raise ValueError("it has no segments")
+    return items
+
+
+def abx_errors(
+    items: list[Item],
+    codes: dict[str, np.ndarray],
+    centroids: np.ndarray,
+    max_group: int = 10,
+    max_speakers: int = 5,
+    seed: int = 0,
+) -> dict[str, float | int]:
+    """ABX error within and across speakers, 0 to 1, of tokens that stand for their centroids.
+
+    codes: {key: (T,)}. centroids: (K, D). max_group: most segments of one phone, context and
+    speaker; max_speakers: most speakers of X for an A and B of one; both drawn by `seed`. The
+    errors are averaged over contexts (and speakers of X), then over speakers, then over ordered
+    pairs of phones. NaN when there is no triple. Segments without audio or of no frame are counted.
+    """
+    random = np.random.default_rng(seed)
+    segments, groups, empty, missing = [], defaultdict(dict), 0, 0
+    for item in items:
+        if item.key not in codes:
+            missing += 1
+            continue
+        segment = codes[item.key][item.first : item.stop]
+        if not len(segment):
+            empty += 1
+            continue
+        phones = groups[item.context, item.speaker]
+        phones.setdefault(item.phone, []).append(len(segments))
+        segments.append(segment)
+    for phones in groups.values():
+        for phone, members in phones.items():
+            if len(members) > max_group:
+                phones[phone] = random.choice(members, max_group, replace=False).tolist()
+    angles = _Angles(centroids)
+    return {
+        "abx_within": _mean_error(_within(groups), segments, angles),
+        "abx_across": _mean_error(_across(groups, max_speakers, random), segments, angles),
+        "abx_segments": len(segments),
+        "abx_segments_without_audio": missing,
+        "abx_segments_without_frame": empty,
+    }
+
+
+def _within(groups: dict) -> Iterator[Task]:
+    for (_, speaker), phones in groups.items():
+        for a, members in phones.items():
+            for b in phones:
+                if a != b and len(members) > 1:
+                    yield Task(speaker, (a, b), members, members, phones[b])
+
+
+def _across(groups: dict, max_speakers: int, random: np.random.Generator) -> Iterator[Task]:
+    speakers = defaultdict(list)
+    for (context, speaker), phones in groups.items():
+        for phone in phones:
+            speakers[context, phone].append(speaker)
+    for (context, speaker), phones in groups.items():
+        for a, members in phones.items():
+            others = [name for name in speakers[context, a] if name != speaker]
+            if len(phones) > 1 and len(others) > max_speakers:
+                others = random.choice(others, max_speakers, replace=False).tolist()
+            for other in others:
+                for b in phones:
+                    if a != b:
+                        x = groups[context, other][a]
+                        yield Task(speaker, (a, b), x, members, phones[b])
+
+
+def _mean_error(tasks: Iterator[Task], segments: list[np.ndarray], angles: "_Angles") -> float:
+    errors = defaultdict(list)
+    while part := list(islice(tasks, TASKS_AT_A_TIME)):
+        # A pair of segments is in many tasks, and is warped once.
+        wanted = [_pairs(task.x, side, segments) for task in part for side in (task.a, task.b)]
+        pairs, places = np.unique(np.concatenate([w.ravel() for w in wanted]), return_inverse=True)
+        distances = dtw_distances(
+            [segments[pair // len(segments)] for pair in pairs],
+            [segments[pair % len(segments)] for pair in pairs],
+            angles,
+        )
+        found = np.split(distances[places], np.cumsum([w.size for w in wanted])[:-1])
+        found = [values.reshape(w.shape) for values, w in zip(found, wanted)]
+        for task, to_a, to_b in zip(part, found[::2], found[1::2]):
+            errors[task.phones, task.speaker].append(_error(to_a, to_b, task.x is task.a))
+    of_pair = defaultdict(list)
+    for (phones, _), values in errors.items():
+        of_pair[phones].append(np.mean(values))
+    return float(np.mean([np.mean(values) for values in of_pair.values()])) if of_pair else math.nan
+
+
+def _pairs(first: list[int], second: list[int], segments: list[np.ndarray]) -> np.ndarray:
+    return np.add.outer(np.array(first) * len(segments), np.array(second))
+
+
+def _error(to_a: np.ndarray, to_b: np.ndarray, same: bool) -> float:
+    """Share of triples that go wrong. to_a: (X, A), to_b: (X, B). same: no X is its own A."""
+    difference = np.sign(to_a[:, :, None] - to_b[:, None, :])
+    wrong = (1 + difference) / 2
+    if same:
+        wrong = wrong[~np.eye(len(to_a), dtype=bool)]
+    return float(wrong.mean())
+
+
+class _Angles:
+    """Angles between centroids, as shares of a half turn; a code is at angle 0 to itself."""
+
+    def __init__(self, centroids: np.ndarray):
+        norms = np.linalg.norm(centroids, axis=1, keepdims=True)
+        self.unit = (centroids / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+        self.table = None
+        if len(centroids) <= TABLE_CODES:
+            self.table = np.arccos(np.clip(self.unit @ self.unit.T, -1, 1)) / np.pi
+            np.fill_diagonal(self.table, 0)
+
+    def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """(P, N) codes and (P, M) codes → (P, N, M)."""
+        if self.table is not None:
+            return self.table[first[:, :, None], second[:, None, :]]
+        cosines = self.unit[first] @ self.unit[second].transpose(0, 2, 1)
+        angles = np.arccos(np.clip(cosines, -1, 1)) / np.pi
+        return np.where(first[:, :, None] == second[:, None, :], 0, angles)
+
+    def pairs_at_a_time(self, longest: int) -> int:
+        """How many pairs of segments of this many frames `between` is to be given."""
+        size = longest if self.table is not None else max(longest, self.unit.shape[1])
+        return max(1, CELLS_AT_A_TIME // (longest * size))
+
+
+def dtw_distances(first: list[np.ndarray], second: list[np.ndarray], angles: _Angles) -> np.ndarray:
+    """Mean angle along the cheapest warping path of each pair of segments: (P,) float64.
+
+    first, second: P code sequences each. Of paths that cost the same it takes the one with most
+    diagonal steps from the end, then along the second, as Libri-Light does.
+    """
+    longest = np.array([max(len(x), len(y)) for x, y in zip(first, second)])
+    order = np.argsort(-longest, kind="stable")
+    distances = np.empty(len(order))
+    start = 0
+    while start < len(order):
+        batch = order[start : start + angles.pairs_at_a_time(longest[order[start]])]
+        x, y = _padded([first[i] for i in batch]), _padded([second[i] for i in batch])
+        ends = np.array([(len(first[i]) - 1, len(second[i]) - 1) for i in batch]).T
+        distances[batch] = _warp(angles.between(x, y), ends)
+        start += len(batch)
+    return distances.round(DECIMALS)
+
+
+def _padded(sequences: list[np.ndarray]) -> np.ndarray:
+    padded = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
+    for row, sequence in zip(padded, sequences):
+        row[: len(sequence)] = sequence
+    return padded
+
+
+def _warp(frames: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """frames: (P, N, M) distances. ends: (2, P), the last frame of both. Returns (P,) means."""
+    pairs, height, width = frames.shape
+    frames = np.ascontiguousarray(frames.transpose(1, 2, 0), np.float64)
+    means = np.empty(pairs)
+    for i in range(height):
+        if i == 0:
+            cost = frames[0].cumsum(0)
+            steps = np.repeat(np.arange(1, width + 1)[:, None], pairs, 1)
+        else:
+            cost, steps = _next_row(cost, steps, frames[i])
+        done = np.flatnonzero(ends[0] == i)
+        means[done] = cost[ends[1, done], done] / steps[ends[1, done], done]
+    return means
+
+
+def _next_row(cost: np.ndarray, steps: np.ndarray, frames: np.ndarray):
+    """Costs and lengths of the paths, (M, P) each, one frame of the first segment further."""
+    new_cost, new_steps = np.empty_like(cost), np.empty_like(steps)
+    new_cost[0], new_steps[0] = cost[0] + frames[0], steps[0] + 1
+    for j in range(1, len(cost)):
+        straight = cost[j] < new_cost[j - 1]
+        best = np.where(straight, cost[j], new_cost[j - 1])
+        length = np.where(straight, steps[j], new_steps[j - 1])
+        diagonal = cost[j - 1] <= best
+        new_cost[j] = np.where(diagonal, cost[j - 1], best) + frames[j]
+        new_steps[j] = np.where(diagonal, steps[j - 1], length) + 1
+    return new_cost, new_steps

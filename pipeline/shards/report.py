@@ -1,0 +1,154 @@
+"""What became of every input sample: a report for each shard, and all of them in one table.
+
+A report is a Parquet file with a row per input sample, in order. Facts about the whole shard lie
+in its schema's metadata: whether the tar was read to its end, and how often each code was used.
+"""
+
+import json
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.shards import samples as shards
+from tokenizer.audio import decoding as audio
+from tokenizer.storage.folder import Folder
+
+# Every reason a row can have, and what it means. A test holds the README to this list.
+REASONS = {
+    audio.NOT_AUDIO: "the audio member cannot be decoded as audio",
+    audio.TRUNCATED: "the audio ends before its header, or its last page, says it does",
+    audio.EMPTY: "the audio has no samples",
+    audio.NOT_FINITE: "a sample is NaN or infinite",
+    audio.TOO_SHORT: "under 400 samples at 16 kHz: not one frame",
+    shards.NO_AUDIO: "no audio member (flac, wav, ogg, opus, mp3) under this key",
+    shards.TWO_AUDIOS: "more than one audio member under this key",
+    shards.DUPLICATE_KEY: "the key was seen before in the shard",
+    shards.BAD_NAME: "an absolute name, one with '..', not UTF-8, or without a key",
+    shards.BROKEN_TAR: "the tar is cut or damaged here; what follows could not be read",
+}
+
+SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("key", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("duration_s", pa.float64()),
+        ("num_tokens", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class ShardReport:
+    """One shard's rows, in input order, and the counts of its codes."""
+
+    shard: str
+    codebook_size: int
+    rows: list[dict] = field(default_factory=list)
+    incomplete: bool = False
+
+    def __post_init__(self):
+        self.code_counts = np.zeros(self.codebook_size, np.int64)
+
+    def ok(self, key: str, duration_s: float, tokens: np.ndarray) -> None:
+        """Add the row of a tokenized sample."""
+        self.code_counts += np.bincount(tokens, minlength=self.codebook_size)
+        self._add(key, "ok", None, duration_s, len(tokens))
+
+    def reject(self, key: str, reason: str) -> None:
+        """Add the row of a sample that was not; `reason` is one of REASONS."""
+        self.incomplete |= reason == shards.BROKEN_TAR
+        self._add(key, "rejected", reason, None, 0)
+
+    def _add(self, key, status, reason, duration_s, num_tokens):
+        values = (self.shard, key, status, reason, duration_s, num_tokens)
+        self.rows.append(dict(zip(SCHEMA.names, values, strict=True)))
+
+    def write(self, path: Path) -> None:
+        """Write the report to a local file."""
+        metadata = {
+            b"incomplete": json.dumps(self.incomplete).encode(),
+            b"code_counts": zlib.compress(self.code_counts.tobytes()),
+        }
+        table = pa.Table.from_pylist(self.rows, SCHEMA).replace_schema_metadata(metadata)
+        pq.write_table(table, path)
+
+
+def gather(output: Folder, write_manifest: bool) -> dict:
+    """Totals over all reports of an OUTPUT; with write_manifest also all rows in manifest.parquet.
+
+    Holds few shards' reports at a time, whatever their number.
+    """
+    totals = _Totals()
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest = Path(scratch) / "manifest.parquet"
+        with pq.ParquetWriter(manifest, SCHEMA) as writer:
+            for name, table in _read_reports(output):
+                totals.add(name, table)
+                if write_manifest:
+                    writer.write_table(table.replace_schema_metadata(None))
+        if write_manifest:
+            output.publish(manifest, "manifest.parquet")
+    return totals.summary()
+
+
+def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
+    """(shard name, report) of every report, by name; some are fetched ahead, for a slow store."""
+    names = output.names("reports", ".parquet")
+
+    def read(name: str) -> pa.Table:
+        with output.fs.open(output.path(f"reports/{name}.parquet"), "rb") as file:
+            return pq.read_table(file)
+
+    with ThreadPoolExecutor(16) as pool:
+        for first in range(0, len(names), 256):
+            part = names[first : first + 256]
+            yield from zip(part, pool.map(read, part), strict=True)
+
+
+class _Totals:
+    def __init__(self):
+        self.shards = 0
+        self.status, self.reasons, self.incomplete = Counter(), Counter(), []
+        self.seconds, self.tokens = 0.0, 0
+        self.code_counts = np.zeros(0, np.int64)
+
+    def add(self, name: str, table: pa.Table) -> None:
+        self.shards += 1
+        metadata = table.schema.metadata
+        if json.loads(metadata[b"incomplete"]):
+            self.incomplete.append(name)
+        counts = np.frombuffer(zlib.decompress(metadata[b"code_counts"]), np.int64)
+        self.code_counts = counts if not len(self.code_counts) else self.code_counts + counts
+        self.status.update(table["status"].to_pylist())
+        self.reasons.update(reason for reason in table["reason"].to_pylist() if reason)
+        self.seconds += pc.sum(table["duration_s"]).as_py() or 0.0
+        self.tokens += pc.sum(table["num_tokens"]).as_py() or 0
+
+    def summary(self) -> dict:
+        used = self.code_counts[self.code_counts > 0] / max(self.code_counts.sum(), 1)
+        return {
+            "shards": self.shards,
+            "incomplete_shards": self.incomplete,
+            "samples": sum(self.status.values()),
+            "ok": self.status["ok"],
+            "rejected": self.status["rejected"],
+            "rejected_by_reason": dict(sorted(self.reasons.items())),
+            "audio_hours": self.seconds / 3600,
+            "tokens": self.tokens,
+            "codebook": {
+                "size": len(self.code_counts),
+                "active_codes": len(used),
+                "perplexity": float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0,
+            },
+        }

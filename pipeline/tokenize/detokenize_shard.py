@@ -1,0 +1,57 @@
+"""The shard task of the way back: one token shard → one audio shard, whole or not at all."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from ray.actor import ActorHandle
+
+from pipeline.cluster.progress import ShardProgress
+from pipeline.shards.inputs import Shard
+from pipeline.shards.reading import open_shard
+from pipeline.shards.samples import TarWriter, read_tokens
+from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
+from tokenizer.codec.decoder import Decoding
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+
+
+def detokenize_shard(
+    shard: Shard, output: str, files: TokenizerFiles, device: str, board: ActorHandle
+) -> float:
+    """Make audio of one token shard; runs as a Ray task. Returns the seconds of audio.
+
+    files: the tokenizer; its encoder's weights are not needed. Writes NAME.tar below `output`, with
+    KEY.flac (16 kHz, 16 bit) and KEY.json, the token shard's own, in its order. A task that dies
+    has changed nothing, and one that runs twice writes the same bytes twice.
+    """
+    if device == "cpu":
+        # Another number of threads adds up in another order: bytes would depend on the machine.
+        torch.set_num_threads(1)
+    decoding = Decoding(files, device)
+    progress = ShardProgress(board, shard.name)
+    with open_shard(shard) as stream, tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
+        tar_path, flac = Path(scratch) / "shard.tar", Path(scratch) / "speech.flac"
+        tar = TarWriter(tar_path)
+        for key, tokens, about in read_tokens(stream):
+            seconds = decoding.frames_per_token * len(tokens) / FRAMES_PER_SECOND
+            progress.seconds_read += seconds
+            write_flac(flac, decoding, tokens)
+            with flac.open("rb") as file:
+                tar.add_file(f"{key}.flac", file, flac.stat().st_size)
+            tar.add(f"{key}.json", json.dumps(about).encode())
+            progress.advance(stream.bytes_read, seconds)
+        tar.close()
+        Folder(output).publish(tar_path, f"{shard.name}.tar")
+    progress.finish(shard.size)
+    return progress.seconds_done
+
+
+def write_flac(path: Path, decoding: Decoding, tokens: np.ndarray) -> None:
+    """Decode to a 16-bit FLAC file, half a minute at a time."""
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as sound:
+        for block in decoding.blocks(tokens):
+            sound.write(np.rint(block * 32767).astype(np.int16))

@@ -1,0 +1,144 @@
+"""Loose audio files → WebDataset shards of about one size, in the files' order, bytes unchanged."""
+
+import hashlib
+import json
+import posixpath
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.actor import ActorHandle
+
+from pipeline.cluster.connect import connect
+from pipeline.cluster.run_shards import run_shards
+from pipeline.shards.inputs import Shard, find_files
+from pipeline.shards.samples import AUDIO_ENDINGS, TarWriter
+from tokenizer.errors import UsageError
+from tokenizer.storage.folder import Folder, filesystem
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A loose file. key: its sample's. path: below the inputs' common folder. metadata: a .json
+    beside it of the same name, or None."""
+
+    key: str
+    path: str
+    url: str
+    size: int
+    metadata: str | None
+
+
+def find_audio(values: list[str]) -> list[AudioFile]:
+    """The audio files that the inputs name, in the order of their paths, each with its own key.
+
+    A key is the path without its ending, other dots made "_": a sample's key ends at its first dot.
+    Raises UsageError when an input names no audio file.
+    """
+    endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
+    _, files = find_files(values, (*endings, ".json"))
+    audio, keys = [], set()
+    for path, (url, size) in files.items():
+        stem, ending = posixpath.splitext(path)
+        if ending.lower() not in endings:
+            continue
+        folder, name = posixpath.split(stem)
+        key = posixpath.join(folder, re.sub(r"\.", "_", name).lstrip("_") or "_")
+        while key in keys:  # a.wav beside a.flac
+            key += f"-{ending[1:].lower()}"
+        keys.add(key)
+        metadata = files.get(f"{stem}.json", (None, 0))[0]
+        audio.append(AudioFile(key, path, url, size, metadata))
+    if not audio:
+        raise UsageError(
+            "it has no audio files",
+            f"give some of {', '.join(endings)}",
+            value=" ".join(values),
+            argument="input",
+        )
+    return audio
+
+
+def plan_shards(files: list[AudioFile], shard_bytes: int) -> list[list[AudioFile]]:
+    """Cut the files, in order, into shards; each ends with the file that fills it."""
+    shards, size = [[]], 0
+    for file in files:
+        if size >= shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(file)
+        size += file.size
+    return shards
+
+
+def ingest(files: list[AudioFile], output: Folder, shard_bytes: int) -> dict:
+    """Write shard-000000.tar and so on below `output`; tars that are there already are left.
+
+    Returns {"shards", "files", "bytes", "failed": {shard name: why}}. Raises UsageError when the
+    output was made from other files or with another shard size.
+    """
+    plan = plan_shards(files, shard_bytes)
+    listing = [[file.key, file.path, file.size] for file in files]
+    digest = hashlib.sha256(json.dumps([listing, shard_bytes]).encode()).hexdigest()
+    made_from = {"files": len(files), "shard_bytes": shard_bytes, "sha256_of_listing": digest}
+    _claim(output, made_from)
+    present = set(output.names("", ".tar"))
+    shards, members = [], {}
+    for number, part in enumerate(plan):
+        name = f"shard-{number:06d}"
+        members[name] = part
+        if name not in present:
+            shards.append(Shard(name, "", sum(file.size for file in part)))
+    failed = {}
+    if shards:
+        connect()
+
+        def arguments(shard, number, left, board):
+            return shard, output.url, members[shard.name], board
+
+        at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        for shard, _, why in run_shards("ingest", shards, at_once, 1, write_shard_task, arguments):
+            if why:
+                failed[shard.name] = why
+        output.sweep()
+    total = sum(file.size for file in files)
+    return {"shards": len(plan), "files": len(files), "bytes": total, "failed": failed}
+
+
+def _claim(output: Folder, made_from: dict) -> None:
+    """Write ingest.json, or see that the one that is there says the same."""
+    if output.claim("ingest.json", made_from) != made_from:
+        raise UsageError(
+            "it was made from other files or with another shard size",
+            "give another folder",
+            value=output.url,
+            argument="output",
+        )
+
+
+def write_shard(shard: Shard, output: str, files: list[AudioFile], board: ActorHandle) -> None:
+    """Pack files into one tar and publish it whole; runs as a Ray task."""
+    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
+        path = Path(scratch) / "shard.tar"
+        tar = TarWriter(path)
+        for file in files:
+            fs, source = filesystem(file.url)
+            with fs.open(source, "rb") as audio:
+                ending = file.path.rpartition(".")[2].lower()
+                tar.add_file(f"{file.key}.{ending}", audio, file.size)
+            tar.add(f"{file.key}.json", _about(file))
+        tar.close()
+        Folder(output).publish(path, f"{shard.name}.tar")
+    board.write.remote(shard.name, shard.size, 0.0)
+
+
+def _about(file: AudioFile) -> bytes:
+    if file.metadata is None:
+        return json.dumps({"path": file.path}).encode()
+    fs, source = filesystem(file.metadata)
+    return fs.cat_file(source)
+
+
+write_shard_task = ray.remote(write_shard)

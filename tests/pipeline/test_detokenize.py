@@ -1,0 +1,129 @@
+"""jobs/detokenize.py from outside: tokenized speech comes back, whole, in order, of full length."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job, snapshot
+from ray_cluster import environment
+from refusals import assert_refused
+
+from tokenizer.codec.vocoder import Vocoder, VocoderConfig
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
+
+NAMES = [f"speech-{number:06d}" for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def speaking(tokenizer, tmp_path_factory) -> Path:
+    """The tokenizer, with a vocoder of random weights."""
+    files = TokenizerFiles.read(tokenizer)
+    torch.manual_seed(0)
+    vocoder = Vocoder(VocoderConfig(files.width, 32, 2, 64))
+    # About as loud as a trained one.
+    vocoder.head.proj.bias.data[:513] = 0.5
+    folder = tmp_path_factory.mktemp("speaking")
+    own = replace(files, vocoder=vocoder.config, vocoder_weights=vocoder.state_dict())
+    own.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def heard(good, speaking, tmp_path_factory):
+    """(OUTPUT, finished process) of the tokens of tests/speech, made audible."""
+    output = tmp_path_factory.mktemp("heard") / "audio"
+    return output, run_job("detokenize", *flags(good.output, speaking, output))
+
+
+def flags(tokens, tokenizer, output) -> tuple:
+    """The job's flags."""
+    return "--input", tokens, "--tokenizer", tokenizer, "--output", output
+
+
+def members(path: Path) -> dict[str, bytes]:
+    """{name: content} of a tar, in order."""
+    with tarfile.open(path) as tar:
+        return {info.name: tar.extractfile(info).read() for info in tar}
+
+
+def test_every_utterance_comes_back_in_order_and_of_full_length(good, heard, speaking):
+    output, done = heard
+    assert done.returncode == 0, done.stderr
+    files = {str(p.relative_to(output)) for p in output.rglob("*")}
+    assert files == {"run.json", *(f"{name}.tar" for name in NAMES)}
+    tokenizer = Tokenizer(TokenizerFiles.read(speaking))
+    for name in NAMES:
+        tokens = read_tokens(good.output / f"shards/{name}.tar")
+        made = members(output / f"{name}.tar")
+        assert list(made) == [f"{key}.{ending}" for key in tokens for ending in ("flac", "json")]
+        for key, (own, about) in tokens.items():
+            assert json.loads(made[f"{key}.json"]) == about
+            flac = soundfile.SoundFile(io.BytesIO(made[f"{key}.flac"]))
+            assert (flac.samplerate, flac.channels, flac.subtype) == (16_000, 1, "PCM_16")
+            wave = flac.read(dtype="float32")
+            assert len(wave) == 320 * len(own) + 80 and wave.std() > 1e-3
+            np.testing.assert_allclose(wave, tokenizer.decode(own), atol=1.1 / 32768)
+
+
+def test_what_is_there_is_left_and_what_is_missing_is_made_again(good, heard, speaking):
+    output, before = heard[0], snapshot(heard[0])
+    done = run_job("detokenize", *flags(good.output, speaking, output))
+    assert done.returncode == 0 and "nothing was left to do" in done.stdout
+    assert "Ray" not in done.stderr and snapshot(output) == before
+    lost = output / f"{NAMES[1]}.tar"
+    content = lost.read_bytes()
+    lost.unlink()
+    done = run_job("detokenize", *flags(good.output, speaking, output))
+    assert done.returncode == 0 and "1 of 3 shards" in done.stdout, done.stderr
+    assert lost.read_bytes() == content
+    after = snapshot(output)
+    assert all(after[name] == before[name] for name in (f"{NAMES[0]}.tar", f"{NAMES[2]}.tar"))
+
+
+@pytest.mark.slow
+def test_what_comes_out_can_be_tokenized_again(heard, speaking, good, s3, tmp_path):
+    """From a store, by names, in as many tokens."""
+    env = environment(s3.env)
+    tokens = s3.upload(good.output, "tokens")
+    output = f"s3://{s3.bucket}/heard"
+    done = run_job("detokenize", *flags(tokens, speaking, output), env=env)
+    assert done.returncode == 0, done.stderr
+    for name in NAMES:
+        assert s3.read(f"heard/{name}.tar") == (heard[0] / f"{name}.tar").read_bytes()
+    done = run_job("tokenize", *flags(heard[0], speaking, tmp_path), *ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    for name in NAMES:
+        one, two = (
+            {key: len(own) for key, (own, _) in read_tokens(out / f"shards/{name}.tar").items()}
+            for out in (good.output, tmp_path)
+        )
+        assert one == two
+
+
+def test_tokens_and_tokenizers_that_do_not_fit_are_refused(
+    good, heard, tokenizer, speaking, tmp_path
+):
+    output = tmp_path / "out"
+    done = run_here("detokenize", *flags(good.output, tokenizer, output))
+    assert_refused(done, "--tokenizer", tokenizer, "no vocoder", "jobs/train_vocoder.py")
+    files = TokenizerFiles.read(speaking)
+    files.weights["codebook.codes"][0] += 1
+    files.save(tmp_path / "other")
+    done = run_here("detokenize", *flags(good.output, tmp_path / "other", output))
+    assert_refused(done, "--tokenizer", tmp_path / "other", files.fingerprint[:12])
+    done = run_here("detokenize", *flags(SPEECH, speaking, output))
+    assert_refused(done, "--input", SPEECH, "run.json")
+    assert not output.exists()
+    # Another vocoder's shards are not mixed with those that are there.
+    files = TokenizerFiles.read(speaking)
+    files.vocoder_weights["head.proj.bias"][0] += 1
+    files.save(tmp_path / "louder")
+    done = run_here("detokenize", *flags(good.output, tmp_path / "louder", heard[0]))
+    assert_refused(done, "--output", heard[0], "vocoder")

@@ -1,0 +1,193 @@
+"""jobs/evaluate.py tokens, from outside: the figures, the table, the file, unusable arguments."""
+
+import io
+import json
+import math
+import tarfile
+
+import numpy as np
+import pytest
+from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
+
+from pipeline.evaluation import abx, measures
+from pipeline.evaluation.phone_labels import read_item_file, read_phones
+from tokenizer.errors import UsageError
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+
+HEADER = " ".join(abx.HEADER)
+
+# Two speakers who say one sentence, one of them a second, one without labels, and what is no audio.
+KEYS = ("awb-s00", "en-us-f4-s00", "awb-s01", "en-gb-s00")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, good):
+    """input.tar, phones.jsonl and triples.item that belong together, and files that are broken."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with tarfile.open(folder / "input.tar", "w") as tar:
+        for path in sorted(SPEECH.glob("*.tar")):
+            with tarfile.open(path) as source:
+                for member in source:
+                    if member.name.split(".")[0] in KEYS:
+                        tar.addfile(member, source.extractfile(member))
+        tar.addfile(noise := tarfile.TarInfo("noise.flac"), io.BytesIO(b""))
+        assert noise.size == 0
+    tokens = {}
+    for path in (good.output / "shards").glob("*.tar"):
+        tokens.update(read_tokens(path))
+    labels, segments = [], [HEADER]
+    for key in KEYS[:3]:
+        length = len(tokens[key][0])
+        phones = ["SIL"] * 40 + ["AA", "B"] * length
+        # One frame short is an edge, and more is not of this audio.
+        end = 20 if key == "awb-s01" else 2 * length - 1
+        labels.append({"key": key, "frame_ms": 10, "phones": phones[:end]})
+        for start in range(0, 120, 20):
+            phone, speaker = "AB"[start // 20 % 2], key.rpartition("-")[0]
+            times = f"{start / 100} {(start + 20) / 100}"
+            segments.append(f"{key} {times} {phone} p n {speaker}")
+    labels.append({"key": "unheard", "frame_ms": 10, "phones": ["AA"]})
+    lines = [json.dumps(label) + "\n" for label in labels]
+    (folder / "phones.jsonl").write_text("".join(lines))
+    (folder / "triples.item").write_text("\n".join(segments) + "\n")
+    (folder / "unheard.jsonl").write_text(lines[-1])
+    (folder / "broken.jsonl").write_text(lines[0] + '{"key": "x", "frame_ms": 10, "pho\n')
+    (folder / "header.item").write_text("file onset offset phone\n")
+    return folder
+
+
+def table_of(stdout: str) -> dict[str, str]:
+    """{figure: value as printed}."""
+    rows = [line.split() for line in stdout.splitlines()[1:]]
+    return {row[0]: row[1] for row in rows if row[0] not in ("left", "written")}
+
+
+def test_the_job(tokenizer, places, good):
+    file = places / "out" / "figures.json"
+    flags = ("--input", places / "input.tar", "--tokenizer", tokenizer, "--json", file)
+    labels = ("--phones", places / "phones.jsonl", "--abx", places / "triples.item")
+    done = run_job("evaluate", "tokens", *flags, *labels, *ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    for name in ("input", "problems", "tokenizer"):
+        figures.pop(name)
+    left_out = figures.pop("left_out")
+    assert left_out == {
+        "noise": "rejected: not_audio",
+        "awb-s01": f"its labels end after 10 of {left_out['awb-s01'].split()[-2]} frames",
+    }
+    assert "left out noise: rejected: not_audio" in done.stdout
+    tokens = {}
+    for path in (good.output / "shards").glob("*.tar"):
+        tokens.update(read_tokens(path))
+    scored = [tokens[key][0] for key in KEYS[:2]]
+    frames, phones = [], []
+    for sequence in scored:
+        # Frame i has label 2 i + 1; the last frame's is the one that is lacking.
+        frames += sequence[:-1].tolist()
+        phones += [0] * 20 + [1] * (len(sequence) - 21)
+    joint = measures.joint_counts(np.array(phones), np.array(frames), (2, 128))
+    assert figures["pnmi"] == pytest.approx(measures.pnmi(joint))
+    assert figures["phone_purity"] == pytest.approx(measures.phone_purity(joint))
+    assert figures["cluster_purity"] == pytest.approx(measures.cluster_purity(joint))
+    expected = {
+        "samples_rejected": 1,
+        "utterances": 4,
+        "utterances_scored": 2,
+        "frames_scored": len(frames),
+        "phones": 2,
+        "audio_without_labels": 1,
+        "labels_without_audio": 1,
+        "codebook_size": 128,
+        "bitrate": 350.0,
+        "same_text_pairs": 3,
+        "abx_segments": 18,
+        "abx_segments_without_audio": 0,
+        "abx_source": "wavmill",
+    }
+    assert {name: figures[name] for name in expected} == expected
+    everything = np.concatenate([tokens[key][0] for key in KEYS])
+    entropy = measures.entropy(np.bincount(everything))
+    assert figures["codebook_perplexity"] == pytest.approx(math.exp(entropy))
+    seconds = sum(tokens[key][1]["duration_s"] for key in KEYS)
+    rate = len(everything) / seconds * entropy / math.log(2)
+    assert figures["entropy_bitrate"] == pytest.approx(rate)
+    centroids = TokenizerFiles.read(tokenizer).weights["codebook.codes"].numpy()
+    items = abx.read_items((places / "triples.item").read_text().splitlines())
+    codes = {key: tokens[key][0] for key in KEYS}
+    for name, value in abx.abx_errors(items, codes, centroids).items():
+        assert figures[name] == pytest.approx(value)
+    table = table_of(done.stdout)
+    assert table.keys() == figures.keys()
+    for name, value in figures.items():
+        shown = table[name].replace(",", "")
+        if isinstance(value, str):
+            assert shown == value
+        else:
+            assert float(shown) == pytest.approx(value, abs=0.06 if value >= 100 else 6e-5)
+    assert not (places / "out" / ".partial").exists()
+
+
+def test_tokens_that_are_there_are_measured_without_making_them(tokenizer, good):
+    flags = ("--input", SPEECH, "--tokenizer", tokenizer, "--output", good.output)
+    done = run_job("evaluate", "tokens", *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads((good.output / "summary.json").read_text())
+    table = table_of(done.stdout)
+    assert table["tokens"] == f"{summary['tokens']:,}"
+    assert float(table["codebook_perplexity"]) == pytest.approx(
+        summary["codebook"]["perplexity"], rel=1e-3
+    )
+    assert 0 < float(table["same_text_closer"]) < 1 and "pnmi" not in table
+
+
+# (flags that replace the usable ones, what the line must say). {p}: places.
+UNUSABLE = {
+    "no-tokenizer": ({"tokenizer": "{p}/nothing"}, "no such folder"),
+    "no-labels": ({"phones": "{p}/nothing.jsonl"}, "cannot be read"),
+    "labels-of-other-audio": ({"phones": "{p}/unheard.jsonl"}, "unheard"),
+    "broken-line": ({"phones": "{p}/broken.jsonl"}, "line 2 is not JSON"),
+    "item-header": ({"abx": "{p}/header.item"}, "line 1 is not the header"),
+    "json-folder": ({"json": "{p}"}, "folder"),
+}
+
+
+def test_unusable_flags(tokenizer, places):
+    usable = {"input": places / "input.tar", "tokenizer": tokenizer}
+    for changes, said in UNUSABLE.values():
+        given = {name: value.format(p=places) for name, value in changes.items()}
+        flags = {**usable, **given}.items()
+        parts = [part for name, value in flags for part in (f"--{name}", value)]
+        done = run_here("evaluate", "tokens", *parts)
+        lines = done.stderr.splitlines()
+        assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
+        name, value = next(iter(changes.items()))
+        assert f"--{name} {value.format(p=places)}" in lines[0] and said in lines[0]
+
+
+GOOD_LABELS = '{"key": "a", "frame_ms": 10, "phones": ["SIL"]}'
+BROKEN_FILES = {
+    "not-an-object": (read_phones, "[]", "line 1 has no string"),
+    "no-key": (read_phones, '{"frame_ms": 10, "phones": []}', "line 1 has no string"),
+    "no-time": (read_phones, '\n{"key": "a", "frame_ms": 0, "phones": []}', "line 2 has no number"),
+    "no-phones": (read_phones, '{"key": "a", "frame_ms": 10, "phones": [1]}', "line 1 has no list"),
+    "twice": (read_phones, f"{GOOD_LABELS}\n{GOOD_LABELS}", "line 2 has the key"),
+    "no-line": (read_phones, "", "no labels"),
+    "no-text": (read_phones, b"\xff", "not UTF-8"),
+    "no-header": (read_item_file, "", "no segments"),
+    "no-segment": (read_item_file, f"{HEADER}\n", "no segments"),
+    "field": (read_item_file, f"{HEADER}\na 0 1 A b c", "line 2 has 6 fields"),
+    "times": (read_item_file, f"{HEADER}\na one 2 A b c s", "line 2 has times"),
+    "infinite": (read_item_file, f"{HEADER}\na 0 inf A b c s", "line 2 has times"),
+    "not-a-number": (read_item_file, f"{HEADER}\na nan 1 A b c s", "line 2 has times"),
+    "backwards": (read_item_file, f"{HEADER}\na 2 1 A b c s", "line 2 has a segment"),
+    "before-the-start": (read_item_file, f"{HEADER}\na -1 1 A b c s", "line 2 has a segment"),
+}
+
+
+@pytest.mark.parametrize("read, content, said", BROKEN_FILES.values(), ids=BROKEN_FILES)
+def test_a_broken_file_is_named_with_its_line(tmp_path, read, content, said):
+    file = tmp_path / "file"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError, match=f"--flag {file}: .*{said}"):
+        read("--flag", str(file))

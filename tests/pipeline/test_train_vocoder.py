@@ -1,0 +1,88 @@
+"""jobs/train_vocoder.py from outside: it leaves a tokenizer that can speak."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import SPEECH, run_here, run_job
+from refusals import assert_refused
+
+from tokenizer.codec.vocoder_losses import SpectralLoss
+from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
+
+SMALL = {
+    "input": SPEECH,
+    "tokenizer": "wavlm-tiny-km256",
+    "hidden": 48,
+    "layers": 2,
+    "steps": 150,
+    "rows": 2,
+    "row-seconds": 1,
+    "learning-rate": 2e-3,
+    "checkpoint-minutes": 0.0001,
+}
+
+
+def flags(output, **changes) -> list:
+    """The job's flags; `changes` replaces some."""
+    values = {**SMALL, "output": output, **changes}
+    return [part for name, value in values.items() for part in (f"--{name}", value)]
+
+
+def log(output) -> list[dict]:
+    """The lines of the training's log."""
+    path = output / "training/log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.slow
+def test_a_tokenizer_learns_to_speak(tmp_path):
+    """How a training goes on after a kill is test_distill's: the loop is the same."""
+    output = tmp_path / "speaking"
+    done = run_job("train_vocoder", *flags(output), timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in log(output)] == [50, 100, 150]
+    assert log(output)[2]["log_mel"] < 0.8 * log(output)[0]["log_mel"]
+
+    # The same tokens, and out of them a voice: nearer to the original than noise of its level.
+    files = TokenizerFiles.read(PRETRAINED / SMALL["tokenizer"])
+    assert TokenizerFiles.read(output).fingerprint == files.fingerprint
+    tokenizer = Tokenizer(TokenizerFiles.read(output))
+    with tarfile.open(SPEECH / "speech-000000.tar") as tar:
+        flac = next(info for info in tar if info.name.endswith(".flac"))
+        wave = soundfile.read(io.BytesIO(tar.extractfile(flac).read()), dtype="float32")[0]
+    made = tokenizer.decode(tokenizer.encode(wave))
+    wave = wave[: len(made)] * 10 ** (-23 / 20) / wave.std()
+    level = 20 * np.log10(np.sqrt(np.square(made).mean()))
+    assert -33 < level < -17 and abs(made).max() <= 1
+    noise = made.std() * np.random.default_rng(0).standard_normal(len(made))
+    loss = SpectralLoss()
+    own, other = (
+        loss(torch.from_numpy(each).float()[None], torch.from_numpy(wave)[None])
+        for each in (made, noise)
+    )
+    assert own[0] < 0.8 * other[0]
+    # In time with it: as loud when it is as loud.
+    loud, heard = (np.square(each[:-80].reshape(-1, 320)).mean(1) for each in (wave, made))
+    later = {n: np.corrcoef(loud, np.roll(heard, n))[0, 1] for n in range(-5, 6)}
+    assert max(later, key=later.get) == 0
+
+    assert_refused(run_here("train_vocoder", *flags(output)), "--output", "config.json")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"row-seconds": 0.1}, "--row-seconds"),
+        ({"tokenizer": "wavlm-tiny"}, "--tokenizer"),
+    ],
+)
+def test_unusable_arguments_are_refused(tmp_path, changes, said):
+    assert_refused(run_here("train_vocoder", *flags(tmp_path / "out", **changes)), said)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,238 @@
+"""The causal tokenizer: nothing later than its chunk is heard, and a stream gives what a pass does.
+
+The reference is the training form, which has one dense mask where inference has blocks and a cache.
+"""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ONE_THREAD, SPEECH, run_here, run_job
+from models import small_tokenizer, small_wavlm
+from refusals import assert_refused
+from transformers import WavLMModel
+
+from pipeline.shards.inputs import find_shards
+from pipeline.shards.reading import open_shard, read_utterances
+from pipeline.shards.samples import read_tokens
+from pipeline.training.causal_encoder import learn_causal
+from tokenizer.audio.windows import Windowing
+from tokenizer.codec.compression import Compression
+from tokenizer.codec.compressor import Compressor, Decompressor
+from tokenizer.codec.focal import FocalConfig
+from tokenizer.encoder.causal_student import CausalStudent
+from tokenizer.encoder.causal_wavlm import CausalWavLM
+from tokenizer.encoder.wavlm_config import EncoderError, read_encoder
+from tokenizer.storage.folder import PRETRAINED, Folder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
+from tokenizer.training.loop import TrainingSettings
+
+PAST = 24
+# Over a block of 64 chunks, many times PAST, ending within a chunk and within a frame.
+FRAMES, SAMPLES = 459, 459 * 320 + 80 + 133
+
+
+def noise(samples: int = SAMPLES, seed: int = 3) -> np.ndarray:
+    """Of a level that speech has."""
+    return (np.random.default_rng(seed).standard_normal(samples) * 0.05).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> CausalStudent:
+    """A causal WavLM of random weights that sees few frames back, with gradients."""
+    folder = tmp_path_factory.mktemp("wavlm")
+    small_wavlm(folder, "layer")
+    config, _ = read_encoder(folder, 3)
+    config = replace(config, causal=True, normalize=False, past_frames=PAST)
+    student = CausalStudent(WavLMModel.from_pretrained(folder), config, torch.zeros(64))
+    with torch.no_grad():  # taps that start at zero would hide what is read from them
+        conv = student.wavlm.encoder.pos_conv_embed.conv
+        conv.weight.add_(torch.randn(conv.weight.shape, generator=torch.manual_seed(4)) * 0.05)
+    return student
+
+
+def tokenizer_of(student: CausalStudent, factors: tuple[int, ...]) -> Tokenizer:
+    """A tokenizer of 64 random codes; factors of its compressor, () for none."""
+    torch.manual_seed(5)
+    weights, shape = student.weights(), None
+    files = {f"encoder.{name}": weight for name, weight in weights.items()}
+    (features,) = CausalWavLM(student.config, weights)([torch.from_numpy(noise(seed=6))])
+    if factors:
+        shape = FocalConfig(64, 8, (32,) * len(factors), factors, causal=True, past_frames=PAST)
+        for name, part in (
+            ("compressor", Compressor(shape)),
+            ("decompressor", Decompressor(shape)),
+        ):
+            files |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+        files |= {"features.mean": features.mean(0), "features.scale": features.std()}
+        (features,) = Compression(shape, files).latents([features])
+    files["codebook.codes"] = features[torch.randperm(len(features))[:64]].clone()
+    return Tokenizer(TokenizerFiles(student.config, "l2", files, {}, shape))
+
+
+def streamed(tokenizer: Tokenizer, wave: np.ndarray, most: int, seed: int = 0) -> list[np.ndarray]:
+    """What each push of up to `most` samples gives, and finish() last."""
+    random, stream, said = np.random.default_rng(seed), tokenizer.stream(), []
+    while len(wave):
+        count = int(random.integers(0, most + 1))
+        said.append(stream.push(wave[:count]))
+        wave = wave[count:]
+    return [*said, stream.finish()]
+
+
+def test_inference_has_the_features_of_the_training_form(student):
+    encoder = CausalWavLM(student.config, student.weights())
+    waves = [torch.from_numpy(noise(n, seed=n)) for n in (SAMPLES, 400, 30_000, SAMPLES)]
+    for padded in (None, len(waves)):  # one by one as on a CPU, all together as on a GPU
+        encoder.utterances_per_group = padded
+        for wave, features in zip(waves, encoder(waves)):
+            frames = encoder.frames([wave * student.config.gain], [len(features)]).clone()
+            with torch.no_grad():
+                expected = student.features(frames[None])[0]
+            torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factors", [(), (1, 1), (2, 2)], ids=["kmeans", "50 Hz", "12.5 Hz"])
+def test_a_stream_gives_the_tokens_of_one_pass(student, factors):
+    tokenizer, wave = tokenizer_of(student, factors), noise()
+    offline = tokenizer.encode(wave)
+    assert len(np.unique(offline)) > 20
+    for most in (700, 5_000, 200_000):
+        assert np.array_equal(np.concatenate(streamed(tokenizer, wave, most)), offline)
+
+
+@pytest.mark.parametrize("factors", [(), (1, 1)], ids=["kmeans", "distilled"])
+def test_samples_after_a_chunk_change_none_of_its_tokens(student, factors):
+    tokenizer, wave = tokenizer_of(student, factors), noise()
+    before = tokenizer.encode(wave)
+    for chunk in (1, 70):
+        end = 4 * chunk * 320 + 80
+        changed = wave.copy()
+        changed[end:] = noise(SAMPLES - end, seed=9)
+        after = tokenizer.encode(changed)
+        assert np.array_equal(after[: 4 * chunk], before[: 4 * chunk])
+        assert not np.array_equal(after[4 * chunk :], before[4 * chunk :])
+        # They are said as soon as the last of these samples is heard, and no sooner.
+        stream = tokenizer.stream()
+        assert len(stream.push(wave[: end - 1])) == 4 * (chunk - 1)
+        assert np.array_equal(stream.push(wave[end - 1 : end]), before[4 * (chunk - 1) : 4 * chunk])
+    assert stream.latency_seconds == 0.085
+
+
+def test_the_end_of_a_stream(student):
+    tokenizer = tokenizer_of(student, (1, 1))
+    assert len(np.concatenate(streamed(tokenizer, noise(399), 50))) == 0
+    for frames in (1, 3, 4, 5):
+        wave = noise(80 + 320 * frames)
+        assert np.array_equal(
+            np.concatenate(streamed(tokenizer, wave, 300)), tokenizer.encode(wave)
+        )
+    stream = tokenizer.stream()
+    stream.finish()
+    with pytest.raises(ValueError, match="finished"):
+        stream.push(noise(10))
+    with pytest.raises(ValueError, match="one channel"):
+        tokenizer.stream().push(noise(10)[None])
+
+
+def test_windows_of_long_audio_keep_the_grid_and_the_past():
+    windowing = Windowing.of_seconds(2.05, 0.2, False, past=PAST, chunk=4)
+    assert windowing.frames == 100
+    for frames in (100, 101, 175, 176, 177, 500, 1003):
+        plan = windowing.plan(frames)
+        assert np.array_equal(
+            np.concatenate([np.arange(w.keep_from, w.keep_to) for w in plan]), np.arange(frames)
+        )
+        for window in plan:
+            assert window.start % 4 == 0 and window.stop - window.start <= 100
+            assert window.keep_from - window.start >= min(PAST, window.keep_from)
+    with pytest.raises(ValueError, match=r"0\.56 seconds"):
+        Windowing.of_seconds(0.5, 0.1, False, past=PAST, chunk=4)
+
+
+def test_a_folder_says_that_it_is_causal(student, tmp_path):
+    files = {f"encoder.{name}": weight for name, weight in student.weights().items()}
+    files["codebook.codes"] = torch.randn(8, 64)
+    TokenizerFiles(student.config, "l2", files).save(tmp_path)
+    assert TokenizerFiles.read(tmp_path).encoder == student.config
+    with pytest.raises(EncoderError, match="cannot be causal"):
+        replace(student.config, feat_extract_norm="group")
+    plain = small_tokenizer(tmp_path / "wavlm")
+    assert "causal" not in plain.encoder.to_dict()
+    with pytest.raises(ValueError, match="not causal"):
+        Tokenizer(plain).stream()
+
+
+SMALL = {
+    "input": SPEECH,
+    "encoder": "wavlm-tiny",
+    "layer": 4,
+    "method": "distill",
+    "codebook-size": 32,
+    "hidden": 48,
+    "latent": 8,
+    "rate": 25,
+    "encoder-steps": 60,
+    "warm-up-steps": 20,
+    "steps": 30,
+    "rows": 2,
+    "row-seconds": 1,
+}
+
+
+def flags(output, **changes) -> list:
+    """The job's flags with --causal; `changes` replaces some, None takes one away."""
+    values = {**SMALL, "output": output, **changes}
+    flags = [part for name, value in values.items() if value for part in (f"--{name}", value)]
+    return ["--causal", *flags]
+
+
+@pytest.mark.slow
+def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
+    output, tokens = tmp_path / "causal", tmp_path / "tokens"
+    done = run_job("train_tokenizer", *flags(output), timeout=250)
+    assert done.returncode == 0, done.stderr
+    log = (output / "training/encoder/log.jsonl").read_text().splitlines()
+    # The features of one mean frame would have an error of 1.
+    first, last = (json.loads(line)["loss"] for line in log)
+    assert last < first < 0.5
+    # A run that is killed after this stage goes on with what was learned in it.
+    tokenizer, folder = TokenizerFiles.read(output), PRETRAINED / "wavlm-tiny"
+    training = TrainingSettings(SMALL["encoder-steps"], 1e-3, "fp32", "cpu", 2, 0)
+    stage = Folder(str(output)).below("training/encoder")
+    learned, _ = learn_causal(
+        folder, *read_encoder(folder, 4), torch.zeros(256), None, None, training, stage, None
+    )
+    assert all(torch.equal(tokenizer.weights[f"encoder.{k}"], v) for k, v in learned.items())
+
+    shard = SPEECH / "speech-000002.tar"
+    done = run_job(
+        *("tokenize", "--input", shard, "--tokenizer", output, "--output", tokens), *ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    tokenizer = Tokenizer(tokenizer)
+    with (
+        open_shard(find_shards([str(shard)])[1][0]) as sound,
+        open(tokens / "shards/speech-000002.tar", "rb") as made,
+    ):
+        waves = {s.key: u.waveform for s, u, _ in read_utterances(sound, 1 << 20)}
+        for key, own, _ in read_tokens(made):
+            assert np.array_equal(np.concatenate(streamed(tokenizer, waves[key], 4000)), own)
+    assert len(np.unique(own)) > 4
+    short = ("--window-seconds", 8, "--tokenizer", output, "--output", tmp_path / "short")
+    assert_refused(run_here("tokenize", "--input", shard, *short), "--window-seconds", "10.32")
+
+
+def test_what_cannot_be_causal_is_refused(tmp_path):
+    small_wavlm(tmp_path / "base", "group")
+    base = {"encoder": tmp_path / "base", "layer": 2}
+    for changes, more, said in (
+        ({"method": "kmeans"}, [], "--causal"),
+        ({}, ["--center"], "--center"),
+        (base, [], "wavlm-large's shape"),
+    ):
+        done = run_here("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
+        assert_refused(done, said)

@@ -1,0 +1,71 @@
+"""MFCCs as an encoder: what the first labels of an encoder's training are made of.
+
+13 cepstra with first and second differences (39 dimensions), as in HuBERT's first round (Hsu et
+al. 2021, arXiv 2106.07447, section 4.2), by torchaudio's version of Kaldi's. A window of theirs is
+the 400 samples that a frame of WavLM sees.
+"""
+
+from dataclasses import asdict, dataclass, fields
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
+
+
+@dataclass
+class MFCCConfig:
+    """What decides the features.
+
+    normalize: of the waveform, as WavLM's: features then do not depend on loudness.
+    standardize: zero mean and unit variance of each dimension over a window of the utterance, which
+    takes away much of voice and channel.
+    """
+
+    normalize: bool = True
+    standardize: bool = False
+
+    @property
+    def hidden_size(self) -> int:
+        """Dimensions of a feature, under the name that a WavLM's configuration has for it."""
+        return 39
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "MFCCConfig":
+        """Take the fields from a larger dictionary."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def to_dict(self) -> dict:
+        """The values, with the kind of encoder they are of."""
+        return {"model_type": "mfcc", **asdict(self)}
+
+
+class MFCC:
+    """Normalised 16 kHz waveforms → MFCCs with two differences, one row for each frame of WavLM."""
+
+    def __init__(self, config: MFCCConfig, device: torch.device | str = "cpu"):
+        self.config, self.device = config, torch.device(device)
+
+    @torch.inference_mode()
+    def __call__(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """waveforms: 1-D float tensors of at least 400 samples each. Returns (T, 39) of each.
+
+        Computed every 10 ms, for the differences' sake, and every other row kept. Raises
+        ValueError for a waveform that is too short.
+        """
+        return [self._features(wave.to(self.device, torch.float32)) for wave in waveforms]
+
+    def _features(self, wave: Tensor) -> Tensor:
+        if len(wave) < RECEPTIVE_FIELD:
+            raise ValueError(f"a waveform has fewer than {RECEPTIVE_FIELD} samples")
+        cepstra = torchaudio.compliance.kaldi.mfcc(
+            wave[None], sample_frequency=SAMPLE_RATE, num_ceps=13, dither=0.0
+        )
+        first = torchaudio.functional.compute_deltas(cepstra.T).T
+        second = torchaudio.functional.compute_deltas(first.T).T
+        rows = torch.cat([cepstra, first, second], dim=1)[::2][: num_frames(len(wave))]
+        if self.config.standardize:
+            spread = rows.std(0, correction=0).clamp(min=1e-5)
+            rows = (rows - rows.mean(0)) / spread
+        return rows

@@ -1,0 +1,166 @@
+"""A tokenizer as a folder: what is in its files, and whether they belong together.
+
+The folder is `config.json` and `model.safetensors`. It holds the encoder's own weights up to its
+layer, so that whoever has the folder makes the same tokens, with no hub and no other file. One that
+can speak has `vocoder.safetensors` beside them.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tokenizer.codec.compression import check_weights as check_compression
+from tokenizer.codec.focal import FocalConfig
+from tokenizer.codec.vocoder import VocoderConfig
+from tokenizer.encoder.mfcc import MFCCConfig
+from tokenizer.encoder.wavlm_config import WavLMConfig, check_weights
+from tokenizer.errors import UsageError
+from tokenizer.storage.vocoder_file import WEIGHTS_FILE, read_vocoder, save_vocoder
+
+FORMAT = "wavmill-tokenizer-1"
+
+
+class TokenizerError(UsageError):
+    """A folder that is not a tokenizer; the message says what is wrong with it."""
+
+
+@dataclass
+class TokenizerFiles:
+    """A tokenizer as it lies in a folder.
+
+    encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*"
+    in Hugging Face's names, and "codebook.codes" (K, D), which is not there before it is trained;
+    with "center" (D,), the mean of all speech, features are centred; with "codebook.projection"
+    (P, D) the nearest code is the nearest by that projection. compressor: its shape, of a
+    distilled tokenizer, whose "features.mean" (D,), "features.scale" (), "compressor.*" and
+    "decompressor.*" are among the weights too. made_by: how it came about; decides no token.
+    vocoder, vocoder_weights: what turns its features into sound, if anything; decides none either.
+    """
+
+    encoder: WavLMConfig | MFCCConfig
+    metric: str
+    weights: dict[str, Tensor]
+    made_by: dict = field(default_factory=dict)
+    compressor: FocalConfig | None = None
+    vocoder: VocoderConfig | None = None
+    vocoder_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes; 0 before the codebook is trained."""
+        return len(self.weights.get("codebook.codes", ()))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides a token: the configuration and every weight."""
+        digest = hashlib.sha256(json.dumps(self._decisive(), sort_keys=True).encode())
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def _decisive(self) -> dict:
+        codebook = {"size": self.codebook_size, "metric": self.metric}
+        decisive = {"format": FORMAT, "encoder": self.encoder.to_dict(), "codebook": codebook}
+        if self.compressor:
+            decisive["compressor"] = self.compressor.to_dict()
+        return decisive
+
+    @property
+    def frames_per_token(self) -> int:
+        """1, 2 or 4 frames of 20 ms."""
+        return self.compressor.frames_per_token if self.compressor else 1
+
+    @property
+    def storage_dtype(self) -> torch.dtype:
+        """What learned weights are kept in: as most of the encoder's, which may be half."""
+        sizes = Counter()
+        for weight in encoder_weights(self.weights).values():
+            sizes[weight.dtype] += weight.numel()
+        return max(sizes, key=sizes.get, default=torch.float32)
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the features that tokens stand for."""
+        return self.compressor.width if self.compressor else self.weights["codebook.codes"].shape[1]
+
+    @property
+    def past_and_chunk(self) -> tuple[int, int]:
+        """Frames that a causal encoder sees before a chunk, and of a chunk; (0, 1) of another."""
+        encoder = self.encoder
+        if isinstance(encoder, MFCCConfig) or not encoder.causal:
+            return 0, 1
+        return encoder.past_frames, encoder.chunk_frames
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and the weights' files; the folder is made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.contiguous() for k, v in self.weights.items()}, folder / "model.safetensors"
+        )
+        config = {**self._decisive(), "fingerprint": self.fingerprint, "made_by": self.made_by}
+        if self.vocoder:
+            config["vocoder"] = save_vocoder(folder, self.vocoder, self.vocoder_weights)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "TokenizerFiles":
+        """Read a local folder. Raises TokenizerError when it is not a tokenizer's."""
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise TokenizerError("it has no readable config.json") from error
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise TokenizerError(f'its config.json does not say "format": "{FORMAT}"')
+        try:
+            weights = load_file(folder / "model.safetensors")
+            if config["encoder"].get("model_type") == "mfcc":
+                encoder = MFCCConfig.from_dict(config["encoder"])
+            else:
+                encoder = WavLMConfig.from_dict(config["encoder"])
+                check_weights(encoder, encoder_weights(weights))
+            compressor = config.get("compressor")
+            files = cls(
+                encoder,
+                config["codebook"]["metric"],
+                weights,
+                config.get("made_by", {}),
+                FocalConfig.from_dict(compressor) if compressor else None,
+            )
+            if files.compressor:
+                check_compression(files.compressor, weights)
+        except (OSError, SafetensorError) as error:
+            raise TokenizerError("it has no readable model.safetensors") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TokenizerError(
+                f"its config.json or its weights lack something: {error}"
+            ) from error
+        for name in ("center", "codebook.projection"):
+            weight, codes = files.weights.get(name), files.weights["codebook.codes"]
+            if weight is not None and weight.shape[-1:] != codes.shape[1:]:
+                raise TokenizerError(f"its {name} and its codes have different dimensions")
+        if not files.codebook_size or config.get("fingerprint") != files.fingerprint:
+            raise TokenizerError("its weights are not those its config.json was written for")
+        if about := config.get("vocoder"):
+            try:
+                files.vocoder, files.vocoder_weights = read_vocoder(folder, about, files.width)
+            except (OSError, SafetensorError) as error:
+                raise TokenizerError(f"it has no readable {WEIGHTS_FILE}") from error
+            except (ValueError, TypeError, AttributeError) as error:
+                raise TokenizerError(f"its vocoder is not {error}") from error
+        return files
+
+
+def encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A tokenizer's weights → its encoder's, in Hugging Face's names."""
+    prefix = "encoder."
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
