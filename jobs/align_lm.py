@@ -43,7 +43,7 @@ MEANINGS = {
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
-    own, making = PreferenceSettings(500, 8, 2e-5), TripleSettings()
+    own, making = PreferenceSettings(steps=500, rows=8, learning_rate=2e-5), TripleSettings()
     parser = flags.parser(
         __doc__.strip(),
         "python jobs/align_lm.py --lm out/lm/model --make-triples out/tokens --steps 50 "
@@ -138,11 +138,11 @@ def main() -> int:
     device, precision = flags.device_and_precision(args)
     model, files = read_model(args.lm, device, "fp32")
     settings = PreferenceSettings(
-        args.steps,
-        args.rows,
-        args.learning_rate,
-        args.beta,
-        args.per_token,
+        steps=args.steps,
+        rows=args.rows,
+        learning_rate=args.learning_rate,
+        beta=args.beta,
+        per_token=args.per_token,
         precision=precision,
         seed=args.seed,
     )
@@ -150,12 +150,12 @@ def main() -> int:
     if args.make_triples:
         making = triple_settings(args)
         about = {"tokens": args.make_triples, **asdict(making)}
-        claim(output, model, settings, about, args)
-        triples = made_triples(args, model, making, output)
+        claim(output, model, settings=settings, triples=about, args=args)
+        triples = made_triples(args, model, making=making, output=output)
     else:
         triples = [own for url in args.triples for own in given_triples(url, model)]
         digest = hashlib.sha256(write_triples(triples, None)).hexdigest()
-        claim(output, model, settings, {"sha256": digest}, args)
+        claim(output, model, settings=settings, triples={"sha256": digest}, args=args)
     if not args.steps:
         print(f"{len(triples):,} triples; --steps 0: nothing is learnt")
         return 0
@@ -164,9 +164,15 @@ def main() -> int:
     line = TrainingLine()
     try:
         tuning = Alignment(
-            model, learning, held_out, settings, output, line, args.checkpoint_minutes,
-            args.log_every,
-        )  # fmt: skip
+            model,
+            learning,
+            held_out=held_out,
+            settings=settings,
+            output=output,
+            show=line,
+            checkpoint_minutes=args.checkpoint_minutes,
+            log_every=args.log_every,
+        )
         before, after = tuning.run(files, {"aligned_from": args.lm})
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -203,14 +209,14 @@ def claim(
 def triple_settings(args: flags.argparse.Namespace) -> TripleSettings:
     """From the flags. Raises UsageError for a --top-p that leaves nothing."""
     try:
-        sampling = Sampling(args.temperature, args.top_k, args.top_p)
+        sampling = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
     except LMError as error:
         raise flags.unusable("--top-p", args.top_p, str(error), "give more than 0") from error
     return TripleSettings(
-        args.prompt_tokens,
-        args.continuation_tokens,
-        args.most_triples,
-        args.seed,
+        prompt_tokens=args.prompt_tokens,
+        continuation_tokens=args.continuation_tokens,
+        most=args.most_triples,
+        seed=args.seed,
         sampling=sampling,
     )
 
@@ -235,17 +241,17 @@ def made_triples(
     """OUTPUT's triples, made unless they are there. Raises UsageError when none can be made."""
     if output.fs.exists(output.path(TRIPLES)):
         return given_triples(f"{args.output.rstrip('/')}/{TRIPLES}", model, "--output")
-    tokens = open_tokens("--make-triples", args.make_triples, model, args.lm)
+    tokens = open_tokens("--make-triples", args.make_triples, model=model, lm=args.lm)
     if args.prompt_tokens > model.config.window:
         problem = f"the model looks back on {model.config.window}"
         raise flags.unusable(
             "--prompt-tokens", args.prompt_tokens, problem, "give no more than that"
         )
-    utterances = read_utterances("--make-triples", args.make_triples, tokens, model)
+    utterances = read_utterances("--make-triples", args.make_triples, tokens=tokens, model=model)
     # From all over the shards, not from the first alone.
     some = islice(utterances, 0, None, max(1, tokens.num_utterances // making.most))
     with bar("made", "triples") as line:
-        triples = list(make_triples(Generator(model), some, making, line.update))
+        triples = list(make_triples(Generator(model), some, settings=making, show=line.update))
     if not triples:
         problem = f"no utterance has 4 tokens more than --prompt-tokens {making.prompt_tokens}"
         raise flags.unusable("--make-triples", args.make_triples, problem, "give a lower one")

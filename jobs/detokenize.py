@@ -61,7 +61,7 @@ def main() -> int:
         )
     root, shards = find_token_shards(args.input, files, args.tokenizer)
     output = open_output(args.output, files, root)
-    done = detokenize(shards, output, files, args.device)
+    done = detokenize(shards, output, files=files, device=args.device)
     for name, why in done["failed"].items():
         print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
     made = done["shards"] - done["already_done"] - len(done["failed"])

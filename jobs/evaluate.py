@@ -121,16 +121,16 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
     done = evaluate_tokens(
         shards,
         root,
-        files,
-        args.tokenizer,
-        settings,
-        flags.encoder_settings(args),
-        phones,
-        items,
-        args.output,
+        files=files,
+        source=args.tokenizer,
+        settings=settings,
+        encoder_settings=flags.encoder_settings(args),
+        phones=phones,
+        items=items,
+        output=args.output,
     )
     windowing = settings.windowing_of(files)
-    done.figures.update(decoding_figures(shards, files, windowing, features))
+    done.figures.update(decoding_figures(shards, files, windowing=windowing, features=features))
     print_table(done, args.tokenizer)
     if write_json:
         record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}

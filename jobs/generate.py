@@ -118,7 +118,7 @@ def main() -> int:
     args = parse()
     device, precision = flags.device_and_precision(args)
     try:
-        sampling = Sampling(args.temperature, args.top_k, args.top_p)
+        sampling = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
     except LMError as error:
         raise flags.unusable("--top-p", args.top_p, str(error), "give one up to 1") from error
     model, files = read_model(args.lm, device, precision)
@@ -127,7 +127,7 @@ def main() -> int:
     if args.prompt_tokens:
         prompts = token_prompts(args.prompt_tokens, model.config, args.limit)
     else:
-        prompts = audio_prompts(args.prompt, files, args.lm, device, args.limit)
+        prompts = audio_prompts(args.prompt, files, lm=args.lm, device=device, limit=args.limit)
     generator, window = Generator(model), model.config.window
     del model
     for prompt in prompts:
@@ -153,7 +153,7 @@ def main() -> int:
             )
             for (prompt, sample), tokens in zip(some, made):
                 key = prompt.key if args.samples == 1 else f"{prompt.key}.{sample + 1}"
-                write(output, key, prompt.tokens, tokens, decoding)
+                write(output, key, prompt=prompt.tokens, tokens=tokens, decoding=decoding)
     output.sweep()
     spoken, spent = count * len(rows), time.monotonic() - began
     print(

@@ -11,8 +11,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
+from pipeline.settings import ImportSettings
 from pipeline.shards.inputs import find_files
-from pipeline.tokenize.import_tokens import ENDINGS, MOST_CODES, ImportSettings, import_tokens
+from pipeline.tokenize.import_tokens import ENDINGS, MOST_CODES, import_tokens
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.storage.folder import Folder
 
@@ -61,7 +62,11 @@ def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
     _, files = flags.named("--input", find_files, args.input, ENDINGS)
-    settings = ImportSettings(args.codebook_size, float(args.tokens_per_second), args.shard_tokens)
+    settings = ImportSettings(
+        codebook_size=args.codebook_size,
+        tokens_per_second=float(args.tokens_per_second),
+        shard_tokens=args.shard_tokens,
+    )
     summary = import_tokens(files, flags.named("--output", Folder, args.output), settings)
     codebook = summary["codebook"]
     print(

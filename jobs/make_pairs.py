@@ -71,7 +71,9 @@ def main() -> int:
     }
     output.claim_run("run.json", record)
     recordings = read_recordings(shards, phones)
-    made = make_pairs(recordings, tasks, args.pairs_per_task, args.seed, output)
+    made = make_pairs(
+        recordings, tasks, pairs_per_task=args.pairs_per_task, seed=args.seed, output=output
+    )
     for task, pairs in made.items():
         print(f"{TASKS[task].folder:<24}{pairs:>8,} pairs")
     short = [task for task in tasks if made[task] < args.pairs_per_task]

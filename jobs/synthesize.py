@@ -65,7 +65,12 @@ def main() -> int:
     args = parse()
     engines = tuple(engine for engine in ENGINES if engine in args.engines)
     settings = SynthesisSettings(
-        args.hours, args.seed, args.shard_minutes, engines, tuple(args.text), args.same_texts
+        hours=args.hours,
+        seed=args.seed,
+        shard_minutes=args.shard_minutes,
+        engines=engines,
+        texts=tuple(args.text),
+        same_texts=args.same_texts,
     )
     done = synthesize(settings, flags.named("--output", Folder, args.output))
     for name, why in done["failed"].items():

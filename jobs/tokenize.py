@@ -41,8 +41,16 @@ def main() -> int:
     root, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
     settings = flags.tokenize_settings(args)
-    output = open_output(args.output, files, args.tokenizer, settings, root)
-    summary = tokenize(shards, output, files, settings, flags.encoder_settings(args))
+    output = open_output(
+        args.output, files, source=args.tokenizer, settings=settings, inputs_root=root
+    )
+    summary = tokenize(
+        shards,
+        output,
+        files=files,
+        settings=settings,
+        encoder_settings=flags.encoder_settings(args),
+    )
     print_summary(summary, args.output)
     problems = []
     for name, why in summary["failed"].items():

@@ -13,10 +13,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import encoder_flags, flags
-from pipeline.cluster.encoders import EncoderSettings
+from pipeline.settings import CropSettings, EncoderSettings, Recipe
 from pipeline.shards.inputs import find_shards
-from pipeline.training.crops import CropSettings
-from pipeline.training.train_encoder import Recipe, check_output, train_encoder
+from pipeline.training.train_encoder import check_output, train_encoder
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.storage.folder import Folder
 from tokenizer.training.loop import TrainingFailed, TrainingSettings
@@ -124,41 +123,55 @@ def main() -> int:
     _, shards = flags.named("--input", find_shards, args.input)
     noises = flags.named("--noise", find_shards, args.noise)[1] if args.noise else []
     crops = CropSettings(
-        args.rows,
-        frames,
-        args.mask_share,
-        args.mask_span,
-        args.speed,
-        args.rooms,
-        args.mixing,
-        args.noise_share,
-        args.channels,
+        rows=args.rows,
+        frames=frames,
+        mask_share=args.mask_share,
+        mask_span=args.mask_span,
+        speed=args.speed,
+        rooms=args.rooms,
+        mixing=args.mixing,
+        noise=args.noise_share,
+        channels=args.channels,
     )
     recipe = Recipe(
-        args.spectrum_steps,
-        tuple(rounds),
-        crops,
-        args.learning_rate,
-        precision,
-        args.seed,
-        args.whiten,
-        args.start,
-        args.keep_layers,
+        spectrum_steps=args.spectrum_steps,
+        rounds=tuple(rounds),
+        crops=crops,
+        learning_rate=args.learning_rate,
+        precision=precision,
+        seed=args.seed,
+        whiten=args.whiten,
+        start=args.start,
+        keep_layers=args.keep_layers,
     )
     output = flags.named("--output", Folder, args.output)
-    check_output(output, config, recipe, shards)
+    check_output(output, config, recipe=recipe, shards=shards)
     readers = args.readers if args.readers is not None else 4 * (device == "cuda")
     training = TrainingSettings(
-        0,
-        args.learning_rate,
-        precision,
-        device,
-        args.checkpoint_minutes,
-        readers,
+        steps=0,
+        learning_rate=args.learning_rate,
+        precision=precision,
+        device=device,
+        checkpoint_minutes=args.checkpoint_minutes,
+        workers=readers,
     )
-    encoding = EncoderSettings(args.device, precision, args.encoders, args.cpus_per_encoder)
+    encoding = EncoderSettings(
+        device=args.device,
+        precision=precision,
+        encoders=args.encoders,
+        cpus_per_encoder=args.cpus_per_encoder,
+    )
     try:
-        failed = train_encoder(shards, noises, output, config, recipe, training, encoding, started)
+        failed = train_encoder(
+            shards,
+            noises,
+            output=output,
+            config=config,
+            recipe=recipe,
+            training=training,
+            encoding=encoding,
+            start=started,
+        )
     except TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

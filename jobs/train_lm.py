@@ -103,7 +103,9 @@ def main() -> int:
     """Flags in, one call of Ray Train, a summary out."""
     args = parse()
     files = flags.read_tokenizer(args.tokenizer) if args.tokenizer else None
-    train, valid = open_tokens("--input", args.input, files, 0.0 if args.valid else args.held_out)
+    train, valid = open_tokens(
+        "--input", args.input, files=files, held_out=0.0 if args.valid else args.held_out
+    )
     if args.valid:
         valid, _ = open_tokens("--valid", args.valid, files)
         if valid.codebook_size != train.codebook_size:
@@ -115,7 +117,7 @@ def main() -> int:
     try:
         config = model_config(args, files, train.codebook_size)
         settings.batching(config.chunk)
-        model = build_model(config, files, encoder, args.seed)
+        model = build_model(config, files, encoder=encoder, seed=args.seed)
     except LMError as error:
         problem, remedy = str(error), "see --help for the flags of its shape and of the batches"
         raise flags.unusable("--preset", args.preset, problem, remedy) from error
@@ -139,25 +141,27 @@ def main() -> int:
 
         def make_run(board) -> Run:
             return Run(
-                config,
-                settings,
-                train,
-                valid if valid.num_tokens else None,
-                files,
-                encoder,
-                output,
-                Reporter(board),
-                device,
-                args.checkpoint_minutes,
-                args.keep,
-                args.log_every,
-                args.compile,
+                config=config,
+                settings=settings,
+                train=train,
+                valid=valid if valid.num_tokens else None,
+                tokenizer=files,
+                encoder=encoder,
+                output=output,
+                show=Reporter(board),
+                device=device,
+                checkpoint_minutes=args.checkpoint_minutes,
+                keep=args.keep,
+                log_every=args.log_every,
+                compile=args.compile,
                 readers=1 if on_gpu else 0,
                 threads=None if on_gpu else threads_of_each(args.workers),
             )
 
         try:
-            run_in_processes("lm", train_in_process, make_run, device, args.workers)
+            run_in_processes(
+                "lm", train_in_process, make_run=make_run, device=device, workers=args.workers
+            )
         except TrainingFailed as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -14,8 +14,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import distillation, flags
+from pipeline.settings import KmeansSettings
 from pipeline.shards.inputs import find_shards
-from pipeline.training.train_kmeans import KmeansSettings, train_tokenizer
+from pipeline.training.train_kmeans import train_tokenizer
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -103,13 +104,13 @@ def clustered(args: flags.argparse.Namespace) -> int:
     """--method kmeans."""
     cut = flags.tokenize_settings(args)
     settings = KmeansSettings(
-        args.codebook_size,
-        args.metric,
-        args.max_frames or FRAMES_PER_CODE * args.codebook_size,
-        args.iterations,
-        args.seed,
-        args.center,
-        args.whiten,
+        codebook_size=args.codebook_size,
+        metric=args.metric,
+        max_frames=args.max_frames or FRAMES_PER_CODE * args.codebook_size,
+        iterations=args.iterations,
+        seed=args.seed,
+        center=args.center,
+        whiten=args.whiten,
     )
     if args.whiten and args.metric == "cosine":
         raise flags.unusable("--whiten", args.whiten, "it goes with --metric l2", "leave one out")
@@ -143,16 +144,19 @@ def clustered(args: flags.argparse.Namespace) -> int:
         "shards": len(shards),
     }
     files = TokenizerFiles(
-        config, args.metric, {f"encoder.{k}": v for k, v in weights.items()}, made_by
+        config,
+        args.metric,
+        weights={f"encoder.{k}": v for k, v in weights.items()},
+        made_by=made_by,
     )
     done = train_tokenizer(
         shards,
         output,
-        files,
-        settings,
-        cut.windowing(config.normalize),
-        cut.batching(),
-        flags.encoder_settings(args),
+        files=files,
+        settings=settings,
+        windowing=cut.windowing(config.normalize),
+        batching=cut.batch_limits(),
+        encoder_settings=flags.encoder_settings(args),
     )
     for reason, count in sorted(done["rejected"].items()):
         print(f"left out {count:,} samples: {reason}")

@@ -12,10 +12,11 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
+from pipeline.settings import VocoderSettings
 from pipeline.shards.inputs import find_shards
-from pipeline.training.train_vocoder import VocoderSettings, train_vocoder
+from pipeline.training.train_vocoder import train_vocoder
 from tokenizer.audio.frames import FRAMES_PER_SECOND
-from tokenizer.codec.vocoder import VocoderConfig
+from tokenizer.config import VocoderConfig
 from tokenizer.storage.folder import Folder
 from tokenizer.training.loop import TrainingFailed, TrainingSettings
 
@@ -95,24 +96,35 @@ def main() -> int:
     files = flags.read_tokenizer(args.tokenizer)
     device, precision = flags.device_and_precision(args)
     settings = VocoderSettings(
-        VocoderConfig(files.width, args.hidden, args.layers, 3 * args.hidden, causal=args.causal),
-        args.adversarial_weight,
-        args.steps,
-        args.rows,
-        frames,
-        args.learning_rate,
-        precision,
-        args.seed,
-        args.workers,
+        vocoder=VocoderConfig(
+            width=files.width,
+            hidden=args.hidden,
+            layers=args.layers,
+            feed_forward=3 * args.hidden,
+            causal=args.causal,
+        ),
+        adversarial_weight=args.adversarial_weight,
+        steps=args.steps,
+        rows=args.rows,
+        frames=frames,
+        learning_rate=args.learning_rate,
+        precision=precision,
+        seed=args.seed,
+        workers=args.workers,
     )
     readers = 4 * (device == "cuda")
     training = TrainingSettings(
-        args.steps, args.learning_rate, precision, device, args.checkpoint_minutes, readers
+        steps=args.steps,
+        learning_rate=args.learning_rate,
+        precision=precision,
+        device=device,
+        checkpoint_minutes=args.checkpoint_minutes,
+        workers=readers,
     )
     output = flags.named("--output", Folder, args.output)
     output.check_free("config.json")
     try:
-        last = train_vocoder(shards, output, files, settings, training)
+        last = train_vocoder(shards, output, files=files, settings=settings, training=training)
     except TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -33,7 +33,7 @@ def attention_over(utterance: Tensor, table: Tensor, config: LMConfig, dtype: to
     bucket of distances. dtype: of q, k and v, (B, H, T, d); gate is (B, H, T). Returns q's like.
     """
     if utterance.device.type == "cpu":
-        return BandAttention(utterance, table, config, dtype)
+        return BandAttention(utterance, table, config=config, dtype=dtype)
     return FlexAttention(utterance, table, config)
 
 
@@ -95,7 +95,15 @@ class BandAttention:
                 other = part[:, start:stop, None] != part[:, None, first:stop]
                 hidden = torch.zeros(other.shape, dtype=dtype)
                 hidden.masked_fill_(other | band, -torch.inf)
-                tiles.append(Tile(slice(top, top + len(part)), first, start, stop, hidden[:, None]))
+                tiles.append(
+                    Tile(
+                        slice(top, top + len(part)),
+                        first,
+                        start=start,
+                        stop=stop,
+                        hidden=hidden[:, None],
+                    )
+                )
         return tiles
 
     @torch.compiler.disable
@@ -117,7 +125,7 @@ class _Banded(torch.autograd.Function):
         out, kept = torch.empty_like(q), []
         with torch.autocast("cpu", enabled=False):
             for tile in tiles:
-                q_, k_, v_ = _cut(tile, q, k, v)
+                q_, k_, v_ = _cut(tile, q, k=k, v=v)
                 scores = torch.addcmul(tile.hidden, _queries(tile, gate), _band(tile, bias, window))
                 flat = scores.flatten(0, 1)
                 flat.baddbmm_(q_, k_.mT, alpha=scale)
@@ -137,7 +145,7 @@ class _Banded(torch.autograd.Function):
         of_bias = torch.zeros_like(bias, dtype=torch.float32)
         with torch.autocast("cpu", enabled=False):
             for tile, weights in zip(ctx.tiles, ctx.kept):
-                q_, k_, v_ = _cut(tile, q, k, v)
+                q_, k_, v_ = _cut(tile, q, k=k, v=v)
                 grad_ = _queries(tile, grad).flatten(0, 1).contiguous()
                 rows = (-1, q.shape[1])
                 _keys(tile, of_v).add_(torch.bmm(weights.mT, grad_).unflatten(0, rows))

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.config import FocalConfig
 from tokenizer.errors import UsageError
 
 # What a position of a row can hold besides a token: a place of the chunk that begins an utterance,
@@ -24,7 +24,7 @@ class LMError(UsageError):
     """What is no language model, or not one for these tokens; the message says what is wrong."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LMConfig:
     """Shape of a language model.
 

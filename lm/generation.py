@@ -20,7 +20,7 @@ from tokenizer.stream import SpeechStream
 from tokenizer.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How a token is drawn.
 

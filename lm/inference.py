@@ -15,9 +15,9 @@ from torch import Tensor
 from lm.attention import bias_by_distance
 from lm.model import Layer, SpeechLM
 from tokenizer.codec.focal import State
+from tokenizer.config import EncoderConfig
 from tokenizer.encoder.causal_wavlm import Past
 from tokenizer.encoder.linear import InferenceLinear, pack_linears
-from tokenizer.encoder.wavlm_config import WavLMConfig
 from tokenizer.encoder.wavlm_layer import TransformerLayer
 
 # Positions of a prompt that go through the layers at once, and that a buffer has room for beyond
@@ -51,7 +51,7 @@ class PackedLM:
         self.inputs = copy.deepcopy(model.inputs).eval()
         if weight.is_cpu:
             pack_linears(self.inputs)
-        shape = WavLMConfig(
+        shape = EncoderConfig(
             layer=0,
             hidden_size=config.width,
             num_attention_heads=config.heads,
@@ -92,7 +92,7 @@ class PackedLM:
         starts = torch.tensor([longest - length for length in lengths], device=self.device)
         padding = longest - min(lengths)
         past = [Past(config.window, self.block) for _ in self.layers]
-        state = RowsState(past, starts, padding, decompressor)
+        state = RowsState(past, starts, padding=padding, decompressor=decompressor)
         for block in x.split(self.block, dim=1):
             last = self._after(block, state)
         return self._logits(last), state

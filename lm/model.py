@@ -42,7 +42,10 @@ class Attention(nn.Module):
         qkv = self.qkv_proj(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         gate = gates(
-            x, self.gru_rel_pos_linear.weight, self.gru_rel_pos_linear.bias, self.gru_rel_pos_const
+            x,
+            self.gru_rel_pos_linear.weight,
+            bias=self.gru_rel_pos_linear.bias,
+            scale=self.gru_rel_pos_const,
         )
         return self.out_proj(attend(q, k, v, gate).transpose(1, 2).flatten(2))
 
@@ -92,7 +95,7 @@ class Encoder(nn.Module):
         """utterance: (B, T), of each position."""
         kind, table = x.device.type, self.relative_embedding.weight
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.dtype
-        attend = attention_over(utterance, table, self.config, dtype)
+        attend = attention_over(utterance, table, config=self.config, dtype=dtype)
         x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, attend)

@@ -6,7 +6,7 @@ from models import distilled, small_tokenizer
 
 from lm.config import PAD, START, LMConfig
 from lm.model import SpeechLM
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.config import FocalConfig
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 CODES = 32
@@ -46,7 +46,9 @@ def small_lm(**changes) -> SpeechLM:
 
 def causal_files(folder, factors: tuple[int, ...] = (1, 1)) -> TokenizerFiles:
     """A tokenizer with a causal decompressor of random weights."""
-    shape = FocalConfig(64, 8, (32, 32), factors, causal=True, past_frames=24)
+    shape = FocalConfig(
+        width=64, latent=8, hidden=(32, 32), factors=factors, causal=True, past_frames=24
+    )
     return distilled(small_tokenizer(folder), shape)
 
 

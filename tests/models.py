@@ -9,9 +9,9 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.config import FocalConfig
 from tokenizer.encoder.wavlm import WavLM
-from tokenizer.encoder.wavlm_config import read_encoder
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 LAYERS = 4
@@ -69,7 +69,7 @@ def small_tokenizer(
     files = {f"encoder.{name}": weight for name, weight in weights.items()}
     # A copy: a tensor made in inference mode could not be changed by a test.
     files["codebook.codes"] = torch.from_numpy(features.numpy().copy())
-    return TokenizerFiles(config, metric, files, {"by": "a test"})
+    return TokenizerFiles(config, metric, weights=files, made_by={"by": "a test"})
 
 
 class Bomb:

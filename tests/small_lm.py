@@ -35,7 +35,7 @@ def write_tokens(
 def small_config(codebook_size: int, **changes) -> LMConfig:
     """A shape that trains in seconds on one core."""
     shape = {"width": 48, "layers": 2, "heads": 2, "feed_forward": 96, "window": 64}
-    return LMConfig(codebook_size, **shape | changes)
+    return LMConfig(codebook_size=codebook_size, **shape | changes)
 
 
 def train(model: SpeechLM, utterances: list[np.ndarray], steps: int, rate: float = 3e-3) -> None:

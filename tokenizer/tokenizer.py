@@ -10,8 +10,9 @@ from tokenizer.audio.windows import Windowing
 from tokenizer.codec.codebook import Codebook
 from tokenizer.codec.compression import Compression
 from tokenizer.codec.decoder import Decoding
+from tokenizer.config import MFCCConfig
 from tokenizer.encoder.causal_wavlm import CausalWavLM
-from tokenizer.encoder.mfcc import MFCC, MFCCConfig
+from tokenizer.encoder.mfcc import MFCC
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.tokenizer_files import TokenizerFiles, encoder_weights
 from tokenizer.stream import SpeechStream, TokenStream
@@ -55,14 +56,14 @@ class Tokenizer:
         self.compression = None
         if files.compressor:
             self.compression = Compression(
-                files.compressor, files.weights, device, PRECISIONS[precision]
+                files.compressor, files.weights, device=device, dtype=PRECISIONS[precision]
             )
         if files.codebook_size:
             self.codebook = Codebook(
                 files.weights["codebook.codes"],
                 files.metric,
-                device,
-                files.weights.get("codebook.projection"),
+                device=device,
+                projection=files.weights.get("codebook.projection"),
             )
             self.decoding = Decoding(files, device, self.compression)
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32

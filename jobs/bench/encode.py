@@ -35,7 +35,7 @@ from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.shards.samples import TarWriter
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.encoder.linear import InferenceLinear
-from tokenizer.encoder.wavlm_config import read_encoder
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -198,17 +198,35 @@ def device_rows(model, files, device, waves, batch) -> list[Row]:
     rows = [
         Row(
             "2 Hugging Face, 24 layers, fp32",
-            lambda: hugging_face(model, waves, True, batch, device),
+            lambda: hugging_face(model, waves, hidden=True, batch=batch, device=device),
         ),
         Row(
-            "3 Hugging Face, 6 layers, fp32", lambda: hugging_face(cut, waves, False, batch, device)
+            "3 Hugging Face, 6 layers, fp32",
+            lambda: hugging_face(cut, waves, hidden=False, batch=batch, device=device),
         ),
-        our_row("4 ours, fp32", files, "fp32", device, waves, batch),
-        our_row("5 ours, bf16", files, "bf16", device, waves, batch),
-        our_row("5d ours, bf16, distilled", compressed, "bf16", device, waves, batch),
+        our_row("4 ours, fp32", files, precision="fp32", device=device, waves=waves, batch=batch),
+        our_row("5 ours, bf16", files, precision="bf16", device=device, waves=waves, batch=batch),
+        our_row(
+            "5d ours, bf16, distilled",
+            compressed,
+            precision="bf16",
+            device=device,
+            waves=waves,
+            batch=batch,
+        ),
     ]
     if device == "cuda":
-        rows.append(our_row("5c ours, bf16, compiled", files, "bf16", device, waves, batch, True))
+        rows.append(
+            our_row(
+                "5c ours, bf16, compiled",
+                files,
+                precision="bf16",
+                device=device,
+                waves=waves,
+                batch=batch,
+                compiled=True,
+            )
+        )
     return rows
 
 
@@ -243,10 +261,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="wavmill-bench-") as folder:
         scratch = Path(folder)
         (scratch / "shards").mkdir()
-        shards_audio = write_shards(scratch / "shards", waves, 4, args.repeats)
+        shards_audio = write_shards(scratch / "shards", waves, shards=4, repeats=args.repeats)
         model, files = make_models(scratch)
         for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-            bench_device(device, model, files, waves, args, scratch, shards_audio)
+            bench_device(
+                device,
+                model,
+                files=files,
+                waves=waves,
+                args=args,
+                scratch=scratch,
+                shards_audio=shards_audio,
+            )
     return 0
 
 
@@ -255,7 +281,7 @@ def bench_device(device, model, files, waves, args, scratch, shards_audio) -> No
     audio = sum(map(len, waves)) / SAMPLE_RATE
     flops = sum(len(w) * files.encoder.flops_per_second(len(w) / SAMPLE_RATE) for w in waves)
     flops /= audio * SAMPLE_RATE
-    rows = device_rows(model, files, device, waves, args.batch)
+    rows = device_rows(model, files, device=device, waves=waves, batch=args.batch)
     for row in rows:
         row.run()
     rates = {torch.float32: [], torch.bfloat16: []}
@@ -267,7 +293,12 @@ def bench_device(device, model, files, waves, args, scratch, shards_audio) -> No
     ceilings = [statistics.median(measured) / flops for measured in rates.values()]
     print(f"-- {device}: {flops / 1e9:.2f} GFLOP a second of audio (layers 1 to {LAYER})")
     for name, ceiling in zip(("fp32", "bf16"), ceilings):
-        show(f"1 ceiling, {name} products", ceiling, {}, f"{ceiling * flops / 1e9:.0f} GFLOP/s")
+        show(
+            f"1 ceiling, {name} products",
+            ceiling,
+            against={},
+            note=f"{ceiling * flops / 1e9:.0f} GFLOP/s",
+        )
     speeds = [audio / row.median for row in rows]
     full, cut, _, plain = speeds[:4]
     for row, speed in zip(rows, speeds):
@@ -276,7 +307,7 @@ def bench_device(device, model, files, waves, args, scratch, shards_audio) -> No
             against = {"row 5": plain}
         elif "ours" in row.name:
             against["ceiling"] = ceilings["bf16" in row.name]
-        show(row.name, speed, against, f"+{row.peak_mb:.0f} MB peak")
+        show(row.name, speed, against=against, note=f"+{row.peak_mb:.0f} MB peak")
     # As much audio for row 5 as for the job, by turns: a machine may slow down under a long load.
     best, turns = next(row for row in rows if row.name.startswith("5 ")), []
     for _ in range(args.turns):
@@ -287,7 +318,7 @@ def bench_device(device, model, files, waves, args, scratch, shards_audio) -> No
         turns.append((job_speed, shards_audio / sum(best.seconds)))
     job, beside = (statistics.median(column) for column in zip(*turns))
     note = f"{shards_audio:.0f} s of audio; row 5 over as much, by turns: {beside:.1f}"
-    show("6 the whole job, bf16, through Ray", job, {"row 5": beside}, note)
+    show("6 the whole job, bf16, through Ray", job, against={"row 5": beside}, note=note)
 
 
 if __name__ == "__main__":

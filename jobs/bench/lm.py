@@ -59,7 +59,7 @@ def main() -> int:
     shape = dict(PRESETS[args.preset])
     shape["layers"] = args.layers or shape["layers"]
     torch.manual_seed(0)
-    config = LMConfig(CODES, **shape, chunk=args.chunk, inputs="embedding")
+    config = LMConfig(codebook_size=CODES, **shape, chunk=args.chunk, inputs="embedding")
     model = SpeechLM(config).to(device)
     size = sum(weight.numel() for weight in model.parameters()) / 1e6
     print(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.config import FocalConfig
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 LATENT = 32
@@ -40,7 +40,7 @@ def distilled(files: TokenizerFiles, codes: int, causal: bool = False) -> Tokeni
     """A tokenizer's encoder with a compressor and decompressor of --method distill's own widths."""
     width = files.encoder.hidden_size
     hidden = tuple(width >> halvings for halvings in range(3))
-    shape = FocalConfig(width, LATENT, hidden, (1,) * 3, causal=causal)
+    shape = FocalConfig(width=width, latent=LATENT, hidden=hidden, factors=(1,) * 3, causal=causal)
     weights = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
     weights |= {"features.mean": torch.zeros(width), "features.scale": torch.ones(())}
     weights["codebook.codes"] = torch.randn(codes, LATENT)

@@ -21,7 +21,8 @@ from transformers import WavLMModel
 from jobs.bench.models import SHAPES, distilled
 from jobs.cli import flags
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.encoder.wavlm_config import WavLMConfig, weight_names
+from tokenizer.config import EncoderConfig
+from tokenizer.storage.encoder_files import weight_names
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -31,7 +32,7 @@ CODES = 1024
 def random_tokenizer(name: str, precision: str) -> Tokenizer:
     """A causal tokenizer of one of SHAPES."""
     layer, sizes = SHAPES[name]
-    config = WavLMConfig(layer=layer, causal=True, **sizes)
+    config = EncoderConfig(layer=layer, causal=True, **sizes)
     torch.manual_seed(0)
     model = WavLMModel(Shape(**{**sizes, "num_hidden_layers": layer}))
     torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")

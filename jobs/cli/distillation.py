@@ -5,9 +5,7 @@ import sys
 from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
 from tokenizer.audio.frames import FRAMES_PER_SECOND
-from tokenizer.codec.focal import FocalConfig
-from tokenizer.encoder.mfcc import MFCCConfig
-from tokenizer.encoder.wavlm_config import EncoderError
+from tokenizer.config import EncoderError, FocalConfig, MFCCConfig
 from tokenizer.storage.folder import Folder, fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import TrainingFailed, TrainingSettings
@@ -139,7 +137,9 @@ def run(args: flags.argparse.Namespace) -> int:
     factors += (1,) * (len(hidden) - len(factors))
     latent = bits if args.quantizer == "bsq" else args.latent
     device, _ = flags.device_and_precision(args)
-    focal = FocalConfig(config.hidden_size, latent, hidden, factors, causal=args.causal)
+    focal = FocalConfig(
+        width=config.hidden_size, latent=latent, hidden=hidden, factors=factors, causal=args.causal
+    )
     tokens = round(args.row_seconds * FRAMES_PER_SECOND / focal.frames_per_token)
     settings = DistillSettings(
         args.codebook_size,
@@ -157,7 +157,12 @@ def run(args: flags.argparse.Namespace) -> int:
     )
     readers = 4 * (device == "cuda")
     training = TrainingSettings(
-        args.steps, args.learning_rate, args.precision, device, args.checkpoint_minutes, readers
+        steps=args.steps,
+        learning_rate=args.learning_rate,
+        precision=args.precision,
+        device=device,
+        checkpoint_minutes=args.checkpoint_minutes,
+        workers=readers,
     )
     output = flags.named("--output", Folder, args.output)
     output.check_free("config.json")
@@ -166,9 +171,19 @@ def run(args: flags.argparse.Namespace) -> int:
     )
     made_by = {"method": "distill", "encoder": args.encoder, "seed": args.seed}
     metric = "cosine" if args.quantizer == "bsq" else "l2"
-    files = TokenizerFiles(config, metric, {f"encoder.{k}": v for k, v in weights.items()}, made_by)
+    files = TokenizerFiles(
+        config, metric, weights={f"encoder.{k}": v for k, v in weights.items()}, made_by=made_by
+    )
     try:
-        last = distill(shards, output, folder, files, settings, training, args.workers)
+        last = distill(
+            shards,
+            output,
+            encoder=folder,
+            files=files,
+            settings=settings,
+            training=training,
+            workers=args.workers,
+        )
     except TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import WavLMConfig
 
 from jobs.cli import flags
-from pipeline.training.train_encoder import Round
+from pipeline.settings import Round
 from tokenizer.storage.folder import fetch_folder
 
 # In round 1, and in later ones, which need less to begin with.

@@ -135,7 +135,7 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
         raise flags.unusable("--input", "(none)", "nothing is to be measured", "give it or --pairs")
     device, precision = flags.device_and_precision(args)
     model, files = read_model(args.lm, device, precision)
-    tokens = open_tokens("--input", args.input, model, args.lm) if args.input else None
+    tokens = open_tokens("--input", args.input, model=model, lm=args.lm) if args.input else None
     pairs = {value: find_pairs(value) for value in args.pairs}
     if pairs and files is None:
         problem = "it has no tokenizer: it was trained on imported tokens"
@@ -146,7 +146,9 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
         figures = prediction(args, tokens, model) if tokens else {}
         tokenizer = Tokenizer(files, device) if pairs else None
         judged = {
-            value: by_task(judge(value, own, model, tokenizer, args.batch_tokens))
+            value: by_task(
+                judge(value, own, model=model, tokenizer=tokenizer, batch_tokens=args.batch_tokens)
+            )
             for value, own in pairs.items()
         }
     except LMError as error:
@@ -167,14 +169,18 @@ def prediction(
     scores: list[tuple[float, int]] = []
     waiting, size = [], 0
     with bar("scored", "utterances", tokens.num_utterances) as line:
-        for _, own in read_utterances("--input", args.input, tokens, model):
+        for _, own in read_utterances("--input", args.input, tokens=tokens, model=model):
             waiting.append(own)
             size += len(own)
             if size >= TOKENS_AT_ONCE:
-                scores += utterance_scores(model, waiting, args.batch_tokens, line.update)
+                scores += utterance_scores(
+                    model, waiting, batch_tokens=args.batch_tokens, show=line.update
+                )
                 waiting, size = [], 0
         if waiting:
-            scores += utterance_scores(model, waiting, args.batch_tokens, line.update)
+            scores += utterance_scores(
+                model, waiting, batch_tokens=args.batch_tokens, show=line.update
+            )
     bits, count = bits_per_token(scores), sum(number for _, number in scores)
     return {
         "bits_per_token": bits,
@@ -214,7 +220,9 @@ def judge(
         ) from error
     distinct = {own.tobytes(): own for own in tokens.values()}
     with bar(f"scored {name}", "files", len(distinct)) as line:
-        scores = utterance_scores(model, list(distinct.values()), batch_tokens, line.update)
+        scores = utterance_scores(
+            model, list(distinct.values()), batch_tokens=batch_tokens, show=line.update
+        )
     score = dict(zip(distinct, scores))
     of_path = {path: score[own.tobytes()] for path, own in tokens.items()}
     return [Judged(pair, of_path[pair.positive], of_path[pair.negative]) for pair in pairs]

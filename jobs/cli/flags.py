@@ -9,11 +9,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from pipeline.cluster.encoders import EncoderSettings
-from pipeline.tokenize.job import TokenizeSettings
-from tokenizer.encoder.mfcc import MFCCConfig
-from tokenizer.encoder.wavlm_config import WavLMConfig, read_encoder
+from pipeline.settings import EncoderSettings, TokenizeSettings
+from tokenizer.config import EncoderConfig, MFCCConfig
 from tokenizer.errors import UsageError
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.folder import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -188,17 +187,22 @@ def add_encoder_actors(where: argparse._ArgumentGroup) -> None:
 
 def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
     """From the flags of add_encoders."""
-    return EncoderSettings(args.device, args.precision, args.encoders, args.cpus_per_encoder)
+    return EncoderSettings(
+        device=args.device,
+        precision=args.precision,
+        encoders=args.encoders,
+        cpus_per_encoder=args.cpus_per_encoder,
+    )
 
 
 def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
     """From the flags of add_encoders. Raises UsageError when the window cannot hold its context."""
     settings = TokenizeSettings(
-        args.window_seconds,
-        args.context_seconds,
-        args.batch_size,
-        args.batch_seconds,
-        args.precision,
+        window_seconds=args.window_seconds,
+        context_seconds=args.context_seconds,
+        batch_size=args.batch_size,
+        batch_seconds=args.batch_seconds,
+        precision=args.precision,
     )
     try:
         settings.windowing(normalize=False)
@@ -206,8 +210,9 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
         raise unusable(
             "--window-seconds",
             args.window_seconds,
-            f"in frames of 20 ms it is not over twice --context-seconds {args.context_seconds}",
-            "make the window longer or the context shorter",
+            problem="in frames of 20 ms it is not over twice --context-seconds "
+            f"{args.context_seconds}",
+            remedy="make the window longer or the context shorter",
         ) from error
     return settings
 
@@ -218,8 +223,8 @@ def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
         raise unusable(
             "--device",
             "cuda",
-            "this process sees no GPU",
-            "submit with `ray job submit --entrypoint-num-gpus 1`, or use --device cpu",
+            problem="this process sees no GPU",
+            remedy="submit with `ray job submit --entrypoint-num-gpus 1`, or use --device cpu",
         )
     device = args.device
     if device == "auto":
@@ -235,7 +240,7 @@ def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
     return device, precision
 
 
-def encoder(name: str, layer: int) -> tuple[WavLMConfig | MFCCConfig, dict[str, Tensor]]:
+def encoder(name: str, layer: int) -> tuple[EncoderConfig | MFCCConfig, dict[str, Tensor]]:
     """The encoder that a flag names, and its weights. Raises UsageError if it is none."""
     if name in ("mfcc", "mfcc-standardized"):
         return MFCCConfig(standardize=name != "mfcc"), {}

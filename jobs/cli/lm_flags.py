@@ -124,7 +124,7 @@ def model_config(args: flags.argparse.Namespace, files, codebook_size: int) -> L
             "--inputs", inputs, "there is no --tokenizer", "give one or leave it out"
         )
     return LMConfig(
-        codebook_size,
+        codebook_size=codebook_size,
         **shape,
         chunk=args.chunk,
         window=args.window,

@@ -56,7 +56,7 @@ def audio_prompts(
         key = posixpath.splitext(path)[0]
         if key in prompts:
             raise flags.unusable(flag, url, f"{prompts[key].url} has the same name", "rename one")
-        prompts[key] = Prompt(key, _tokens_of(url, tokenizer), flag, url)
+        prompts[key] = Prompt(key, _tokens_of(url, tokenizer), flag=flag, url=url)
     return list(prompts.values())
 
 
@@ -108,7 +108,7 @@ def token_prompts(values: list[str], config: LMConfig, limit: int | None) -> lis
             if key in prompts:
                 other = f"{prompts[key].url} has a {key} too"
                 raise flags.unusable(flag, url, other, "give one of them")
-            prompts[key] = Prompt(key, tokens, flag, url)
+            prompts[key] = Prompt(key, tokens, flag=flag, url=url)
     return list(prompts.values())[:limit]
 
 

@@ -60,7 +60,7 @@ def read_pairs(folder: Path) -> list[Pair]:
             pairs += _zerospeech(place / "gold.csv", task, found)
         elif salmon := {stem: SALMON.fullmatch(stem) for stem in found if SALMON.fullmatch(stem)}:
             numbers = {stem: (int(m[1]), int(m[2])) for stem, m in salmon.items()}
-            pairs += _salmon(place, task, numbers, found)
+            pairs += _salmon(place, task, numbers=numbers, found=found)
         elif found and all(map(NUMBERED.match, found)):
             pairs += _numbered(task, found)
     if not pairs:
@@ -83,7 +83,13 @@ def _salmon(
             raise LMError(f"sample {sample} of {task} lacks its sample_{sample}_{0 in options:d}")
         for option in sorted(options.keys() - {0}):
             group = str(groups.get(sample, sample))
-            yield Pair(task, f"{sample}_{option}", group, options[0], options[option])
+            yield Pair(
+                task,
+                f"{sample}_{option}",
+                group=group,
+                positive=options[0],
+                negative=options[option],
+            )
 
 
 def _salmon_groups(file: Path) -> dict[int, object]:
@@ -115,7 +121,14 @@ def _zerospeech(gold: Path, task: str, found: dict[str, Path]) -> Iterator[Pair]
             band = _band(row["frequency"]) if "frequency" in row else None
             group = "/".join(part for part in (type_, subtype, id_) if part)
             name = f"{group}/{voice}"
-            yield Pair(task, name, group, found[positive], found[negative], band or type_ or None)
+            yield Pair(
+                task,
+                name,
+                group=group,
+                positive=found[positive],
+                negative=found[negative],
+                subset=band or type_ or None,
+            )
 
 
 def _band(frequency: str) -> str | None:
@@ -138,4 +151,4 @@ def _numbered(task: str, found: dict[str, Path]) -> Iterator[Pair]:
         if named and positive.endswith("_incorrect"):
             positive, negative = negative, positive
         group = str(first if first == second else first // 2)
-        yield Pair(task, positive, group, found[positive], found[negative])
+        yield Pair(task, positive, group=group, positive=found[positive], negative=found[negative])

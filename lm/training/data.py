@@ -68,7 +68,9 @@ class TokenShards:
             record = _record(fs, root)
             names = _finished(fs, root)
             with ThreadPoolExecutor(REPORTS_AT_ONCE) as pool:
-                reports = list(pool.map(lambda name: _report(fs, root, name, held_out), names))
+                reports = list(
+                    pool.map(lambda name: _report(fs, root, name=name, held_out=held_out), names)
+                )
         except LMError:
             raise
         except Exception as error:  # whatever a store raises, these are no tokens

@@ -28,7 +28,7 @@ from tokenizer.training.optimizers import make_optimizers, rate_at, set_rate
 KEPT_CHECKPOINTS = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreferenceSettings:
     """beta: how far from the model before tuning a unit of reward is. rows: triples in a batch.
 
@@ -83,7 +83,9 @@ def scored(
 ) -> Tensor:
     """(N, 2) fp64 nats as continuation_nats gives them, without gradients, in batches."""
     begins = [len(triple.prompt) for triple in triples] * 2
-    scores = utterance_scores(model, sequences(triples), BATCH_TOKENS, show, begins)
+    scores = utterance_scores(
+        model, sequences(triples), batch_tokens=BATCH_TOKENS, show=show, first=begins
+    )
     values = [nats / (count if per_token else 1) for nats, count in scores]
     return torch.tensor(values, dtype=torch.float64).view(2, -1).T
 
@@ -163,7 +165,7 @@ class Alignment:
         self.before = self._scored("reference", triples, settings.per_token)
         self.held_before = self._scored("held out", held_out, False)
         self.optimizers = make_optimizers(
-            model, "adamw", settings.learning_rate, settings.weight_decay
+            model, "adamw", rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.step, _, self.lines = load_checkpoint(self.folder, model, self.optimizers)
 
@@ -186,9 +188,14 @@ class Alignment:
             said = f"loss {line['loss']:.3f}, reward accuracy {line['reward_accuracy']:.2f}"
             if last or time.monotonic() - saved > 60 * self.minutes:
                 save_checkpoint(
-                    self.folder, self.model, self.optimizers, self.step, {}, self.lines,
-                    KEPT_CHECKPOINTS,
-                )  # fmt: skip
+                    self.folder,
+                    self.model,
+                    optimizers=self.optimizers,
+                    step=self.step,
+                    data={},
+                    lines=self.lines,
+                    keep=KEPT_CHECKPOINTS,
+                )
                 saved = time.monotonic()
         after = self._scored("held out", self.held_out, False)
         results = [self._figures(nats) for nats in (self.held_before, after)]
@@ -206,7 +213,7 @@ class Alignment:
             self.show(name, done, 2 * len(triples), "")
 
         with self._autocast():
-            return scored(self.model, triples, per_token, show)
+            return scored(self.model, triples, per_token=per_token, show=show)
 
     def _autocast(self) -> torch.autocast:
         """Of what is before tuning too: else rounding alone would be a gain."""
@@ -217,15 +224,23 @@ class Alignment:
         if not self.held_out:
             return {}
         settings = self.settings
-        return figures(nats, self.held_before, self.held_out, settings.beta, settings.per_token)
+        return figures(
+            nats,
+            self.held_before,
+            triples=self.held_out,
+            beta=settings.beta,
+            per_token=settings.per_token,
+        )
 
     def _step(self) -> dict:
         settings = self.settings
         set_rate(
             self.optimizers,
-            rate_at(self.step, settings.steps, settings.learning_rate, settings.warm_up),
+            rate_at(
+                self.step, settings.steps, highest=settings.learning_rate, warm_up=settings.warm_up
+            ),
         )
-        places = batch_of(len(self.triples), settings.rows, self.step, settings.seed)
+        places = batch_of(len(self.triples), settings.rows, step=self.step, seed=settings.seed)
         batch = [self.triples[place] for place in places]
         with self._autocast():
             nats = continuation_nats(self.model, batch, settings.per_token)
@@ -258,7 +273,7 @@ class Alignment:
             line[name] = round(float(np.mean([row[name] for row in collected])), 4)
         settings = self.settings
         line["learning_rate"] = rate_at(
-            self.step - 1, settings.steps, settings.learning_rate, settings.warm_up
+            self.step - 1, settings.steps, highest=settings.learning_rate, warm_up=settings.warm_up
         )
         line["time"] = round(time.time(), 1)
         self.lines.append(line)
@@ -267,7 +282,7 @@ class Alignment:
     def _write(self, tokenizer: TokenizerFiles | None, made_by: dict) -> None:
         """OUTPUT/model, its configuration last: a folder without one is none."""
         with tempfile.TemporaryDirectory() as scratch:
-            save_lm(Path(scratch), self.model, tokenizer, made_by)
+            save_lm(Path(scratch), self.model, tokenizer=tokenizer, made_by=made_by)
             files = [path for path in Path(scratch).rglob("*") if path.is_file()]
             for path in sorted(files, key=lambda path: path == Path(scratch) / "config.json"):
                 self.output.publish(path, f"model/{path.relative_to(scratch)}")

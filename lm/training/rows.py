@@ -35,7 +35,7 @@ MOST_LANES = 32
 KEPT_TOKENS = 64_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batching:
     """How a global batch is cut. rows: in it. row_tokens: positions of a row.
 

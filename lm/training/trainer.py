@@ -32,7 +32,7 @@ from tokenizer.training.checkpoints import load_checkpoint, save_checkpoint
 from tokenizer.training.optimizers import make_optimizers, rate_at, set_rate, sum_over_processes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """What decides the weights, beside the model's shape and the tokens.
 
@@ -61,11 +61,17 @@ class TrainingSettings:
     def batching(self, chunk: int, rank: int = 0) -> Batching:
         """The cut of the batches. Raises LMError when rows, processes and parts do not fit."""
         return Batching(
-            self.rows, self.row_tokens, chunk, self.seed, self.accumulate, rank, self.workers
+            rows=self.rows,
+            row_tokens=self.row_tokens,
+            chunk=chunk,
+            seed=self.seed,
+            accumulate=self.accumulate,
+            rank=rank,
+            world=self.workers,
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """All that a training process is told; travels to it by Ray.
 
@@ -121,12 +127,15 @@ class _Training:
         self.run, self.settings = run, run.settings
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.device = torch.device(run.device)
-        model = build_model(run.config, run.tokenizer, run.encoder, self.settings.seed)
+        model = build_model(run.config, run.tokenizer, encoder=run.encoder, seed=self.settings.seed)
         self.model = model.to(self.device).train()
         self.forward: nn.Module = torch.compile(model) if run.compile else model
         settings = self.settings
         self.optimizers = make_optimizers(
-            model, settings.optimizer, settings.learning_rate, settings.weight_decay
+            model,
+            settings.optimizer,
+            rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
         )
         self.folder = run.output.below("training")
         self.step, position, self.lines = load_checkpoint(self.folder, model, self.optimizers)
@@ -189,7 +198,9 @@ class _Training:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         sum_over_processes([*gradients, total])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-        rate = rate_at(self.step, settings.steps, settings.learning_rate, settings.warm_up)
+        rate = rate_at(
+            self.step, settings.steps, highest=settings.learning_rate, warm_up=settings.warm_up
+        )
         set_rate(self.optimizers, rate)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -240,7 +251,9 @@ class _Training:
         """Bits per token over all utterances of `valid`, shared by the processes."""
         self.model.eval()
         with torch.inference_mode(), self._autocast():
-            bits = bits_per_token(self.model, self.run.valid, self.rank, self.settings.workers)
+            bits = bits_per_token(
+                self.model, self.run.valid, rank=self.rank, processes=self.settings.workers
+            )
         self.model.train()
         return bits
 
@@ -270,7 +283,7 @@ class _Training:
         """A model's folder, its configuration last: a folder without one is none."""
         made_by = {"settings": asdict(self.settings), **line}
         with tempfile.TemporaryDirectory() as scratch:
-            save_lm(Path(scratch), self.model, self.run.tokenizer, made_by)
+            save_lm(Path(scratch), self.model, tokenizer=self.run.tokenizer, made_by=made_by)
             files = [path for path in Path(scratch).rglob("*") if path.is_file()]
             for path in sorted(files, key=lambda path: path == Path(scratch) / "config.json"):
                 self.run.output.publish(path, f"{name}/{path.relative_to(scratch)}")

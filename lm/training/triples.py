@@ -88,7 +88,7 @@ def write_triples(triples: Iterable[Triple], tokenizer: str | None) -> bytes:
     return gzip.compress("".join(lines).encode(), mtime=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TripleSettings:
     """prompt_tokens: that utterances begin with. continuation_tokens: at most, of what follows.
 
@@ -125,7 +125,7 @@ def make_triples(
         seeds = [settings.seed + made + place for place in range(len(some))]
         said = generator.generate(prompts, max(map(len, real)), seeds, settings.sampling)
         for (key, _), prompt, chosen, own in zip(some, prompts, real, said):
-            yield Triple(key, prompt, chosen, own[: len(chosen)])
+            yield Triple(key, prompt, chosen=chosen, rejected=own[: len(chosen)])
         made += len(some)
         if show:
             show(len(some))

@@ -25,7 +25,7 @@ def bits_per_token(model: SpeechLM, tokens: TokenShards, rank: int, processes: i
     row = min(chunk - (-longest // chunk) * chunk, LONGEST_ROW // chunk * chunk)
     device = next(model.parameters()).device
     totals = torch.zeros(2, dtype=torch.float64, device=device)
-    batches = validation_batches(tokens, chunk, row, max(1, BATCH_POSITIONS // row))
+    batches = validation_batches(tokens, chunk, row_tokens=row, rows=max(1, BATCH_POSITIONS // row))
     for number, batch in enumerate(batches):
         if number % processes == rank:
             own, utterance = (part.to(device) for part in batch)

@@ -4,26 +4,19 @@ Imports no PyTorch: a shard task is a small process.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
 
+from pipeline.settings import BatchLimits
+
 # Windows are sorted by length within this many batches' worth, so that like meets like.
 BATCHES_SORTED_TOGETHER = 8
 
 
-@dataclass(frozen=True)
-class Batching:
-    """What a batch may hold: so many windows, and so many samples with padding to the longest."""
-
-    size: int
-    samples: int
-
-
 def form_batches(
-    windows: Iterable[tuple[object, np.ndarray]], batching: Batching
+    windows: Iterable[tuple[object, np.ndarray]], batching: BatchLimits
 ) -> Iterator[list[tuple[object, np.ndarray]]]:
     """(tag, waveform) pairs → batches of like length, which depend on the windows' order alone."""
     pool, samples = [], 0
@@ -37,7 +30,7 @@ def form_batches(
     yield from _sorted_batches(pool, batching)
 
 
-def _sorted_batches(pool: list, batching: Batching) -> Iterator[list]:
+def _sorted_batches(pool: list, batching: BatchLimits) -> Iterator[list]:
     batch = []
     for window in sorted(pool, key=lambda window: len(window[1])):
         # Sorted, so this window is the longest yet and decides the padding.
@@ -51,7 +44,7 @@ def _sorted_batches(pool: list, batching: Batching) -> Iterator[list]:
 
 
 def encode_all(
-    windows: Iterable[tuple[object, np.ndarray]], dispatcher: "Dispatcher", batching: Batching
+    windows: Iterable[tuple[object, np.ndarray]], dispatcher: "Dispatcher", batching: BatchLimits
 ) -> Iterator[tuple[object, np.ndarray]]:
     """(tag, waveform) pairs → (tag, result) pairs, in the order in which batches come back."""
     for batch in form_batches(windows, batching):

@@ -12,6 +12,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from pipeline.settings import EncoderSettings
 from tokenizer.errors import UsageError
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
@@ -20,19 +21,6 @@ from tokenizer.tokenizer import Tokenizer
 BATCH_RETRIES = 3
 # How often a person is told that the cluster has no room yet.
 WAIT_SECONDS = 30
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """How encoders run. device: "auto", "cpu" or "cuda". encoders: None fills the cluster.
-
-    cpus_per_encoder: threads of an encoder on a CPU.
-    """
-
-    device: str = "auto"
-    precision: str = "fp32"
-    encoders: int | None = None
-    cpus_per_encoder: int = 2
 
 
 class _Encoder:

@@ -27,7 +27,7 @@ def run_shards(
     arguments: (shard, its number, shards not yet finished, progress board) → its arguments.
     """
     board = ProgressBoard.remote()
-    line = ProgressLine(name, len(shards), total_size(shards), board)
+    line = ProgressLine(name, len(shards), total_bytes=total_size(shards), board=board)
     task = function.options(
         num_cpus=num_cpus,
         max_retries=RETRIES,

@@ -88,11 +88,13 @@ def read_recordings(shards: list[Shard], phones: PhoneLabels | None) -> list[Rec
                         Recording(
                             sample.key,
                             level(wave, LEVEL_DBFS),
-                            _said(about, "speaker"),
-                            _said(about, "gender")[:1].lower(),
-                            _said(about, "text"),
-                            _said(about, "language"),
-                            (own[0] / 1000, [names[code] for code in own[1]]) if own else None,
+                            speaker=_said(about, "speaker"),
+                            gender=_said(about, "gender")[:1].lower(),
+                            text=_said(about, "text"),
+                            language=_said(about, "language"),
+                            phones=(own[0] / 1000, [names[code] for code in own[1]])
+                            if own
+                            else None,
                         )
                     )
                     line.update()

@@ -18,10 +18,10 @@ from tokenizer.audio.windows import Windowing
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import UpperLayers
 from tokenizer.codec.vocoder_losses import SpectralLoss
-from tokenizer.encoder.mfcc import MFCCConfig
+from tokenizer.config import EncoderError, MFCCConfig
 from tokenizer.encoder.wavlm import WavLM
-from tokenizer.encoder.wavlm_config import EncoderError, read_encoder
 from tokenizer.errors import UsageError
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 

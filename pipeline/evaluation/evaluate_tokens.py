@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import ray
 
 from pipeline.cluster.connect import connect
-from pipeline.cluster.encoders import EncoderSettings
 from pipeline.evaluation import measures
 from pipeline.evaluation.abx import Item, abx_errors
 from pipeline.evaluation.phone_labels import PhoneLabels
+from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard
 from pipeline.shards.samples import read_samples, read_tokens
-from pipeline.tokenize.job import TokenizeSettings, open_output, tokenize
+from pipeline.tokenize.job import open_output, tokenize
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
@@ -94,7 +94,9 @@ def evaluate_tokens(
     """
     evaluation = Evaluation(files.fingerprint)
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        folder = open_output(output or scratch, files, source, settings, inputs_root)
+        folder = open_output(
+            output or scratch, files, source=source, settings=settings, inputs_root=inputs_root
+        )
         if output is None:
             connect()
             if sum(node["Alive"] for node in ray.nodes()) > 1:
@@ -102,7 +104,9 @@ def evaluate_tokens(
                 raise UsageError(
                     problem, "name a folder all of them reach", value="(none)", argument="output"
                 )
-        summary = tokenize(shards, folder, files, settings, encoder_settings)
+        summary = tokenize(
+            shards, folder, files=files, settings=settings, encoder_settings=encoder_settings
+        )
         for name, why in summary["failed"].items():
             evaluation.problems.append(f"shard {name} failed: {why}; it is not in the figures")
         # An OUTPUT that was there before may hold more shards than these.
@@ -121,7 +125,7 @@ def evaluate_tokens(
     # What is asked of frames has for each the token that stands for it.
     frames = {u.key: np.repeat(u.tokens, files.frames_per_token) for u in utterances}
     if phones is not None:
-        figures.update(_phones(frames, files, phones, evaluation))
+        figures.update(_phones(frames, files, labels=phones, evaluation=evaluation))
     figures.update(_speakers(utterances))
     if items is not None:
         figures.update(abx_errors(items, frames, files.weights["codebook.codes"].numpy()))

@@ -114,8 +114,8 @@ def compare_speakers(
     """
     random = np.random.default_rng(seed)
     text_of, speaker_of = (np.unique(names, return_inverse=True)[1] for names in (texts, speakers))
-    same_text = draw_pairs(text_of, speaker_of, limit, random)
-    same_speaker = draw_pairs(speaker_of, text_of, limit, random)
+    same_text = draw_pairs(text_of, speaker_of, limit=limit, random=random)
+    same_speaker = draw_pairs(speaker_of, text_of, limit=limit, random=random)
     if not len(same_text) or not len(same_speaker):
         return {}
     collapsed = [collapse_runs(sequence) for sequence in codes]

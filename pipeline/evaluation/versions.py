@@ -91,7 +91,7 @@ def another_voice(
         pair = (one, other)
         names = tuple(f"{r.speaker} ({r.gender or 'gender unknown'})" for r in pair)
         waves, keys, speakers = zip(*((r.wave, r.key, r.speaker) for r in pair))
-        yield Versions(waves, cuts, keys, speakers, names, one.text)
+        yield Versions(waves, cuts, keys=keys, speakers=speakers, names=names, text=one.text)
 
 
 def another_pitch(recordings: list[Recording], random: np.random.Generator) -> Iterator[Versions]:
@@ -134,7 +134,14 @@ def _of_one(recordings: list[Recording], random: np.random.Generator, make) -> I
         waves, names = make(own.wave)
         waves = tuple(level(wave, LEVEL_DBFS) for wave in waves)
         cut = quietest(own.wave, len(own.wave) // 2, len(own.wave) // 10)
-        yield Versions(waves, (cut, cut), (own.key,) * 2, (own.speaker,) * 2, names, own.text)
+        yield Versions(
+            waves,
+            (cut, cut),
+            keys=(own.key,) * 2,
+            speakers=(own.speaker,) * 2,
+            names=names,
+            text=own.text,
+        )
 
 
 def cut_together(one: Recording, other: Recording) -> tuple[int, int] | None:

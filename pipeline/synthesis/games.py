@@ -31,7 +31,7 @@ RNC = b"RNC\x01"
 
 
 def _game(name: str, files: str) -> Source:
-    return Source(name, "en", "several", f"usr/share/scummvm/{name}/{files}")
+    return Source(name, "en", gender="several", pattern=f"usr/share/scummvm/{name}/{files}")
 
 
 # By half.
@@ -137,7 +137,7 @@ def _queen_table(path: Path) -> dict[str, tuple[int, int]]:
         head = file.read(QUEEN_TABLE)
     if len(head) < QUEEN_TABLE or not head.startswith(b"QTBL") or head[12] != QUEEN_MP3:
         raise ValueError(f"{path} is not Flight of the Amazon Queen with its speech as MP3")
-    entries = _entries(path, QUEEN_ENTRY, int.from_bytes(head[13:], "big"), QUEEN_TABLE)
+    entries = _entries(path, QUEEN_ENTRY, count=int.from_bytes(head[13:], "big"), start=QUEEN_TABLE)
     return {
         name.decode("latin-1"): (start, size)
         for name, _, start, size in entries.tolist()
@@ -148,7 +148,7 @@ def _queen_table(path: Path) -> dict[str, tuple[int, int]]:
 def _sky_table(path: Path) -> dict[str, tuple[int, int]]:
     with path.open("rb") as file:
         count = int.from_bytes(file.read(4), "little")
-    entries = _entries(path, SKY_ENTRY, count, 4)
+    entries = _entries(path, SKY_ENTRY, count=count, start=4)
     table = {}
     with _data(path).open("rb") as data:
         for number, start, size in entries.tolist():

@@ -40,7 +40,7 @@ MOST_RECORDED = 0.6
 MOST_NOISE_S = 600.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SynthesisSettings:
     """What to make. hours: of speech, half of it in each half. engines: some of ENGINES.
 
@@ -69,7 +69,7 @@ def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
     # After the texts: it opens fourteen thousand recordings.
     _check_installed(settings.engines)
     plans = plan_shards(settings, sentences)
-    _claim(output, settings, sentences, plans)
+    _claim(output, settings, sentences=sentences, plans=plans)
     present = {name for folder in (*HALVES, "noise") for name in _tars(output, folder)}
     failed = {}
     todo = [plan for plan in plans if plan.name not in present]
@@ -111,7 +111,7 @@ def plan_shards(settings: SynthesisSettings, sentences: list[str]) -> list[Shard
     plans = []
     for side, half in enumerate(HALVES):
         most = half_s * (MOST_RECORDED if shares else 1)
-        recordings, recorded_s = _recordings(half, settings.engines, most, rng)
+        recordings, recorded_s = _recordings(half, settings.engines, most=most, rng=rng)
         left = max(0.0, half_s - recorded_s) / count
         seconds = {family: left * share / sum(shares.values()) for family, share in shares.items()}
         for number in range(count):
@@ -119,14 +119,29 @@ def plan_shards(settings: SynthesisSettings, sentences: list[str]) -> list[Shard
             name, seed = f"{half}/{half}-{number:03d}", (settings.seed, side, number)
             said = recordings[number::count]
             same = settings.same_texts
-            plans.append(ShardPlan(name, half, number, seed, seconds, own, said, same))
+            plans.append(
+                ShardPlan(
+                    name,
+                    half,
+                    number=number,
+                    seed=seed,
+                    seconds=seconds,
+                    sentences=own,
+                    recordings=said,
+                    same_texts=same,
+                )
+            )
     noise_s = min(MOST_NOISE_S, settings.hours * 3600 / 20)
     count = max(1, round(noise_s / 60 / settings.shard_minutes))
     for number in range(count):
         # Speech of every family for the babble.
         seconds = dict.fromkeys(shares, min(40.0, noise_s)) | {"noise": noise_s / count}
         name, seed = f"noise/noise-{number:03d}", (settings.seed, 2, number)
-        plans.append(ShardPlan(name, "noise", number, seed, seconds, order[:400]))
+        plans.append(
+            ShardPlan(
+                name, "noise", number=number, seed=seed, seconds=seconds, sentences=order[:400]
+            )
+        )
     return plans
 
 
@@ -160,7 +175,7 @@ def _recorded(half: str, engines: tuple[str, ...]) -> list[tuple[Voice, list[tup
     """Whose recordings a half has, and the (name, seconds) of each."""
     known = {RECORDINGS: (RECORDED, recordings), GAMES: (PLAYED, lines)}
     return [
-        (Voice(family, source.name, source.language, source.gender), listed(source))
+        (Voice(family, source.name, language=source.language, gender=source.gender), listed(source))
         for family, (sources, listed) in known.items()
         if family in engines
         for source in sources[half]

@@ -54,7 +54,7 @@ _CHILDREN = {
 
 def _children(half: str) -> list[Source]:
     return [
-        Source(f"{game}-{language}", language, "several", pattern.format(language))
+        Source(f"{game}-{language}", language, gender="several", pattern=pattern.format(language))
         for game, (pattern, languages) in _CHILDREN.items()
         for language in languages[half].split()
     ]
@@ -63,16 +63,18 @@ def _children(half: str) -> list[Source]:
 # By half. Of a cast nobody says who speaks when.
 RECORDED = {
     "a": [
-        Source("en_US_f_Allison", "en", "f", _PROMPTS.format("en_US_f_Allison")),
-        Source("es_MX_f_Allison", "es", "f", _PROMPTS.format("es_MX_f_Allison")),
-        Source("fillets-cs", "cs", "several", _FISH.format("cs")),
+        Source("en_US_f_Allison", "en", gender="f", pattern=_PROMPTS.format("en_US_f_Allison")),
+        Source("es_MX_f_Allison", "es", gender="f", pattern=_PROMPTS.format("es_MX_f_Allison")),
+        Source("fillets-cs", "cs", gender="several", pattern=_FISH.format("cs")),
         *_children("a"),
     ],
     "b": [
-        Source("fr_CA_f_June", "fr", "f", _PROMPTS.format("fr_CA_f_June")),
-        Source("it_IT_m_Carlo", "it", "m", _PROMPTS.format("it_IT_m_Carlo")),
-        Source("ru_RU_f_IvrvoiceRU", "ru", "f", _PROMPTS.format("ru_RU_f_IvrvoiceRU")),
-        Source("fillets-nl", "nl", "several", _FISH.format("nl")),
+        Source("fr_CA_f_June", "fr", gender="f", pattern=_PROMPTS.format("fr_CA_f_June")),
+        Source("it_IT_m_Carlo", "it", gender="m", pattern=_PROMPTS.format("it_IT_m_Carlo")),
+        Source(
+            "ru_RU_f_IvrvoiceRU", "ru", gender="f", pattern=_PROMPTS.format("ru_RU_f_IvrvoiceRU")
+        ),
+        Source("fillets-nl", "nl", gender="several", pattern=_FISH.format("nl")),
         *_children("b"),
     ],
 }

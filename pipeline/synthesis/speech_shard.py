@@ -150,7 +150,9 @@ def clean_clips(plan: ShardPlan, rng: np.random.Generator, scratch: Path) -> Ite
             if plan.same_texts:
                 # No half: of other languages nobody says the same.
                 half, texts = "", _joined(itertools.cycle(plan.sentences))
-            yield from _spoken(cast, half, wanted / len(casts), texts, rng, scratch)
+            yield from _spoken(
+                cast, half, wanted=wanted / len(casts), sentences=texts, rng=rng, scratch=scratch
+            )
 
 
 def _joined(sentences: Iterator[str]) -> Iterator[str]:
@@ -194,7 +196,7 @@ def _spoken(
     foreign = foreign_espeak(half) if len(cast) > 1 and half in HALVES else []
     for _ in range(ROUNDS):
         count = int((wanted - seconds) / 5) + 1
-        requests = [_request(cast, foreign, sentences, rng) for _ in range(count)]
+        requests = [_request(cast, foreign, sentences=sentences, rng=rng) for _ in range(count)]
         for speech in speak(requests, scratch):
             factor = float(rng.uniform(0.85, 1.18)) if rng.random() < 0.5 else 1.0
             clip = _cleaned(speech, factor)
@@ -212,12 +214,12 @@ def _request(cast, foreign, sentences: Iterator[str], rng: np.random.Generator) 
     voice = _drawn(foreign if abroad else cast, rng)
     rate, pitch = (float(np.exp(rng.uniform(-0.2, 0.2))) for _ in range(2))
     if voice.language != "en":
-        return Request(voice, invented(voice.language, rng) + ".", rate, pitch)
+        return Request(voice, invented(voice.language, rng) + ".", rate=rate, pitch=pitch)
     text = next(sentences)
     # Two in one give the longer utterances; an engine makes a pause of the comma.
     if rng.random() < 0.5 and len(text.split()) < MANY_WORDS:
         text = f"{text}, {next(sentences)}"
-    return Request(voice, text + ".", rate, pitch)
+    return Request(voice, text + ".", rate=rate, pitch=pitch)
 
 
 def _drawn(cast: list[Voice], rng: np.random.Generator) -> Voice:
@@ -238,7 +240,15 @@ def _cleaned(speech, factor: float) -> Clip | None:
     if speech.phones:
         phones = frames(moved(speech.phones, factor, span[0] / RATE), len(signal) / RATE)
     request = speech.request
-    return Clip(request.voice, request.text, signal, factor, request.rate, request.pitch, phones)
+    return Clip(
+        request.voice,
+        request.text,
+        signal=signal,
+        factor=factor,
+        rate=request.rate,
+        pitch=request.pitch,
+        phones=phones,
+    )
 
 
 def _recorded(recordings: Recordings, rng: np.random.Generator) -> Iterator[Clip]:

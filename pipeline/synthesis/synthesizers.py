@@ -166,7 +166,7 @@ def _espeak(requests: list[Request], scratch: Path) -> list[Speech]:
         phones = None
         if request.voice.language == "en":
             phones = espeak_phones(events, rate, len(signal) / rate)
-        spoken.append(Speech(request, signal, rate, phones))
+        spoken.append(Speech(request, signal, rate=rate, phones=phones))
     return spoken
 
 

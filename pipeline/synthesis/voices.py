@@ -119,14 +119,22 @@ _OTHER_VARIANTS = {
 def voices(half: str, family: str) -> list[Voice]:
     """All voices of a family (a key of SHARES) in one half; espeak-ng's are its English ones."""
     if family == "flite":
-        return [Voice(family, name, "en", gender, hz) for name, gender, hz in _FLITE[half]]
+        return [
+            Voice(family, name, language="en", gender=gender, pitch_hz=hz)
+            for name, gender, hz in _FLITE[half]
+        ]
     if family == "festival":
-        return [Voice(family, name, "en", gender, hz) for name, gender, hz in _FESTIVAL[half]]
+        return [
+            Voice(family, name, language="en", gender=gender, pitch_hz=hz)
+            for name, gender, hz in _FESTIVAL[half]
+        ]
     if family == "festival-other":
         rows = _FESTIVAL_OTHER[half]
-        return [Voice(family, name, language, gender) for name, language, gender in rows]
+        return [
+            Voice(family, name, language=language, gender=gender) for name, language, gender in rows
+        ]
     return [
-        Voice(family, f"{dialect}+{variant}", "en", gender)
+        Voice(family, f"{dialect}+{variant}", language="en", gender=gender)
         for dialect in _DIALECTS
         for names, gender in _VARIANTS[half]
         for variant in names.split()
@@ -136,7 +144,7 @@ def voices(half: str, family: str) -> list[Voice]:
 def foreign_espeak(half: str) -> list[Voice]:
     """espeak-ng's voices of a half that speak another language than English."""
     return [
-        Voice("espeak-ng", f"{language}+{variant}", language, gender)
+        Voice("espeak-ng", f"{language}+{variant}", language=language, gender=gender)
         for language in _OTHER_LANGUAGES
         for variant, gender in _OTHER_VARIANTS[half]
     ]

@@ -96,7 +96,9 @@ def detokenize(shards: list[Shard], output: Folder, files: TokenizerFiles, devic
         def arguments(shard, number, left, board):
             return shard, output.url, speaking, device, board
 
-        for shard, own, why in run_shards("detokenize", todo, at_once, 1, task, arguments):
+        for shard, own, why in run_shards(
+            "detokenize", todo, at_once=at_once, num_cpus=1, function=task, arguments=arguments
+        ):
             if why:
                 failed[shard.name] = why
             else:

@@ -14,13 +14,14 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.cluster.progress import LOG_SECONDS, REFRESH_SECONDS
+from pipeline.settings import ImportSettings
 from pipeline.shards.reading import READ_AHEAD_BYTES
 from pipeline.shards.report import ShardReport, gather
 from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY, TarWriter
@@ -54,16 +55,6 @@ IMPORT_REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class ImportSettings:
-    """codebook_size: None is the largest unit and one more. shard_tokens: a shard ends with the
-    utterance that fills it."""
-
-    codebook_size: int | None
-    tokens_per_second: float
-    shard_tokens: int
-
-
 def import_tokens(
     files: dict[str, tuple[str, int]], output: Folder, settings: ImportSettings
 ) -> dict:
@@ -91,10 +82,10 @@ def import_tokens(
         return {**gather(output, write_manifest=False), "this_run": None}
     started, written = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        shards = _Shards(output, settings, size, finished, Path(scratch))
+        shards = _Shards(output, settings, size=size, finished=finished, scratch=Path(scratch))
         seen: set[int] = set()
         for where, line in _lines("import", files):
-            shards.take(*_utterance(where, line, size, seen))
+            shards.take(*_utterance(where, line, size=size, seen=seen))
         written = shards.finish()
     run = {"shards": written, "seconds": time.monotonic() - started}
     summary = {**gather(output, write_manifest=True), "this_run": run}
@@ -117,7 +108,7 @@ def _codebook_size(files: dict, output: Folder, settings: ImportSettings) -> int
         raise output.unusable(error) from error
     largest, seen = -1, set()
     for where, line in _lines("codebook size", files):
-        _, _, units, _ = _utterance(where, line, MOST_CODES, seen)
+        _, _, units, _ = _utterance(where, line, size=MOST_CODES, seen=seen)
         if units is not None:
             largest = max(largest, int(units.max()))
     if largest < 0:

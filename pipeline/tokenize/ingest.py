@@ -50,7 +50,7 @@ def find_audio(values: list[str]) -> list[AudioFile]:
             key += f"-{ending[1:].lower()}"
         keys.add(key)
         metadata = files.get(f"{stem}.json", (None, 0))[0]
-        audio.append(AudioFile(key, path, url, size, metadata))
+        audio.append(AudioFile(key, path, url=url, size=size, metadata=metadata))
     if not audio:
         raise UsageError(
             "it has no audio files",
@@ -99,7 +99,14 @@ def ingest(files: list[AudioFile], output: Folder, shard_bytes: int) -> dict:
             return shard, output.url, members[shard.name], board
 
         at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for shard, _, why in run_shards("ingest", shards, at_once, 1, write_shard_task, arguments):
+        for shard, _, why in run_shards(
+            "ingest",
+            shards,
+            at_once=at_once,
+            num_cpus=1,
+            function=write_shard_task,
+            arguments=arguments,
+        ):
             if why:
                 failed[shard.name] = why
         output.sweep()

@@ -3,47 +3,20 @@
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 
 from pipeline.cluster.connect import connect
-from pipeline.cluster.dispatch import Batching
-from pipeline.cluster.encoders import EncoderSettings, start_encoders
+from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
+from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import gather
 from pipeline.tokenize.shard_task import tokenize_shard_task
-from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
-from tokenizer.audio.windows import Windowing
+from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
-
-
-@dataclass(frozen=True)
-class TokenizeSettings:
-    """What, beside the tokenizer, decides the bytes of an output."""
-
-    window_seconds: float = 30.0
-    context_seconds: float = 2.0
-    batch_size: int = 32
-    batch_seconds: float = 240.0
-    precision: str = "fp32"
-
-    def windowing(self, normalize: bool) -> Windowing:
-        """The cut of utterances into windows for an encoder alone. Raises ValueError as below."""
-        return Windowing.of_seconds(self.window_seconds, self.context_seconds, normalize)
-
-    def windowing_of(self, files: TokenizerFiles) -> Windowing:
-        """The same for a tokenizer. Raises ValueError for windows that are too short."""
-        seconds = self.window_seconds, self.context_seconds
-        return Windowing.of_seconds(
-            *seconds, files.encoder.normalize, files.frames_per_token, *files.past_and_chunk
-        )
-
-    def batching(self) -> Batching:
-        """What one batch may hold."""
-        return Batching(self.batch_size, int(self.batch_seconds * SAMPLE_RATE))
 
 
 def open_output(
@@ -128,12 +101,17 @@ def tokenize(
     windowing = settings.windowing_of(files)
 
     def arguments(shard, number, left, board):
-        common = (folder.url, windowing, settings.batching(), files.codebook_size)
+        common = (folder.url, windowing, settings.batch_limits(), files.codebook_size)
         return (shard, *common, pool.actors, pool.batches_in_flight(left), number, board)
 
     started, failed, audio = time.monotonic(), {}, 0.0
     runs = run_shards(
-        "tokenize", todo, pool.shards_at_once, pool.cpus_per_shard, tokenize_shard_task, arguments
+        "tokenize",
+        todo,
+        at_once=pool.shards_at_once,
+        num_cpus=pool.cpus_per_shard,
+        function=tokenize_shard_task,
+        arguments=arguments,
     )
     for shard, audio_seconds, why in runs:
         if why:

@@ -9,8 +9,9 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from pipeline.cluster.dispatch import Batching, Dispatcher, encode_all
+from pipeline.cluster.dispatch import Dispatcher, encode_all
 from pipeline.cluster.progress import ShardProgress
+from pipeline.settings import BatchLimits
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.shards.report import ShardReport
@@ -39,7 +40,7 @@ def tokenize_shard(
     shard: Shard,
     output: str,
     windowing: Windowing,
-    batching: Batching,
+    batching: BatchLimits,
     codebook_size: int,
     encoders: list[ActorHandle],
     in_flight: int,
@@ -72,7 +73,7 @@ def tokenize_shard(
                     yield (pending, number, plan[number]), wave
                 utterance.waveform = None
 
-        dispatcher = Dispatcher(encoders, "encode", in_flight, first_encoder)
+        dispatcher = Dispatcher(encoders, "encode", limit=in_flight, start=first_encoder)
         for (pending, number, window), tokens in encode_all(windows(), dispatcher, batching):
             pending.tokens[number] = tokens[window.kept_tokens(windowing.frames_per_token)]
             kept_frames = window.keep_to - window.keep_from

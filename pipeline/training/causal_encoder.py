@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import WavLMModel
 
+from tokenizer.config import EncoderConfig
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
-from tokenizer.encoder.wavlm_config import WavLMConfig
 from tokenizer.storage.folder import Folder
 from tokenizer.tokenizer import PRECISIONS
 from tokenizer.training.loop import TrainingSettings, train
@@ -21,14 +21,14 @@ from tokenizer.training.loop import TrainingSettings, train
 LEVEL_SPREAD = 12.0
 
 
-def causal_form(config: WavLMConfig) -> WavLMConfig:
+def causal_form(config: EncoderConfig) -> EncoderConfig:
     """The causal encoder that a bidirectional one teaches. Raises EncoderError if none can be."""
     return replace(config, causal=True, normalize=False)
 
 
 def learn_causal(
     encoder: Path,
-    config: WavLMConfig,
+    config: EncoderConfig,
     weights: dict[str, Tensor],
     mean: Tensor,
     features: Callable[[Tensor], Tensor],
@@ -54,7 +54,15 @@ def learn_causal(
         frames = stem.frames(amplified, [wanted.shape[1]] * len(waves))
         return student(frames.float().view_as(wanted), wanted)
 
-    train(student, objective, batches, training, folder, "encoder", show=show)
+    train(
+        student,
+        objective,
+        batches=batches,
+        settings=training,
+        folder=folder,
+        name="encoder",
+        show=show,
+    )
     learned = student.weights()
     causal = CausalWavLM(form, learned, *place)
 
@@ -65,7 +73,7 @@ def learn_causal(
     return learned, heard
 
 
-def at_levels(waves: Tensor, config: WavLMConfig) -> Tensor:
+def at_levels(waves: Tensor, config: EncoderConfig) -> Tensor:
     """(B, n) of unit variance → each at a drawn level around that which config.gain is for."""
     decibels = LEVEL_SPREAD * (2 * torch.rand(len(waves), 1, device=waves.device) - 1)
     return waves * 10 ** (decibels / 20) / config.gain

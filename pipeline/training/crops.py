@@ -6,12 +6,12 @@ jobs/tokenize.py's own code made of the same audio shards: one of the same name 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from pipeline.settings import CropSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.shards.samples import read_tokens
@@ -36,25 +36,6 @@ LONGEST_SECONDS = 120
 SHORTEST_FRAMES = 10
 # What a row's last frame sees past the row's end.
 TAIL_SAMPLES = RECEPTIVE_FIELD - SAMPLES_PER_FRAME
-
-
-@dataclass(frozen=True)
-class CropSettings:
-    """What a batch holds and how its sound is changed.
-
-    speed: factors of playing speed lie between 1 / (1 + speed) and 1 + speed. The others are shares
-    of rows: put in a room, with another's speech or noise laid over, sent through a channel.
-    """
-
-    rows: int
-    frames: int
-    mask_share: float
-    mask_span: int
-    speed: float
-    rooms: float
-    mixing: float
-    noise: float
-    channels: float
 
 
 class Crops(IterableDataset):
@@ -91,7 +72,7 @@ class Crops(IterableDataset):
                 [self._disturb(waves, row, noises, random) for row in range(len(waves))]
             )
             heard = np.pad(heard, ((0, 0), (0, TAIL_SAMPLES)))
-            masked = span_mask(shape, settings.mask_share, settings.mask_span, random)
+            masked = span_mask(shape, settings.mask_share, span=settings.mask_span, random=random)
             yield tuple(map(torch.from_numpy, (heard, masked, labels)))
 
     def _pieces(self, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -153,10 +134,10 @@ class Crops(IterableDataset):
         draw = random.random()
         if draw < settings.mixing and len(waves) > 1:
             other = waves[(row + int(random.integers(1, len(waves)))) % len(waves)]
-            wave = mix(wave, other, random.uniform(-5, 5), 0.5, random)
+            wave = mix(wave, other, ratio_db=random.uniform(-5, 5), longest=0.5, random=random)
         elif draw < settings.mixing + settings.noise and noises:
             noise = noises[int(random.integers(len(noises)))]
-            wave = mix(wave, noise, random.uniform(-5, 20), 1.0, random)
+            wave = mix(wave, noise, ratio_db=random.uniform(-5, 20), longest=1.0, random=random)
         if random.random() < settings.channels:
             wave = channel(wave, random)
         return normalize(wave)

@@ -21,15 +21,15 @@ from transformers import WavLMModel
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.training_progress import Reporter
+from pipeline.settings import CropSettings, DistillSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.causal_encoder import causal_form, learn_causal
-from pipeline.training.crops import Crops, CropSettings
+from pipeline.training.crops import Crops
 from pipeline.training.kmeans import train_kmeans
 from pipeline.training.launch import run_in_processes, this_rank
 from tokenizer.codec.decoder import LEVEL
-from tokenizer.codec.distillation import Distillation, LossWeights, Unquantised, UpperLayers
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.codec.distillation import Distillation, Unquantised, UpperLayers
 from tokenizer.codec.quantizers import BinarySpherical, LearnedCodebook, nearest
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.errors import UsageError
@@ -47,30 +47,7 @@ RESTART_EVERY = 50
 UNCHANGED = {"mask_share": 0.1, "mask_span": 1, "speed": 0, "rooms": 0, "mixing": 0, "noise": 0}
 
 
-@dataclass(frozen=True)
-class DistillSettings:
-    """What decides the tokenizer beside the encoder and the audio.
-
-    quantizer: "codebook" or "bsq". warm_up: steps without a codebook, before `steps` with it.
-    rows, frames: of a batch. kmeans_frames: latents that FAISS clusters. encoder_steps: of making
-    the encoder causal, before all; None leaves it bidirectional.
-    """
-
-    codebook_size: int
-    quantizer: str
-    focal: FocalConfig
-    weights: LossWeights
-    warm_up: int
-    steps: int
-    rows: int
-    frames: int
-    kmeans_frames: int
-    learning_rate: float
-    seed: int
-    encoder_steps: int | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Run:
     """All that a training process is told; travels to it by Ray."""
 
@@ -105,9 +82,19 @@ def distill(
     connect()
 
     def make_run(board: ActorHandle) -> _Run:
-        return _Run(shards, output.url, encoder, files, settings, training, board)
+        return _Run(
+            shards=shards,
+            output=output.url,
+            encoder=encoder,
+            files=files,
+            settings=settings,
+            training=training,
+            board=board,
+        )
 
-    run_in_processes("distill", _train_in_process, make_run, training.device, workers)
+    run_in_processes(
+        "distill", _train_in_process, make_run=make_run, device=training.device, workers=workers
+    )
     log = (output.read_text("training/distill/log.jsonl") or "").splitlines()
     return json.loads(log[-1])
 
@@ -138,12 +125,14 @@ def _train_in_process(config: dict) -> None:
     first = rank == 0
     device = torch.device(training.device)
     weights = {k.removeprefix("encoder."): v for k, v in run.files.weights.items()}
-    lower = WavLM(run.files.encoder, weights, device, PRECISIONS[training.precision])
+    lower = WavLM(run.files.encoder, weights, device=device, dtype=PRECISIONS[training.precision])
     upper = UpperLayers(WavLMModel.from_pretrained(run.encoder), run.files.encoder.layer).to(device)
-    crop = CropSettings(settings.rows, settings.frames, channels=0, **UNCHANGED)
+    crop = CropSettings(rows=settings.rows, frames=settings.frames, channels=0, **UNCHANGED)
 
     def crops(step: int, part: int = 0) -> Crops:
-        return Crops(run.shards, None, [], crop, [settings.seed, part, rank, step])
+        return Crops(
+            run.shards, None, noises=[], settings=crop, seed=[settings.seed, part, rank, step]
+        )
 
     # An encoder that normalises nothing is given speech at a usual level.
     level = 1.0 if run.files.encoder.normalize else LEVEL
@@ -152,18 +141,28 @@ def _train_in_process(config: dict) -> None:
         # Out of inference mode, so that gradients can pass.
         return torch.stack([rows.float().clone() for rows in lower(list(level * waves))])
 
-    mean, scale = _moments(folder, crops, features, first)
+    mean, scale = _moments(folder, crops, features=features, first=first)
     show, heard = Reporter(run.board), features
     if settings.encoder_steps:
         torch.manual_seed(settings.seed)
         own, place = replace(training, steps=settings.encoder_steps), folder.below("encoder")
         learned, heard = learn_causal(
-            run.encoder, run.files.encoder, weights, mean, features, crops, own, place, show
+            run.encoder,
+            run.files.encoder,
+            weights=weights,
+            mean=mean,
+            features=features,
+            batches=crops,
+            training=own,
+            folder=place,
+            show=show,
         )
         run.files.encoder = causal_form(run.files.encoder)
         run.files.weights.update({f"encoder.{name}": weight for name, weight in learned.items()})
     torch.manual_seed(settings.seed)
-    model = Distillation(settings.focal, Unquantised(), mean, scale, settings.weights)
+    model = Distillation(
+        settings.focal, Unquantised(), mean=mean, scale=scale, weights=settings.weights
+    )
 
     def objective(waves, *_):
         wanted = features(waves)
@@ -171,15 +170,34 @@ def _train_in_process(config: dict) -> None:
 
     if settings.warm_up:
         own = replace(training, steps=settings.warm_up)
-        train(model, objective, crops, own, folder.below("warm-up"), "warm-up", show=show)
+        train(
+            model,
+            objective,
+            batches=crops,
+            settings=own,
+            folder=folder.below("warm-up"),
+            name="warm-up",
+            show=show,
+        )
     after = None
     if settings.quantizer == "bsq":
         model.quantizer = BinarySpherical(settings.focal.latent)
     else:
-        codes = _codes(folder, model, crops, heard, settings, first, show)
+        codes = _codes(
+            folder, model, crops=crops, features=heard, settings=settings, first=first, show=show
+        )
         model.quantizer = LearnedCodebook(codes)
         after = _Restarts(model.quantizer, settings.seed)
-    train(model, objective, crops, training, folder.below("distill"), "distill", after, show)
+    train(
+        model,
+        objective,
+        batches=crops,
+        settings=training,
+        folder=folder.below("distill"),
+        name="distill",
+        after_step=after,
+        show=show,
+    )
     if first:
         _write(run, model)
 
@@ -210,7 +228,11 @@ def _codes(folder: Folder, model, crops, features, settings, first: bool, show) 
             show("latents", min(count, settings.kmeans_frames), settings.kmeans_frames, "for FAISS")
         matrix = np.concatenate(rows)
         codes, _ = train_kmeans(
-            matrix, settings.codebook_size, "l2", settings.seed, KMEANS_ITERATIONS
+            matrix,
+            settings.codebook_size,
+            metric="l2",
+            seed=settings.seed,
+            iterations=KMEANS_ITERATIONS,
         )
         _publish(folder, {"codes": torch.from_numpy(codes)}, "kmeans.safetensors")
     return _read_when_there(folder, "kmeans.safetensors")["codes"]
@@ -240,7 +262,7 @@ class _Restarts:
         codes = self.codebook.codes
         distance = (recent - codes[nearest(recent, codes)]).square().sum(1)
         far = recent[distance.topk(len(recent) // 4).indices].cpu().numpy()
-        codes, _ = train_kmeans(far, len(unused), "l2", self.seed + step, 5)
+        codes, _ = train_kmeans(far, len(unused), metric="l2", seed=self.seed + step, iterations=5)
         self.codebook.restart(unused, torch.from_numpy(codes))
 
 

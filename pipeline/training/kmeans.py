@@ -66,7 +66,9 @@ def train_whitened(
     projection = faiss.vector_to_array(pca.A).reshape(dimensions, width)
     projection /= np.maximum((features @ projection.T).std(0), 1e-6)[:, None]
     projected = features @ projection.T
-    centroids, objective = train_kmeans(projected, codes, "l2", seed, iterations)
+    centroids, objective = train_kmeans(
+        projected, codes, metric="l2", seed=seed, iterations=iterations
+    )
     index = faiss.IndexFlatL2(dimensions)
     index.add(centroids)
     nearest = index.search(projected, 1)[1][:, 0]

@@ -14,8 +14,9 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from pipeline.cluster.dispatch import Batching, Dispatcher, encode_all
+from pipeline.cluster.dispatch import Dispatcher, encode_all
 from pipeline.cluster.progress import ShardProgress
+from pipeline.settings import BatchLimits
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
@@ -79,7 +80,7 @@ def sample_features(
     max_frames: int,
     seed: int,
     windowing: Windowing,
-    batching: Batching,
+    batching: BatchLimits,
     encoders: list[ActorHandle],
     in_flight: int,
     first_encoder: int,
@@ -112,7 +113,7 @@ def sample_features(
                             (window.keep_to - window.keep_from) / FRAMES_PER_SECOND,
                         )
 
-        dispatcher = Dispatcher(encoders, "features", in_flight, first_encoder)
+        dispatcher = Dispatcher(encoders, "features", limit=in_flight, start=first_encoder)
         for (window, entering), features in encode_all(windows(), dispatcher, batching):
             kept = features[window.kept]
             for number, frames in entering:

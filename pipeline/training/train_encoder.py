@@ -9,7 +9,7 @@ of the one before. An encoder that is there already may be where the first round
 """
 
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -18,15 +18,21 @@ from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.cluster.connect import disconnect
-from pipeline.cluster.encoders import EncoderSettings
+from pipeline.settings import (
+    EncoderSettings,
+    KmeansSettings,
+    Recipe,
+    Round,
+    TokenizeSettings,
+)
 from pipeline.shards.inputs import Shard
-from pipeline.tokenize.job import TokenizeSettings, open_output, tokenize
-from pipeline.training.crops import Crops, CropSettings
-from pipeline.training.train_kmeans import KmeansSettings, train_tokenizer
+from pipeline.tokenize.job import open_output, tokenize
+from pipeline.training.crops import Crops
+from pipeline.training.train_kmeans import train_tokenizer
 from tokenizer.audio.frames import SAMPLE_RATE
-from tokenizer.encoder.mfcc import MFCCConfig
+from tokenizer.config import MFCCConfig
 from tokenizer.encoder.pretraining import MaskedPrediction
-from tokenizer.encoder.wavlm_config import read_encoder
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.folder import Folder, fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import TrainingSettings, train
@@ -35,39 +41,6 @@ from tokenizer.training.loop import TrainingSettings, train
 FRAMES_PER_CODE = 500
 # The convolutions alone bear a higher learning rate.
 SPECTRUM_RATE = 1.5
-
-
-@dataclass(frozen=True)
-class Round:
-    """codes: how many labels. layer: whose features of the round before, None for MFCCs.
-
-    heard_weight: of frames that are not masked in the loss.
-    """
-
-    steps: int
-    codes: int
-    layer: int | None
-    heard_weight: float
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the encoder, beside its shape and the audio.
-
-    whiten: the labels' principal components, see `train_whitened`; 0 for none. start: the encoder
-    that the first round's labels and weights are of, as the user names it. keep_layers: how many of
-    its layers stay as they are, convolutions included; 0 trains everything.
-    """
-
-    spectrum_steps: int
-    rounds: tuple[Round, ...]
-    crops: CropSettings
-    learning_rate: float
-    precision: str
-    seed: int
-    whiten: int = 0
-    start: str | None = None
-    keep_layers: int = 0
 
 
 def check_output(output: Folder, config: WavLMConfig, recipe: Recipe, shards: list[Shard]) -> None:
@@ -101,7 +74,9 @@ def train_encoder(
     for number, this in enumerate(recipe.rounds, start=1):
         folder = output.below(f"round{number}")
         if folder.read_text("encoder/config.json") is None:
-            failed = _make_labels(shards, folder, before, this, encoding, recipe)
+            failed = _make_labels(
+                shards, folder, before=before, this=this, encoding=encoding, recipe=recipe
+            )
             if failed:
                 return failed
             disconnect()
@@ -114,7 +89,9 @@ def train_encoder(
 
             def crops(step: int, number=number, folder=folder) -> Crops:
                 seed = [recipe.seed, number, step]
-                return Crops(shards, folder.below("labels"), noises, recipe.crops, seed)
+                return Crops(
+                    shards, folder.below("labels"), noises=noises, settings=recipe.crops, seed=seed
+                )
 
             def spectra(waves, masked, labels, model=model):
                 return model.spectrum_loss(waves), {}
@@ -125,9 +102,23 @@ def train_encoder(
             if before is None and recipe.spectrum_steps:
                 rate = SPECTRUM_RATE * training.learning_rate
                 settings = replace(training, steps=recipe.spectrum_steps, learning_rate=rate)
-                train(model, spectra, crops, settings, folder.below("spectra"), "spectra")
+                train(
+                    model,
+                    spectra,
+                    batches=crops,
+                    settings=settings,
+                    folder=folder.below("spectra"),
+                    name="spectra",
+                )
             name = f"round {number} of {len(recipe.rounds)}"
-            train(model, labels, crops, replace(training, steps=this.steps), folder, name)
+            train(
+                model,
+                labels,
+                batches=crops,
+                settings=replace(training, steps=this.steps),
+                folder=folder,
+                name=name,
+            )
             save_encoder(model.encoder(), folder.below("encoder"), torch.float32)
             folder.below("spectra").sweep()
             folder.sweep()
@@ -161,17 +152,35 @@ def _make_labels(
         # MFCCs are standardised anyway.
         center = before is not None
         whiten = recipe.whiten if center else 0
-        kmeans = KmeansSettings(this.codes, "l2", frames, 25, recipe.seed, center, whiten)
+        kmeans = KmeansSettings(
+            codebook_size=this.codes,
+            metric="l2",
+            max_frames=frames,
+            iterations=25,
+            seed=recipe.seed,
+            center=center,
+            whiten=whiten,
+        )
         windowing = settings.windowing(files.encoder.normalize)
         done = train_tokenizer(
-            shards, tokenizer, files, kmeans, windowing, settings.batching(), encoding
+            shards,
+            tokenizer,
+            files=files,
+            settings=kmeans,
+            windowing=windowing,
+            batching=settings.batch_limits(),
+            encoder_settings=encoding,
         )
         if done["failed"]:
             return done["failed"]
     files = TokenizerFiles.read(fetch_folder(tokenizer.url, "a tokenizer"))
     root = ""  # the shards' names, which run.json holds, are enough to know them by
-    labels = open_output(folder.below("labels").url, files, tokenizer.url, settings, root)
-    return tokenize(shards, labels, files, settings, encoding)["failed"]
+    labels = open_output(
+        folder.below("labels").url, files, source=tokenizer.url, settings=settings, inputs_root=root
+    )
+    return tokenize(shards, labels, files=files, settings=settings, encoder_settings=encoding)[
+        "failed"
+    ]
 
 
 def save_encoder(wavlm: WavLMModel, folder: Folder, dtype: torch.dtype) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from pipeline.cluster.connect import connect
-from pipeline.cluster.dispatch import Batching
-from pipeline.cluster.encoders import EncoderSettings, start_encoders
+from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
+from pipeline.settings import BatchLimits, EncoderSettings, KmeansSettings
 from pipeline.shards.inputs import Shard
 from pipeline.training.kmeans import train_kmeans, train_whitened
 from pipeline.training.sample_features import sample_features_task
@@ -25,29 +25,13 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 CENTER_FRAMES = 20_000
 
 
-@dataclass(frozen=True)
-class KmeansSettings:
-    """How the codebook is trained. max_frames: over all shards, evenly. center: see `centred`.
-
-    whiten: principal components that are clustered, see `train_whitened`; 0 clusters the features.
-    """
-
-    codebook_size: int
-    metric: str
-    max_frames: int
-    iterations: int
-    seed: int
-    center: bool = False
-    whiten: int = 0
-
-
 def train_tokenizer(
     shards: list[Shard],
     output: Folder,
     files: TokenizerFiles,
     settings: KmeansSettings,
     windowing: Windowing,
-    batching: Batching,
+    batching: BatchLimits,
     encoder_settings: EncoderSettings,
 ) -> dict:
     """Sample features, cluster them, write the tokenizer to `output`. Returns what was done.
@@ -59,7 +43,13 @@ def train_tokenizer(
 
     def sample(max_frames: int) -> _Sample:
         return _sample(
-            shards, max_frames, files, settings.seed, windowing, batching, encoder_settings
+            shards,
+            max_frames,
+            files=files,
+            seed=settings.seed,
+            windowing=windowing,
+            batching=batching,
+            encoder_settings=encoder_settings,
         )
 
     if settings.center:
@@ -131,7 +121,7 @@ def _sample(
     files: TokenizerFiles,
     seed: int,
     windowing: Windowing,
-    batching: Batching,
+    batching: BatchLimits,
     encoder_settings: EncoderSettings,
 ) -> _Sample:
     """About max_frames features, evenly from all shards."""
@@ -147,10 +137,10 @@ def _sample(
     runs = run_shards(
         "features",
         shards,
-        pool.shards_at_once,
-        pool.cpus_per_shard,
-        sample_features_task,
-        arguments,
+        at_once=pool.shards_at_once,
+        num_cpus=pool.cpus_per_shard,
+        function=sample_features_task,
+        arguments=arguments,
     )
     for shard, result, why in runs:
         if why:

@@ -15,11 +15,11 @@ from ray.actor import ActorHandle
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.training_progress import Reporter
+from pipeline.settings import CropSettings, VocoderSettings
 from pipeline.shards.inputs import Shard
-from pipeline.training.crops import Crops, CropSettings
+from pipeline.training.crops import Crops
 from pipeline.training.launch import run_in_processes, this_rank
 from tokenizer.codec.decoder import LEVEL
-from tokenizer.codec.vocoder import VocoderConfig
 from tokenizer.codec.vocoder_losses import VocoderTraining
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -35,25 +35,7 @@ SMALLEST_SCALE = 0.01
 UNCHANGED = {"speed": 0, "rooms": 0, "mixing": 0, "noise": 0, "channels": 0}
 
 
-@dataclass(frozen=True)
-class VocoderSettings:
-    """What decides the vocoder beside the tokenizer and the audio.
-
-    rows, frames: of a batch. workers: processes, each with its own batches.
-    """
-
-    vocoder: VocoderConfig
-    adversarial_weight: float
-    steps: int
-    rows: int
-    frames: int
-    learning_rate: float
-    precision: str
-    seed: int
-    workers: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Run:
     """All that a training process is told; travels to it by Ray."""
 
@@ -83,9 +65,22 @@ def train_vocoder(
     connect()
 
     def make_run(board: ActorHandle) -> _Run:
-        return _Run(shards, output.url, files, settings, training, board)
+        return _Run(
+            shards=shards,
+            output=output.url,
+            files=files,
+            settings=settings,
+            training=training,
+            board=board,
+        )
 
-    run_in_processes("vocoder", _train_in_process, make_run, training.device, settings.workers)
+    run_in_processes(
+        "vocoder",
+        _train_in_process,
+        make_run=make_run,
+        device=training.device,
+        workers=settings.workers,
+    )
     log = (output.read_text("training/log.jsonl") or "").splitlines()
     return json.loads(log[-1])
 
@@ -96,10 +91,14 @@ def _train_in_process(config: dict) -> None:
     tokenizer = Tokenizer(run.files, run.training.device, settings.precision)
     # An encoder that normalises nothing is given speech at the level that comes out.
     heard = 1.0 if tokenizer.normalize else LEVEL
-    crop = CropSettings(settings.rows, settings.frames, mask_share=0.1, mask_span=1, **UNCHANGED)
+    crop = CropSettings(
+        rows=settings.rows, frames=settings.frames, mask_share=0.1, mask_span=1, **UNCHANGED
+    )
 
     def crops(step: int) -> Crops:
-        return Crops(run.shards, None, [], crop, [settings.seed, 1 + this_rank(), step])
+        return Crops(
+            run.shards, None, noises=[], settings=crop, seed=[settings.seed, 1 + this_rank(), step]
+        )
 
     def decoded(waves: torch.Tensor) -> torch.Tensor:
         # As tokenizing does it: under autocast the codebook lookup would not be in fp32.
@@ -111,7 +110,10 @@ def _train_in_process(config: dict) -> None:
         return torch.stack([own[: settings.frames].clone() for own in rows])
 
     # The same batches in all processes.
-    few = islice(Crops(run.shards, None, [], crop, [settings.seed, 0, 0]), BATCHES_FOR_SCALE)
+    few = islice(
+        Crops(run.shards, None, noises=[], settings=crop, seed=[settings.seed, 0, 0]),
+        BATCHES_FOR_SCALE,
+    )
     rows = torch.cat([decoded(waves).flatten(0, 1).cpu() for waves, *_ in few])
     scale = rows.std(0)
     torch.manual_seed(settings.seed)
@@ -119,8 +121,8 @@ def _train_in_process(config: dict) -> None:
         settings.vocoder,
         rows.mean(0),
         # A dimension that hardly moves is not blown up.
-        scale.clamp(min=SMALLEST_SCALE * float(scale.mean())),
-        settings.adversarial_weight,
+        scale=scale.clamp(min=SMALLEST_SCALE * float(scale.mean())),
+        adversarial_weight=settings.adversarial_weight,
     )
 
     def objective(waves, *_):
@@ -128,7 +130,15 @@ def _train_in_process(config: dict) -> None:
 
     folder = Folder(run.output)
     show = Reporter(run.board)
-    train(model, objective, crops, run.training, folder.below("training"), "vocoder", show=show)
+    train(
+        model,
+        objective,
+        batches=crops,
+        settings=run.training,
+        folder=folder.below("training"),
+        name="vocoder",
+        show=show,
+    )
     if this_rank() == 0:
         _write(run, model, folder)
 

@@ -55,7 +55,11 @@ def triples():
         even, odd = (2 * random.integers(CODES // 2, size=12) + side for side in (0, 1))
         # Lengths differ, and prompts end within a chunk.
         size = 8 + number % 5
-        made.append(Triple(f"t{number}", utterance(random, 9 + number % 7), even[:size], odd))
+        made.append(
+            Triple(
+                f"t{number}", utterance(random, 9 + number % 7), chosen=even[:size], rejected=odd
+            )
+        )
     return made
 
 
@@ -64,7 +68,16 @@ def tuned(model, triples, folder, show=lambda *_: None, **changes):
     settings = PreferenceSettings(**{"steps": 30, "rows": 8, "learning_rate": 2e-3} | changes)
     learning, held_out = split(triples, 0.25, 0)
     output = Folder(str(folder))
-    tuning = Alignment(copy.deepcopy(model), learning, held_out, settings, output, show, 1e-9, 5)
+    tuning = Alignment(
+        copy.deepcopy(model),
+        learning,
+        held_out=held_out,
+        settings=settings,
+        output=output,
+        show=show,
+        checkpoint_minutes=1e-9,
+        log_every=5,
+    )
     return tuning, *tuning.run(None, {})
 
 
@@ -120,14 +133,14 @@ def test_a_tuning_that_was_stopped_ends_as_one_that_was_not(model, triples, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tuned(model, triples, tmp_path / "stopped", stop, steps=20)
+        tuned(model, triples, folder=tmp_path / "stopped", show=stop, steps=20)
     assert not (tmp_path / "stopped/model").exists()
     again, *_ = tuned(model, triples, tmp_path / "stopped", steps=20)
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, again.model.state_dict()[name]), name
     assert [line["step"] for line in again.lines] == [5, 10, 15, 20]
     # Each triple once before any is met again.
-    seen = [place for step in range(5) for place in batch_of(10, 4, step, 0)]
+    seen = [place for step in range(5) for place in batch_of(10, 4, step=step, seed=0)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
 
 
@@ -187,13 +200,15 @@ def places(model, tmp_path_factory):
     """lm, tokens that it models, and triples outside its codebook; a model that is not finite."""
     folder = tmp_path_factory.mktemp("align")
     random = np.random.default_rng(3)
-    save_lm(folder / "lm", model, None, {})
+    save_lm(folder / "lm", model, tokenizer=None, made_by={})
     broken = copy.deepcopy(model)
     broken.head.weight.data[0] = math.nan
-    save_lm(folder / "nan", broken, None, {})
+    save_lm(folder / "nan", broken, tokenizer=None, made_by={})
     write_tokens(folder / "tokens", [utterance(random) for _ in range(40)], CODES)
     write_tokens(folder / "short", [utterance(random, 10)], CODES)
-    write_tokens(folder / "named", [utterance(random)], CODES, "0123456789abcdef")
+    write_tokens(
+        folder / "named", [utterance(random)], codebook_size=CODES, tokenizer="0123456789abcdef"
+    )
     (folder / "high.jsonl").write_text(json.dumps({**GOOD, "chosen": [CODES]}))
     (folder / "good.jsonl").write_text((json.dumps(GOOD) + "\n") * 3)
     return folder

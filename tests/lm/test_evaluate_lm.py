@@ -72,7 +72,9 @@ def test_ties_count_half_groups_count_once_and_the_interval_is_wilsons():
     assert wilson(1.0, 20) == pytest.approx((0.83887, 1.0), abs=1e-5)
 
     def judged(group: str, positive, negative, subset=None):
-        pair = Pair("task", group, group, Path("a"), Path("b"), subset)
+        pair = Pair(
+            "task", group, group=group, positive=Path("a"), negative=Path("b"), subset=subset
+        )
         return Judged(pair, positive, negative)
 
     # Per token the first is right and the second wrong; summed the other way round; then a tie.
@@ -190,12 +192,17 @@ def places(tmp_path_factory):
     torch.manual_seed(0)
     model = SpeechLM.from_tokenizer(small_config(256), files)
     train(model, said[:48], 60)
-    save_lm(folder / "lm", model, files, {})
-    save_lm(folder / "random", SpeechLM(small_config(256, inputs="embedding")), None, {})
-    write_tokens(folder / "tokens", said[48:], 256, files.fingerprint)
-    write_tokens(folder / "other", said[48:], 256, "0123456789abcdef")
+    save_lm(folder / "lm", model, tokenizer=files, made_by={})
+    save_lm(
+        folder / "random",
+        SpeechLM(small_config(256, inputs="embedding")),
+        tokenizer=None,
+        made_by={},
+    )
+    write_tokens(folder / "tokens", said[48:], codebook_size=256, tokenizer=files.fingerprint)
+    write_tokens(folder / "other", said[48:], codebook_size=256, tokenizer="0123456789abcdef")
     write_tokens(folder / "imported", [np.array([1, 300])], 512)
-    write_tokens(folder / "nothing", [], 256, files.fingerprint)
+    write_tokens(folder / "nothing", [], codebook_size=256, tokenizer=files.fingerprint)
     task = folder / "pairs/voice_consistency"
     task.mkdir(parents=True)
     for sample in range(24):

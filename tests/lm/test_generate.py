@@ -24,18 +24,19 @@ from lm.generation import Generator, Sampling
 from lm.inference import BLOCK
 from lm.model import SpeechLM
 from pipeline.shards.samples import TarWriter
-from tokenizer.codec.vocoder import Vocoder, VocoderConfig
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import VocoderConfig
 from tokenizer.storage.folder import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
-EVERYTHING = Sampling(1.0, None, None)
+EVERYTHING = Sampling(temperature=1.0, top_k=None, top_p=None)
 
 
 def speaking(files: TokenizerFiles, causal: bool) -> TokenizerFiles:
     """The tokenizer with a small vocoder of random weights."""
     torch.manual_seed(2)
-    config = VocoderConfig(files.width, 16, 1, 32, causal=causal)
+    config = VocoderConfig(width=files.width, hidden=16, layers=1, feed_forward=32, causal=causal)
     return replace(files, vocoder=config, vocoder_weights=dict(Vocoder(config).state_dict()))
 
 
@@ -75,7 +76,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tmp_path, inputs):
     generator = Generator(lm_of(tmp_path, inputs, 4))
     prompts = [speech(n, seed=n) for n in (0, 13, 80, 13, 90)]
     seeds = [5, 6, 7, 8, 9]
-    for sampling in (EVERYTHING, Sampling(0.9, top_k=5, top_p=0.7)):
+    for sampling in (EVERYTHING, Sampling(temperature=0.9, top_k=5, top_p=0.7)):
         together = generator.generate(prompts, 30, seeds, sampling)
         for prompt, seed, expected in zip(prompts, seeds, together):
             assert expected.shape == (30,)
@@ -91,7 +92,7 @@ def test_a_prompt_that_ends_within_a_chunk_loses_nothing():
     """What follows is likely by the model's own word: greedy, each token is the likeliest one."""
     model = small_lm(window=90)
     prompt = speech(30, seed=4)
-    (tokens,) = Generator(model).generate([prompt], 31, [0], Sampling(0))
+    (tokens,) = Generator(model).generate([prompt], 31, [0], Sampling(temperature=0))
     own = np.concatenate([prompt, tokens])
     with torch.no_grad():
         logits = model(*row_of([own], 4, 4 + 64))[0]
@@ -103,12 +104,12 @@ def test_tokens_are_drawn_as_likely_as_they_are():
     generators = [torch.Generator().manual_seed(i) for i in range(4000)]
     for sampling, expected in (
         (EVERYTHING, [0.05, 0.5, 0.15, 0.3]),
-        (Sampling(1.0, top_k=2, top_p=None), [0, 0.625, 0, 0.375]),
-        (Sampling(1.0, top_p=0.7), [0, 0.625, 0, 0.375]),
-        (Sampling(1.0, top_p=0.81), [0, 0.526, 0.158, 0.316]),
-        (Sampling(1.0, top_k=3, top_p=0.3), [0, 1, 0, 0]),
-        (Sampling(0.5, top_p=1), [0.007, 0.685, 0.062, 0.247]),
-        (Sampling(0), [0, 1, 0, 0]),
+        (Sampling(temperature=1.0, top_k=2, top_p=None), [0, 0.625, 0, 0.375]),
+        (Sampling(temperature=1.0, top_p=0.7), [0, 0.625, 0, 0.375]),
+        (Sampling(temperature=1.0, top_p=0.81), [0, 0.526, 0.158, 0.316]),
+        (Sampling(temperature=1.0, top_k=3, top_p=0.3), [0, 1, 0, 0]),
+        (Sampling(temperature=0.5, top_p=1), [0.007, 0.685, 0.062, 0.247]),
+        (Sampling(temperature=0), [0, 1, 0, 0]),
     ):
         drawn = sampling.draw(logits, generators)
         shares = torch.bincount(drawn.flatten(), minlength=4) / 4000
@@ -145,9 +146,9 @@ def models(tmp_path_factory) -> Path:
     files = TokenizerFiles.read(PRETRAINED / "wavlm-tiny-km256")
     torch.manual_seed(0)
     model = SpeechLM.from_tokenizer(small_config(codebook_size=256, window=120), files)
-    save_lm(folder / "lm", model, files, {})
-    save_lm(folder / "loud", model, speaking(files, causal=True), {})
-    save_lm(folder / "imported", small_lm(), None, {})
+    save_lm(folder / "lm", model, tokenizer=files, made_by={})
+    save_lm(folder / "loud", model, tokenizer=speaking(files, causal=True), made_by={})
+    save_lm(folder / "imported", small_lm(), tokenizer=None, made_by={})
     return folder
 
 

@@ -13,8 +13,9 @@ from lm.model import targets
 from lm.training import rows
 from lm.training.data import TokenShards
 from lm.training.rows import Batching, TokenStream, validation_batches
+from pipeline.settings import ImportSettings
 from pipeline.shards.inputs import find_files
-from pipeline.tokenize.import_tokens import ImportSettings, import_tokens
+from pipeline.tokenize.import_tokens import import_tokens
 from tokenizer.storage.folder import Folder
 
 CHUNK, LENGTH = 4, 32
@@ -28,7 +29,11 @@ def imported(folder, utterances, output=None, codes=None, shard_tokens=150):
     )
     _, files = find_files([str(lines)], (".jsonl",))
     output = output or str(folder / "tokens")
-    import_tokens(files, Folder(output), ImportSettings(codes, 50.0, shard_tokens))
+    import_tokens(
+        files,
+        Folder(output),
+        ImportSettings(codebook_size=codes, tokens_per_second=50.0, shard_tokens=shard_tokens),
+    )
     return output
 
 
@@ -45,7 +50,7 @@ def output(utterances, tmp_path_factory):
 
 
 def batching(count=4, **more) -> Batching:
-    return Batching(count, LENGTH, CHUNK, seed=3, **more)
+    return Batching(rows=count, row_tokens=LENGTH, chunk=CHUNK, seed=3, **more)
 
 
 def drawn(tokens, count, batching, workers=0):
@@ -195,4 +200,4 @@ def test_what_is_no_output_is_told(output, tmp_path):
     with pytest.raises(LMError, match="evenly"):
         batching(4, world=3)
     with pytest.raises(LMError, match="chunks"):
-        Batching(4, 30, CHUNK, seed=0)
+        Batching(rows=4, row_tokens=30, chunk=CHUNK, seed=0)

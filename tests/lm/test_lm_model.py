@@ -54,7 +54,7 @@ def test_both_forms_of_attention_are_the_dense_one(chunk):
     parts.append((torch.rand(len(utterance), 4, ROW) * 2).requires_grad_())
     table = torch.randn(config.num_buckets, 4, requires_grad=True)
     expected = dense(*parts, utterance, table, config)
-    banded = BandAttention(utterance, table, config, torch.float32)(*parts)
+    banded = BandAttention(utterance, table, config=config, dtype=torch.float32)(*parts)
     torch.testing.assert_close(banded, expected, atol=1e-5, rtol=1e-5)
     upstream = torch.randn_like(expected)
     grads = [torch.autograd.grad(x, [*parts, table], upstream) for x in (expected, banded)]
@@ -230,7 +230,7 @@ def test_a_folder_gives_the_model_back(tmp_path, inputs):
     files = None if inputs == "embedding" else causal_files(tmp_path / "wavlm")
     config = small_config(inputs=inputs)
     model = shaken(SpeechLM.from_tokenizer(config, files) if files else SpeechLM(config))
-    save_lm(tmp_path / "lm", model, files, {"by": "a test"})
+    save_lm(tmp_path / "lm", model, tokenizer=files, made_by={"by": "a test"})
     tokens, utterance = rows(4)
     with torch.no_grad():
         expected = model(tokens, utterance)
@@ -245,7 +245,7 @@ def test_a_folder_gives_the_model_back(tmp_path, inputs):
 def test_what_is_no_model_folder(tmp_path):
     files = causal_files(tmp_path / "wavlm")
     model = SpeechLM.from_tokenizer(small_config(), files)
-    save_lm(tmp_path / "lm", model, files, {})
+    save_lm(tmp_path / "lm", model, tokenizer=files, made_by={})
     about, weights = tmp_path / "lm/config.json", tmp_path / "lm/model.safetensors"
     text, data = about.read_text(), weights.read_bytes()
     for path, content, said in (

@@ -84,13 +84,13 @@ def train_here(tokens, output, **changes) -> list[dict]:
         }
     )
     shape = {name.replace("-", "_"): value for name, value in SHAPE.items()}
-    config = LMConfig(CODES, **shape, window=16, inputs="embedding")
+    config = LMConfig(codebook_size=CODES, **shape, window=16, inputs="embedding")
     train, valid = TokenShards.open(tokens, 0.1)
     run = Run(
-        config,
-        settings,
-        train,
-        valid,
+        config=config,
+        settings=settings,
+        train=train,
+        valid=valid,
         tokenizer=None,
         encoder=None,
         output=Folder(str(output)),

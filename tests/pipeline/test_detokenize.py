@@ -14,7 +14,8 @@ from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job, snapsho
 from ray_cluster import environment
 from refusals import assert_refused
 
-from tokenizer.codec.vocoder import Vocoder, VocoderConfig
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import VocoderConfig
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -26,7 +27,7 @@ def speaking(tokenizer, tmp_path_factory) -> Path:
     """The tokenizer, with a vocoder of random weights."""
     files = TokenizerFiles.read(tokenizer)
     torch.manual_seed(0)
-    vocoder = Vocoder(VocoderConfig(files.width, 32, 2, 64))
+    vocoder = Vocoder(VocoderConfig(width=files.width, hidden=32, layers=2, feed_forward=64))
     # About as loud as a trained one.
     vocoder.head.proj.bias.data[:513] = 0.5
     folder = tmp_path_factory.mktemp("speaking")

@@ -12,8 +12,8 @@ from refusals import assert_refused
 
 from pipeline.shards.samples import read_tokens
 from tokenizer.audio.frames import num_frames
-from tokenizer.codec.focal import FocalConfig
 from tokenizer.codec.quantizers import BinarySpherical, LearnedCodebook
+from tokenizer.config import FocalConfig
 from tokenizer.storage.folder import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
@@ -84,7 +84,9 @@ def test_killed_in_training_and_run_again(tmp_path):
 def test_fewer_tokens_a_second_go_through_the_whole_job(tmp_path):
     folder, tokens = tmp_path / "distilled", tmp_path / "tokens"
     plain = TokenizerFiles.read(PRETRAINED / "wavlm-tiny-km256")
-    distilled(plain, FocalConfig(plain.width, 8, (16, 16), (2, 2))).save(folder)
+    distilled(
+        plain, FocalConfig(width=plain.width, latent=8, hidden=(16, 16), factors=(2, 2))
+    ).save(folder)
     # Windows far shorter than the utterances: tokens must meet at their edges.
     cut = ("--window-seconds", 2.1, "--context-seconds", 0.5, *ONE_THREAD)
     done = run_job(

@@ -9,7 +9,8 @@ from conftest import ONE_THREAD, SPEECH, run_here, run_job
 from refusals import assert_refused
 
 from pipeline.evaluation.evaluate_decoding import FeatureFigures
-from tokenizer.codec.vocoder import Vocoder, VocoderConfig
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import VocoderConfig
 from tokenizer.storage.folder import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ def test_perfect_features_have_no_error_and_the_mean_frame_has_one():
 def test_the_job_measures_features_and_speech(tmp_path):
     files = TokenizerFiles.read(TOKENIZER)
     torch.manual_seed(0)
-    vocoder = Vocoder(VocoderConfig(files.width, 16, 1, 16))
+    vocoder = Vocoder(VocoderConfig(width=files.width, hidden=16, layers=1, feed_forward=16))
     speaking = replace(files, vocoder=vocoder.config, vocoder_weights=vocoder.state_dict())
     speaking.save(tmp_path / "speaking")
     done = run_job(

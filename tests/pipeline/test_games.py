@@ -80,7 +80,7 @@ def sky(path, files, far=0):
 
 def game(path):
     """A game whose lines are at an absolute path, or at those of a glob."""
-    return Source("made-up", "en", "several", str(path).lstrip("/"))
+    return Source("made-up", "en", gender="several", pattern=str(path).lstrip("/"))
 
 
 def mp3(hz, seconds):
@@ -124,12 +124,17 @@ def test_files_of_samples_make_an_utterance_and_noise_needs_no_synthesiser(tmp_p
         (tmp_path / f"{number}.ALS").write_bytes(tone(300, number).tobytes())
     found = lines(game(tmp_path / "*.ALS"))
     assert found == [(f"{tmp_path}/{n}.ALS", n) for n in (1, 2)]
-    cast = Voice(GAMES, "made-up", "en", "several")
+    cast = Voice(GAMES, "made-up", language="en", gender="several")
     said = [Recordings(cast, tuple(name for name, _ in found))]
-    (row,) = make_shard(ShardPlan("a/a-000", "a", 0, (1,), {}, [], said), tmp_path / "a.tar")
+    (row,) = make_shard(
+        ShardPlan("a/a-000", "a", number=0, seed=(1,), seconds={}, sentences=[], recordings=said),
+        tmp_path / "a.tar",
+    )
     assert (row["speaker"], row["engine"]) == ("recording-made-up", "recording")
     assert 3 < row["seconds"] < 3.4
-    noise = ShardPlan("noise/noise-000", "noise", 0, (2,), {"noise": 20.0}, [])
+    noise = ShardPlan(
+        "noise/noise-000", "noise", number=0, seed=(2,), seconds={"noise": 20.0}, sentences=[]
+    )
     assert sum(r["seconds"] for r in make_noise_shard(noise, tmp_path / "noise.tar")) >= 20
 
 

@@ -147,8 +147,12 @@ def test_abx_is_that_of_every_triple_one_by_one(monkeypatch, table):
             stop = first + int(random.integers(1, 7))
             items.append(abx.Item(key, first, stop, "ABC"[random.integers(3)], context, key))
     figures = abx.abx_errors(items, codes, centroids, max_group=99)
-    assert figures["abx_within"] == pytest.approx(plain_abx(items, codes, centroids, False))
-    assert figures["abx_across"] == pytest.approx(plain_abx(items, codes, centroids, True))
+    assert figures["abx_within"] == pytest.approx(
+        plain_abx(items, codes, centroids=centroids, across=False)
+    )
+    assert figures["abx_across"] == pytest.approx(
+        plain_abx(items, codes, centroids=centroids, across=True)
+    )
     assert figures["abx_segments"] == 90
 
 

@@ -11,8 +11,8 @@ import pytest
 import webdataset
 from models import Bomb
 
-from pipeline.shards.samples import TarWriter, read_samples
 from pipeline.shards import samples as shards
+from pipeline.shards.samples import TarWriter, read_samples
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

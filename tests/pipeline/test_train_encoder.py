@@ -9,7 +9,7 @@ from conftest import SPEECH, kill_when, run_here, run_job
 from safetensors.torch import load_file
 from transformers import WavLMConfig, WavLMModel
 
-from tokenizer.encoder.wavlm_config import read_encoder
+from tokenizer.storage.encoder_files import read_encoder
 
 SMALL = {
     "input": [SPEECH],

@@ -21,10 +21,10 @@ from pipeline.training.causal_encoder import learn_causal
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.compression import Compression
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.config import EncoderError, FocalConfig
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
-from tokenizer.encoder.wavlm_config import EncoderError, read_encoder
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.folder import PRETRAINED, Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
@@ -61,7 +61,14 @@ def tokenizer_of(student: CausalStudent, factors: tuple[int, ...]) -> Tokenizer:
     files = {f"encoder.{name}": weight for name, weight in weights.items()}
     (features,) = CausalWavLM(student.config, weights)([torch.from_numpy(noise(seed=6))])
     if factors:
-        shape = FocalConfig(64, 8, (32,) * len(factors), factors, causal=True, past_frames=PAST)
+        shape = FocalConfig(
+            width=64,
+            latent=8,
+            hidden=(32,) * len(factors),
+            factors=factors,
+            causal=True,
+            past_frames=PAST,
+        )
         for name, part in (
             ("compressor", Compressor(shape)),
             ("decompressor", Decompressor(shape)),
@@ -70,7 +77,9 @@ def tokenizer_of(student: CausalStudent, factors: tuple[int, ...]) -> Tokenizer:
         files |= {"features.mean": features.mean(0), "features.scale": features.std()}
         (features,) = Compression(shape, files).latents([features])
     files["codebook.codes"] = features[torch.randperm(len(features))[:64]].clone()
-    return Tokenizer(TokenizerFiles(student.config, "l2", files, {}, shape))
+    return Tokenizer(
+        TokenizerFiles(student.config, "l2", weights=files, made_by={}, compressor=shape)
+    )
 
 
 def streamed(tokenizer: Tokenizer, wave: np.ndarray, most: int, seed: int = 0) -> list[np.ndarray]:
@@ -201,7 +210,14 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
     assert last < first < 0.5
     # A run that is killed after this stage goes on with what was learned in it.
     tokenizer, folder = TokenizerFiles.read(output), PRETRAINED / "wavlm-tiny"
-    training = TrainingSettings(SMALL["encoder-steps"], 1e-3, "fp32", "cpu", 2, 0)
+    training = TrainingSettings(
+        steps=SMALL["encoder-steps"],
+        learning_rate=1e-3,
+        precision="fp32",
+        device="cpu",
+        checkpoint_minutes=2,
+        workers=0,
+    )
     stage = Folder(str(output)).below("training/encoder")
     learned, _ = learn_causal(
         folder, *read_encoder(folder, 4), torch.zeros(256), None, None, training, stage, None

@@ -33,11 +33,15 @@ def noise(n, dim, seed):
     "features, codes",
     [
         (noise(3000, 64, 0), noise(256, 64, 1)),
-        (clusters(3000, 64, 40, 2), clusters(1000, 64, 40, 2)[::-1].copy()),
+        (
+            clusters(3000, 64, centres=40, seed=2),
+            clusters(1000, 64, centres=40, seed=2)[::-1].copy(),
+        ),
         # Codes of unlike length, where a missing |c|^2 would be seen at once.
         (
-            clusters(3000, 16, 40, 3) + 5,
-            clusters(300, 16, 40, 3) * np.linspace(0.5, 2, 300, dtype=np.float32)[:, None],
+            clusters(3000, 16, centres=40, seed=3) + 5,
+            clusters(300, 16, centres=40, seed=3)
+            * np.linspace(0.5, 2, 300, dtype=np.float32)[:, None],
         ),
         (noise(1500, 8, 4), noise(65_536, 8, 5)),
     ],
@@ -92,7 +96,7 @@ def test_codes_of_any_dtype_and_batches_of_any_size():
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_kmeans_is_as_good_as_one_call_of_faiss(metric):
-    features = clusters(8000, 16, 200, 10, spread=0.4)
+    features = clusters(8000, 16, centres=200, seed=10, spread=0.4)
     codes, objective = train_kmeans(features.copy(), 64, metric, seed=3, iterations=25)
     again, _ = train_kmeans(features.copy(), 64, metric, seed=3, iterations=25)
     other, _ = train_kmeans(features.copy(), 64, metric, seed=4, iterations=25)
@@ -151,7 +155,7 @@ def test_whitened_kmeans_sees_what_loud_directions_hide():
         np.add.at(joint, (which, found), 1)
         return joint.max(0).sum() / 8000, found
 
-    plain, _ = purity(train_kmeans(features.copy(), 200, "l2", 0, 25)[0])
+    plain, _ = purity(train_kmeans(features.copy(), 200, metric="l2", seed=0, iterations=25)[0])
     codes, projection, objective = train_whitened(features, 200, 8, seed=0, iterations=25)
     whitened, found = purity(codes, torch.from_numpy(projection))
     assert whitened > 0.7 > 0.4 > plain

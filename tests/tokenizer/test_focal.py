@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.config import FocalConfig
 
 FRAMES = 40
 RATES = {"50 Hz": (1, 1), "25 Hz": (2, 1), "12.5 Hz": (2, 2)}
@@ -13,7 +13,9 @@ RATES = {"50 Hz": (1, 1), "25 Hz": (2, 1), "12.5 Hz": (2, 2)}
 def modules(factors=(1, 1), causal=False):
     """A compressor and its decompressor, of few dimensions."""
     torch.manual_seed(1)
-    config = FocalConfig(24, 5, (16, 12), factors, causal=causal, past_frames=20)
+    config = FocalConfig(
+        width=24, latent=5, hidden=(16, 12), factors=factors, causal=causal, past_frames=20
+    )
     return Compressor(config).eval(), Decompressor(config).eval()
 
 

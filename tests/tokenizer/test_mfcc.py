@@ -6,7 +6,8 @@ import torch
 from conftest import SPEECH, run_job
 
 from tokenizer.audio.frames import num_frames
-from tokenizer.encoder.mfcc import MFCC, MFCCConfig
+from tokenizer.config import MFCCConfig
+from tokenizer.encoder.mfcc import MFCC
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 

@@ -13,7 +13,7 @@ from tokenizer.audio.frames import num_frames
 from tokenizer.encoder.pretraining import MaskedPrediction
 from tokenizer.encoder.span_mask import span_mask
 from tokenizer.encoder.wavlm import WavLM
-from tokenizer.encoder.wavlm_config import read_encoder
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.folder import Folder
 from tokenizer.training.loop import make_optimizers
 
@@ -74,7 +74,7 @@ def test_masked_frames_are_replaced_as_in_transformers(model):
 def test_loss_falls_and_gradients_reach_every_weight(model):
     torch.manual_seed(4)
     waves, labels = torch.randn(4, 32_080), torch.randint(0, 20, (4, 100))
-    masked = torch.from_numpy(span_mask((4, 100), 0.5, 10, np.random.default_rng(0)))
+    masked = torch.from_numpy(span_mask((4, 100), 0.5, span=10, random=np.random.default_rng(0)))
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     losses = []
     for _ in range(30):
@@ -100,7 +100,7 @@ def test_layers_that_are_kept_stay_as_they_are(model):
     kept.keep(2)
     before = copy.deepcopy(kept.encoder().state_dict())
     waves, labels = torch.randn(2, 32_080), torch.randint(0, 20, (2, 100))
-    masked = torch.from_numpy(span_mask((2, 100), 0.5, 10, np.random.default_rng(0)))
+    masked = torch.from_numpy(span_mask((2, 100), 0.5, span=10, random=np.random.default_rng(0)))
     optimizers = make_optimizers(kept, 2e-3)
     for _ in range(2):
         kept(waves, masked, labels)[0].backward()
@@ -113,7 +113,7 @@ def test_layers_that_are_kept_stay_as_they_are(model):
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.65])
 def test_spans_mask_the_share_that_was_asked_for(share):
-    masked = span_mask((400, 250), share, 10, np.random.default_rng(0))
+    masked = span_mask((400, 250), share, span=10, random=np.random.default_rng(0))
     assert abs(masked.mean() - share) < 0.02
     # The row's ends are hidden as often as its middle.
     assert abs(masked[:, :5].mean() - share) < 0.06
@@ -137,7 +137,7 @@ def test_mixing_keeps_its_ratio_and_place():
     wave = normalize(random.standard_normal(16_000).astype(np.float32))
     other = normalize(random.standard_normal(8_000).astype(np.float32))
     for ratio in (-5.0, 0.0, 20.0):
-        added = mix(wave, other, ratio, 0.5, random) - wave
+        added = mix(wave, other, ratio_db=ratio, longest=0.5, random=random) - wave
         length = np.count_nonzero(np.abs(added) > 0)
         assert 0 < length <= 8_000
         energy = np.square(added).sum() / length

@@ -10,9 +10,9 @@ from models import distilled
 
 from tokenizer.audio.frames import num_frames
 from tokenizer.codec.decoder import limited
-from tokenizer.codec.focal import FocalConfig
-from tokenizer.codec.vocoder import Vocoder, VocoderConfig, inverse_stft
+from tokenizer.codec.vocoder import Vocoder, inverse_stft
 from tokenizer.codec.vocoder_losses import SpectralLoss, VocoderTraining
+from tokenizer.config import FocalConfig, VocoderConfig
 from tokenizer.storage.folder import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
@@ -23,7 +23,9 @@ TOKENIZER = "wavlm-tiny-km256"
 def small_vocoder(width=24, **changes) -> Vocoder:
     """A vocoder of random weights."""
     torch.manual_seed(0)
-    return Vocoder(VocoderConfig(width, 32, 3, 48, **changes)).eval()
+    return Vocoder(
+        VocoderConfig(width=width, hidden=32, layers=3, feed_forward=48, **changes)
+    ).eval()
 
 
 def speaking(files: TokenizerFiles, **changes) -> TokenizerFiles:
@@ -94,7 +96,9 @@ def test_the_causal_form_looks_at_no_later_frame():
 
 
 def test_names_and_shapes_are_those_of_focalcodecs_published_weights():
-    shapes = {name: tuple(v.shape) for name, v in Vocoder(VocoderConfig(1024)).state_dict().items()}
+    shapes = {
+        name: tuple(v.shape) for name, v in Vocoder(VocoderConfig(width=1024)).state_dict().items()
+    }
     block = {
         "dwconv.weight": (512, 1, 7),
         "norm.weight": (512,),
@@ -126,7 +130,7 @@ def test_losses_tell_louder_shorter_and_other_sounds_from_the_same():
 
 
 def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
-    config = VocoderConfig(8, 16, 1, 16)
+    config = VocoderConfig(width=8, hidden=16, layers=1, feed_forward=16)
     training = VocoderTraining(config, torch.zeros(8), torch.ones(8), adversarial_weight=0.5)
     features, waves = torch.randn(1, 26, 8), 0.07 * torch.randn(1, 26 * 320 + 80)
     training(features, waves)[0].backward()
@@ -148,7 +152,7 @@ def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_what_learns_in_standard_units_speaks_in_those_of_the_features(causal):
-    config = VocoderConfig(24, 32, 3, 48, causal=causal)
+    config = VocoderConfig(width=24, hidden=32, layers=3, feed_forward=48, causal=causal)
     mean, scale = 50 * torch.randn(24), 20 * torch.rand(24) + 1
     training = VocoderTraining(config, mean, scale)
     vocoder = Vocoder(config)
@@ -192,7 +196,7 @@ def test_what_tokens_of_other_codebooks_stand_for(files):
     (features,) = by_angle.decode_features([tokens])
     np.testing.assert_allclose(np.square(features).mean(1), 1, rtol=1e-4)
     # Distilled, two frames a token: the decompressor's features, in the features' own units.
-    config = FocalConfig(files.width, 8, (16, 16), (2, 1))
+    config = FocalConfig(width=files.width, latent=8, hidden=(16, 16), factors=(2, 1))
     tokenizer = Tokenizer(speaking(distilled(files, config)))
     (features,) = tokenizer.decode_features([tokens])
     assert features.shape == (10, files.width) and 5 < features.mean() < 9
@@ -206,7 +210,14 @@ def test_what_tokens_of_other_codebooks_stand_for(files):
 def test_speech_streams_as_it_decodes(files, factors):
     """Of plain k-means, and of causal decompressors of 50 and 12.5 tokens a second."""
     if factors:
-        config = FocalConfig(files.width, 8, (16, 16), factors, causal=True, past_frames=16)
+        config = FocalConfig(
+            width=files.width,
+            latent=8,
+            hidden=(16, 16),
+            factors=factors,
+            causal=True,
+            past_frames=16,
+        )
         files = distilled(files, config)
     tokenizer = Tokenizer(speaking(files, causal=True))
     tokens = np.random.default_rng(1).integers(0, files.codebook_size, 123)
@@ -223,7 +234,9 @@ def test_speech_streams_as_it_decodes(files, factors):
 
 
 def test_long_decoding_keeps_a_causal_decompressors_chunks(files):
-    config = FocalConfig(files.width, 8, (16,), (1,), causal=True, past_frames=16)
+    config = FocalConfig(
+        width=files.width, latent=8, hidden=(16,), factors=(1,), causal=True, past_frames=16
+    )
     tokenizer = Tokenizer(speaking(distilled(files, config), causal=True))
     tokens = np.random.default_rng(2).integers(0, 32, 3333)
     stream = tokenizer.speech_stream()

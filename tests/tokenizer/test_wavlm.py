@@ -9,9 +9,10 @@ import torch
 from models import LAYERS, Bomb, small_wavlm
 from safetensors.torch import load_file, save_file
 
+from tokenizer.config import EncoderError
 from tokenizer.encoder import wavlm_layer
 from tokenizer.encoder.wavlm import WavLM
-from tokenizer.encoder.wavlm_config import EncoderError, read_encoder
+from tokenizer.storage.encoder_files import read_encoder
 
 NORMS = ["layer", "group"]
 # Of one frame, the last sample before the second and the first with it, one convolution tile,

@@ -113,7 +113,9 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
     waveform = None if kept is None else np.concatenate([np.empty(0, np.float32), *kept])
     # 1e-7 as in Hugging Face's Wav2Vec2FeatureExtractor, which WavLM was trained with.
     scale = 1.0 / (variance + 1e-7) ** 0.5
-    return Utterance(SAMPLE_RATE, count / SAMPLE_RATE, count, mean, scale, waveform)
+    return Utterance(
+        SAMPLE_RATE, count / SAMPLE_RATE, samples=count, mean=mean, scale=scale, waveform=waveform
+    )
 
 
 def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:

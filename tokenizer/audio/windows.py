@@ -96,7 +96,7 @@ class Windowing:
         for the frames that are no whole token.
         """
         if frames <= self.frames:
-            return [Window(0, frames, 0, frames)]
+            return [Window(0, frames, keep_from=0, keep_to=frames)]
         windows, kept = [], 0
         grid = self.chunk if self.past else self.frames_per_token
         before, after = (self.past, 0) if self.past else (self.context, self.context)
@@ -105,7 +105,7 @@ class Windowing:
             start = min(max(0, kept - before), last_start)
             stop = min(start + self.frames, frames)
             keep_to = frames if stop == frames else stop - after
-            windows.append(Window(start, stop, kept, keep_to))
+            windows.append(Window(start, stop, keep_from=kept, keep_to=keep_to))
             kept = keep_to
         return windows
 

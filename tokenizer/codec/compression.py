@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.codec.focal import FocalConfig, State
+from tokenizer.codec.focal import State
+from tokenizer.config import FocalConfig
 from tokenizer.encoder.linear import pack_linears
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.codec.focal import FocalBlock, FocalConfig, State
+from tokenizer.codec.focal import FocalBlock, State
+from tokenizer.config import FocalConfig
 from tokenizer.encoder.linear import product
 
 

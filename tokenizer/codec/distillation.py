@@ -9,27 +9,14 @@ tokens come to share between them what a frame is, and one alone says less of it
 plain k-means. So each code alone, by one linear layer, is asked for the top layer's frame too.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import WavLMModel
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.codec.focal import FocalConfig
+from tokenizer.config import FocalConfig, LossWeights
 from tokenizer.encoder.trainable_layers import run_layers
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Of the features' error, of the top layer's by decompressed features and by each code alone,
-    and of the quantiser's own loss."""
-
-    features: float = 1.0
-    top: float = 1.0
-    alone: float = 1.0
-    quantizer: float = 0.25
 
 
 class Distillation(nn.Module):

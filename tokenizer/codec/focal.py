@@ -8,54 +8,15 @@ arXiv 2509.16195) replaces the mean by a convolution over 512 past frames and la
 tanh.
 """
 
-from dataclasses import asdict, dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizer.config import FocalConfig
 from tokenizer.encoder.linear import product
 
 # What a module that looks back keeps of the frames before: one tensor per convolution.
 State = list[Tensor]
-
-
-@dataclass(frozen=True)
-class FocalConfig:
-    """Shape of a compressor; its decompressor is its mirror image.
-
-    width: of the features. latent: of what is quantised. hidden: of each block. factors: how many
-    frames each block makes one. focal_window, focal_factor: the first convolution's kernel, and how
-    much wider each later one is. causal: sees no later frame than its own.
-    """
-
-    width: int
-    latent: int
-    hidden: tuple[int, ...]
-    factors: tuple[int, ...]
-    focal_window: int = 7
-    focal_levels: int = 2
-    focal_factor: int = 2
-    causal: bool = False
-    past_frames: int = 512
-    chunk_frames: int = 4
-
-    def to_dict(self) -> dict:
-        """The values, for a config.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "FocalConfig":
-        """As to_dict gave it; lists as tuples. Raises TypeError for what is none."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-    @property
-    def frames_per_token(self) -> int:
-        """How many frames one latent stands for."""
-        total = 1
-        for factor in self.factors:
-            total *= factor
-        return total
 
 
 class FocalModulation(nn.Module):
@@ -88,7 +49,9 @@ class FocalModulation(nn.Module):
         total, kept = 0.0, []
         for level, layer in enumerate(self.layers):
             if self.causal:
-                context, left = look_back(context, layer[0].kernel_size[0] - 1, state, level)
+                context, left = look_back(
+                    context, layer[0].kernel_size[0] - 1, state=state, index=level
+                )
                 kept.append(left)
             elif mask is not None:
                 context = context * mask

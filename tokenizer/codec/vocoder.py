@@ -11,7 +11,7 @@ Frame i of WavLM hears samples [320 i, 320 i + 400), and so its window here has 
 the first and the last 40 of these.)
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,49 +19,10 @@ from torch import Tensor, nn
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLES_PER_FRAME
 from tokenizer.codec.focal import look_back
+from tokenizer.config import VocoderConfig
 
 # exp of what the last layer says is held to this, as in Vocos: one wrong frame must not deafen.
 LARGEST_MAGNITUDE = 100.0
-
-
-@dataclass(frozen=True)
-class VocoderConfig:
-    """Shape of a vocoder.
-
-    width: of the features. hidden: of the blocks. layers: blocks. feed_forward: width inside one.
-    kernel: frames that a convolution sees. n_fft: samples of a frame's window. causal: a frame's
-    spectrum depends on no later frame. Raises ValueError for a window with which samples would
-    be lost, or a kernel without a middle.
-    """
-
-    width: int
-    hidden: int = 512
-    layers: int = 8
-    feed_forward: int = 1536
-    kernel: int = 7
-    n_fft: int = 1024
-    causal: bool = False
-
-    def __post_init__(self):
-        if self.n_fft % 2 or self.n_fft < RECEPTIVE_FIELD + SAMPLES_PER_FRAME // 2:
-            raise ValueError(f"n_fft is {self.n_fft}; it must be even, and at least 560")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel is {self.kernel}; it must be odd")
-
-    def to_dict(self) -> dict:
-        """The values, for a config.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "VocoderConfig":
-        """As to_dict gave it. Raises TypeError or ValueError for what is none."""
-        return cls(**values)
-
-    @property
-    def context_frames(self) -> int:
-        """How far from a frame, to either side, another frame can still change its samples."""
-        seen = self.kernel - 1 if self.causal else self.kernel // 2
-        return (self.layers + 1) * seen + -(-self.n_fft // SAMPLES_PER_FRAME)
 
 
 @dataclass
@@ -98,7 +59,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor, before: list[Tensor] | None, index: int) -> tuple[Tensor, Tensor]:
         """(B, T, D) → same, and what of it the next chunk looks back on."""
-        y, kept = _convolve(self.dwconv, x, self.causal, before, index)
+        y, kept = _convolve(self.dwconv, x, causal=self.causal, before=before, index=index)
         return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(self.norm(y)))), kept
 
 
@@ -117,7 +78,7 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor, before: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """before: what the chunk before kept. Returns the output and what this one keeps."""
-        x, own = _convolve(self.embedding, x, self.causal, before, 0)
+        x, own = _convolve(self.embedding, x, causal=self.causal, before=before, index=0)
         x, kept = self.input_norm(x), [own]
         for number, layer in enumerate(self.layers, 1):
             x, own = layer(x, before, number)
@@ -132,7 +93,7 @@ def _convolve(
     x = x.mT
     kept = x[..., :0]
     if causal:
-        x, kept = look_back(x, conv.kernel_size[0] - 1, before, index)
+        x, kept = look_back(x, conv.kernel_size[0] - 1, state=before, index=index)
     return conv(x).mT, kept
 
 
@@ -187,7 +148,7 @@ class Vocoder(nn.Module):
         reach, beyond = n_fft - SAMPLES_PER_FRAME, (n_fft - RECEPTIVE_FIELD) // 2
         if state is None:
             sound = self.window.new_zeros(len(features), reach)
-            state = VocoderState(None, sound, sound[0], beyond)
+            state = VocoderState(None, sound, envelope=sound[0], skip=beyond)
         sound = F.pad(state.sound, (0, done))
         envelope, kept = F.pad(state.envelope, (0, done)), state.convolutions
         if done:
@@ -197,7 +158,9 @@ class Vocoder(nn.Module):
         end = done + reach - beyond if last else done
         wave = sound[:, state.skip : end] / envelope[state.skip : end]
         left = max(0, state.skip - done)
-        return wave, None if last else VocoderState(kept, sound[:, done:], envelope[done:], left)
+        return wave, None if last else VocoderState(
+            kept, sound[:, done:], envelope=envelope[done:], skip=left
+        )
 
 
 def overlap_add(spectra: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tokenizer.audio.frames import SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.codec.discriminators import Discriminators
-from tokenizer.codec.vocoder import Vocoder, VocoderConfig
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import VocoderConfig
 
 FFT_SIZES = (256, 512, 1024, 2048)
 # FFT points for each mel band.

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import WavLMModel
 
+from tokenizer.config import EncoderConfig
 from tokenizer.encoder.causal_wavlm import causal_kernel
 from tokenizer.encoder.pretraining import correlate
 from tokenizer.encoder.trainable_layers import run_layers
-from tokenizer.encoder.wavlm_config import WavLMConfig, weight_names
+from tokenizer.storage.encoder_files import weight_names
 
 
 class CausalStudent(nn.Module):
     """A WavLM's positional convolution and lower layers, chunk-causal."""
 
-    def __init__(self, wavlm: WavLMModel, config: WavLMConfig, mean: Tensor):
+    def __init__(self, wavlm: WavLMModel, config: EncoderConfig, mean: Tensor):
         """wavlm: the teacher; it is taken over, its layers above config.layer dropped.
 
         config: the causal one. mean: (D,) of the teacher's features, around which errors count.
@@ -60,7 +61,10 @@ class CausalStudent(nn.Module):
         conv = encoder.pos_conv_embed.conv
         with torch.autocast(frames.device.type, enabled=False):
             taps = conv.kernel_size[0]
-            y = correlate(frames.float(), conv.weight, conv.groups, taps - 1) + conv.bias
+            y = (
+                correlate(frames.float(), conv.weight, groups=conv.groups, back=taps - 1)
+                + conv.bias
+            )
         x = frames + F.gelu(y).to(frames.dtype)
         if not self.config.do_stable_layer_norm:
             x = encoder.layer_norm(x)

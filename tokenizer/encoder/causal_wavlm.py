@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, num_frames
+from tokenizer.config import EncoderConfig
 from tokenizer.encoder.packing import groups_of
 from tokenizer.encoder.wavlm import PositionalConv, WavLM, position_buckets
-from tokenizer.encoder.wavlm_config import WavLMConfig
 
 CHUNKS_PER_BLOCK = 64
 # The positional convolution lays out what this many frames see: 32 MB for wavlm-large.
@@ -45,7 +45,7 @@ class CausalWavLM(WavLM):
 
     def __init__(
         self,
-        config: WavLMConfig,
+        config: EncoderConfig,
         weights: dict[str, Tensor],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,

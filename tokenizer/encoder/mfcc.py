@@ -5,40 +5,12 @@ al. 2021, arXiv 2106.07447, section 4.2), by torchaudio's version of Kaldi's. A 
 the 400 samples that a frame of WavLM sees.
 """
 
-from dataclasses import asdict, dataclass, fields
-
 import torch
 import torchaudio
 from torch import Tensor
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
-
-
-@dataclass
-class MFCCConfig:
-    """What decides the features.
-
-    normalize: of the waveform, as WavLM's: features then do not depend on loudness.
-    standardize: zero mean and unit variance of each dimension over a window of the utterance, which
-    takes away much of voice and channel.
-    """
-
-    normalize: bool = True
-    standardize: bool = False
-
-    @property
-    def hidden_size(self) -> int:
-        """Dimensions of a feature, under the name that a WavLM's configuration has for it."""
-        return 39
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "MFCCConfig":
-        """Take the fields from a larger dictionary."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
-
-    def to_dict(self) -> dict:
-        """The values, with the kind of encoder they are of."""
-        return {"model_type": "mfcc", **asdict(self)}
+from tokenizer.config import MFCCConfig
 
 
 class MFCC:

@@ -68,6 +68,6 @@ def groups_of(
         index = None
         if min(own) != longest:
             index = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(own)]).to(device)
-        groups.append(Group(start, start + sum(own), own, index))
+        groups.append(Group(start, start + sum(own), lengths=own, index=index))
         start += sum(own)
     return groups

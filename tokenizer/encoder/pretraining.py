@@ -145,7 +145,7 @@ class MaskedPrediction(nn.Module):
         for layer, kernel, stride in zip(
             self.wavlm.feature_extractor.conv_layers, self.kernels, self.config.conv_stride
         ):
-            x = F.gelu(layer.layer_norm(_convolve(x, kernel, layer.conv.bias, stride)))
+            x = F.gelu(layer.layer_norm(_convolve(x, kernel, bias=layer.conv.bias, stride=stride)))
         return x
 
     def positions(self, x: Tensor) -> Tensor:
@@ -155,7 +155,10 @@ class MaskedPrediction(nn.Module):
         """
         conv = self.wavlm.encoder.pos_conv_embed.conv
         with torch.autocast(x.device.type, enabled=False):
-            y = correlate(x.float(), conv.weight, conv.groups, conv.kernel_size[0] // 2) + conv.bias
+            y = (
+                correlate(x.float(), conv.weight, groups=conv.groups, back=conv.kernel_size[0] // 2)
+                + conv.bias
+            )
         return F.gelu(y).to(x.dtype)
 
 

@@ -29,10 +29,14 @@ def run_layers(
     bias = position_bias(wavlm, x.shape[1])
     for layer in wavlm.encoder.layers[first:last]:
         if config.do_stable_layer_norm:
-            x = x + attend(layer.attention, layer.layer_norm(x), bias, config, hidden)
+            x = x + attend(
+                layer.attention, layer.layer_norm(x), bias=bias, config=config, hidden=hidden
+            )
             x = x + _feed_forward(layer.feed_forward, layer.final_layer_norm(x))
         else:
-            x = layer.layer_norm(x + attend(layer.attention, x, bias, config, hidden))
+            x = layer.layer_norm(
+                x + attend(layer.attention, x, bias=bias, config=config, hidden=hidden)
+            )
             x = layer.final_layer_norm(x + _feed_forward(layer.feed_forward, x))
     return x
 

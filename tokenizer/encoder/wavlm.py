@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLES_PER_FRAME, num_frames
+from tokenizer.config import EncoderConfig
 from tokenizer.encoder.linear import InferenceLinear
 from tokenizer.encoder.packing import groups_of
-from tokenizer.encoder.wavlm_config import WavLMConfig
 from tokenizer.encoder.wavlm_layer import TransformerLayer
 
 # On a CPU, convolve about this many frames at a time; measured best with 1 to 2 MB of L2 a core.
@@ -72,7 +72,7 @@ class WavLM:
 
     def __init__(
         self,
-        config: WavLMConfig,
+        config: EncoderConfig,
         weights: dict[str, Tensor],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -188,7 +188,7 @@ class WavLM:
         return self._bias
 
 
-def position_buckets(frames: int, config: WavLMConfig) -> Tensor:
+def position_buckets(frames: int, config: EncoderConfig) -> Tensor:
     """(2 T - 1,) int64: the bucket of each distance j - i, from -(T - 1) to T - 1.
 
     config: anything with num_buckets and max_bucket_distance. Half of the buckets are for keys
@@ -206,7 +206,7 @@ def position_buckets(frames: int, config: WavLMConfig) -> Tensor:
 class PositionalConv:
     """WavLM's convolutional position embedding: a grouped convolution of 128 frames, then GELU."""
 
-    def __init__(self, weights: dict[str, Tensor], config: WavLMConfig):
+    def __init__(self, weights: dict[str, Tensor], config: EncoderConfig):
         self.groups = config.num_conv_pos_embedding_groups
         # As a 2-D convolution over channels-last data: the 1-D one runs at half the speed on a CPU.
         weight = weights["weight"].unsqueeze(2)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenizer.config import EncoderConfig
 from tokenizer.encoder.linear import InferenceLinear
 from tokenizer.encoder.packing import Group
-from tokenizer.encoder.wavlm_config import WavLMConfig
 
 # On a CPU, attend with as many heads at a time as keep their scores under this many bytes; measured
 # best with 1 to 2 MB of L2 cache a core.
@@ -22,7 +22,7 @@ SCORE_TILE_BYTES = 4 << 20
 class TransformerLayer:
     """One WavLM layer: gated relative position attention and feed-forward, pre- or post-norm."""
 
-    def __init__(self, weights: dict[str, Tensor], config: WavLMConfig):
+    def __init__(self, weights: dict[str, Tensor], config: EncoderConfig):
         self.config = config
         self.attention = attention
         self.norms = [

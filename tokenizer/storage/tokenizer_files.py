@@ -17,11 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.codec.compression import check_weights as check_compression
-from tokenizer.codec.focal import FocalConfig
-from tokenizer.codec.vocoder import VocoderConfig
-from tokenizer.encoder.mfcc import MFCCConfig
-from tokenizer.encoder.wavlm_config import WavLMConfig, check_weights
+from tokenizer.config import EncoderConfig, FocalConfig, MFCCConfig, VocoderConfig
 from tokenizer.errors import UsageError
+from tokenizer.storage.encoder_files import check_weights
 from tokenizer.storage.vocoder_file import WEIGHTS_FILE, read_vocoder, save_vocoder
 
 FORMAT = "wavmill-tokenizer-1"
@@ -44,7 +42,7 @@ class TokenizerFiles:
     vocoder, vocoder_weights: what turns its features into sound, if anything; decides none either.
     """
 
-    encoder: WavLMConfig | MFCCConfig
+    encoder: EncoderConfig | MFCCConfig
     metric: str
     weights: dict[str, Tensor]
     made_by: dict = field(default_factory=dict)
@@ -126,7 +124,7 @@ class TokenizerFiles:
             if config["encoder"].get("model_type") == "mfcc":
                 encoder = MFCCConfig.from_dict(config["encoder"])
             else:
-                encoder = WavLMConfig.from_dict(config["encoder"])
+                encoder = EncoderConfig.from_dict(config["encoder"])
                 check_weights(encoder, encoder_weights(weights))
             compressor = config.get("compressor")
             files = cls(

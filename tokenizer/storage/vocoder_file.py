@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tokenizer.codec.vocoder import Vocoder, VocoderConfig
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import VocoderConfig
 
 WEIGHTS_FILE = "vocoder.safetensors"
 

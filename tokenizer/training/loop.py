@@ -37,7 +37,7 @@ WEIGHT_DECAY = 0.01
 CLIP_NORM = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """steps: in all. learning_rate: the highest. checkpoint_minutes: between two of them.
 
@@ -141,7 +141,14 @@ def train(
             totals, counted = Counter(), 0
             late = time.monotonic() - saved > 60 * settings.checkpoint_minutes
             if first and (late or step == settings.steps):
-                _save(model, optimizers, step, hours + seconds / 3600, lines, folder)
+                _save(
+                    model,
+                    optimizers,
+                    step=step,
+                    hours=hours + seconds / 3600,
+                    lines=lines,
+                    folder=folder,
+                )
                 saved = time.monotonic()
     finally:
         if line:

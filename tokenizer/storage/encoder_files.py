@@ -1,4 +1,4 @@
-"""What shapes a WavLM has, and how its weights are read from a folder, up to one layer.
+"""How a WavLM's shape and weights are read from its folder, up to one layer.
 
 A folder is `config.json` with `model.safetensors` (or shards of it) in Hugging Face's names, as
 `WavLMModel.save_pretrained` writes it, or with the hub's older `pytorch_model.bin`. Of that only
@@ -8,118 +8,16 @@ tensors are read, by PyTorch's `weights_only` reader: no object in it is ever co
 import json
 import pickle
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.errors import UsageError
-
-# Of WavLMConfig, what is written for a causal encoder alone: other folders stay as they were.
-CAUSAL_FIELDS = ("causal", "chunk_frames", "past_frames", "gain")
+from tokenizer.config import EncoderConfig, EncoderError
 
 
-class EncoderError(UsageError):
-    """A folder that is not a WavLM this project can run; the message says what is wrong."""
-
-
-@dataclass
-class WavLMConfig:
-    """A WavLM's shape, in Hugging Face's names and with its defaults (wavlm-base's).
-
-    layer: the transformer layer whose output is the feature; nothing above it is kept.
-    normalize: zero mean and unit variance for each utterance, as the preprocessor file says.
-    causal: a frame sees its own chunk of chunk_frames, and past_frames before its chunk's first.
-    gain: the causal encoder's input is the waveform times this, since a stream has no variance to
-    divide by: 20 gives speech at the nominal level (-26 dBov, ITU-T P.56) unit variance, and layer
-    norm after the first convolution takes out most of what a level differs from that.
-    """
-
-    layer: int = 6
-    normalize: bool = False
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    conv_dim: list[int] = field(default_factory=lambda: [512] * 7)
-    conv_kernel: list[int] = field(default_factory=lambda: [10, 3, 3, 3, 3, 2, 2])
-    conv_stride: list[int] = field(default_factory=lambda: [5, 2, 2, 2, 2, 2, 2])
-    conv_bias: bool = False
-    feat_extract_norm: str = "group"
-    feat_extract_activation: str = "gelu"
-    hidden_act: str = "gelu"
-    do_stable_layer_norm: bool = False
-    num_conv_pos_embeddings: int = 128
-    num_conv_pos_embedding_groups: int = 16
-    num_buckets: int = 320
-    max_bucket_distance: int = 800
-    layer_norm_eps: float = 1e-5
-    causal: bool = False
-    chunk_frames: int = 4
-    past_frames: int = 512
-    gain: float = 20.0
-
-    def __post_init__(self):
-        hop, receptive = 1, 1
-        for kernel, stride in zip(self.conv_kernel, self.conv_stride):
-            receptive += (kernel - 1) * hop
-            hop *= stride
-        if (hop, receptive) != (SAMPLES_PER_FRAME, RECEPTIVE_FIELD):
-            raise EncoderError(
-                f"its convolutions take {receptive} samples every {hop}; WavLM takes 400 every 320"
-            )
-        if (self.hidden_act, self.feat_extract_activation) != ("gelu", "gelu"):
-            raise EncoderError("it uses another activation than gelu")
-        if not 0 <= self.layer <= self.num_hidden_layers:
-            raise EncoderError(
-                f"layer {self.layer} is asked of an encoder with {self.num_hidden_layers} layers"
-            )
-        if self.causal and (self.feat_extract_norm != "layer" or self.normalize):
-            raise EncoderError("it normalises over whole utterances, and so cannot be causal")
-        if self.causal and not 0 < self.chunk_frames <= self.past_frames:
-            raise EncoderError("a causal encoder's past_frames must hold a chunk")
-        if self.causal and self.past_frames % self.chunk_frames:
-            raise EncoderError("a causal encoder's past_frames must be whole chunks")
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "WavLMConfig":
-        """Take the fields that decide a feature from a larger dictionary; leave the rest."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in values.items() if k in known})
-
-    def to_dict(self) -> dict:
-        """Every field that says something, for a config.json that needs no defaults."""
-        values = asdict(self)
-        return values if self.causal else {k: values[k] for k in values if k not in CAUSAL_FIELDS}
-
-    def flops_per_second(self, utterance_seconds: float) -> float:
-        """Multiply-adds times two for a second of audio, in utterances of this many seconds.
-
-        Counts convolutions, projections, attention products and feed-forward of the layers used.
-        """
-        frames = utterance_seconds * SAMPLE_RATE / SAMPLES_PER_FRAME
-        rate, channels, total = SAMPLE_RATE, 1, 0.0
-        for out, kernel, stride in zip(self.conv_dim, self.conv_kernel, self.conv_stride):
-            rate /= stride
-            total += rate * channels * out * kernel
-            channels = out
-        width, per_second = self.hidden_size, SAMPLE_RATE / SAMPLES_PER_FRAME
-        total += per_second * channels * width
-        kernel, groups = self.num_conv_pos_embeddings, self.num_conv_pos_embedding_groups
-        total += per_second * width * (width // groups) * kernel
-        layer = 4 * width * width + 2 * width * self.intermediate_size + 2 * frames * width
-        return 2 * (total + per_second * self.layer * layer)
-
-
-def read_encoder(folder: Path, layer: int) -> tuple[WavLMConfig, dict[str, Tensor]]:
+def read_encoder(folder: Path, layer: int) -> tuple[EncoderConfig, dict[str, Tensor]]:
     """A WavLM's shape and weights up to `layer`; weights above it are never read.
 
     folder: a local folder. Raises EncoderError when it is not a WavLM or has too few layers.
@@ -133,7 +31,7 @@ def read_encoder(folder: Path, layer: int) -> tuple[WavLMConfig, dict[str, Tenso
     else:
         # The published models' own rule: normalised input goes with layer-norm convolutions.
         normalize = values.get("feat_extract_norm") == "layer"
-    config = WavLMConfig.from_dict({**values, "layer": layer, "normalize": normalize})
+    config = EncoderConfig.from_dict({**values, "layer": layer, "normalize": normalize})
     weights = {}
     try:
         for name, tensor in _tensors(folder, lambda name: _wanted(name, layer)):
@@ -156,14 +54,14 @@ def _read_json(path: Path) -> dict:
     return values
 
 
-def check_weights(config: WavLMConfig, weights: dict[str, Tensor]) -> None:
+def check_weights(config: EncoderConfig, weights: dict[str, Tensor]) -> None:
     """Raises EncoderError unless every weight that the encoder uses is there."""
     missing = [name for name in weight_names(config) if name not in weights]
     if missing:
         raise EncoderError(f"its weights lack {missing[0]}")
 
 
-def weight_names(config: WavLMConfig) -> list[str]:
+def weight_names(config: EncoderConfig) -> list[str]:
     """The weights of an encoder cut at config.layer, in Hugging Face's names."""
 
     def both(*modules: str) -> list[str]:
