@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test bench lint speech clean
+.PHONY: install demo test bench lint check speech clean
 
 install: $(VENV)/installed
 
@@ -26,6 +26,11 @@ bench: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# What to run before a commit: lint, and the tests that take seconds.
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not job"
 
 # Needs espeak-ng and flite; its output is committed.
 speech: install

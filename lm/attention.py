@@ -60,7 +60,9 @@ class Tile:
 class BandAttention:
     """The form for a CPU."""
 
-    def __init__(self, utterance: Tensor, table: Tensor, config: LMConfig, dtype: torch.dtype):
+    def __init__(
+        self, utterance: Tensor, table: Tensor, config: LMConfig, dtype: torch.dtype
+    ) -> None:
         """As attention_over."""
         length, chunk = utterance.shape[1], config.chunk
         self.block = -(-min(BLOCK, length) // chunk) * chunk
@@ -189,7 +191,7 @@ def _band(tile: Tile, bias: Tensor, window: int) -> Tensor:
 class FlexAttention:
     """The form for a GPU; on a CPU, where it is only tested, uncompiled."""
 
-    def __init__(self, utterance: Tensor, table: Tensor, config: LMConfig):
+    def __init__(self, utterance: Tensor, table: Tensor, config: LMConfig) -> None:
         """As attention_over."""
         batch, length = utterance.shape
         self.by_distance = bias_by_distance(table, length, config)

@@ -27,7 +27,7 @@ CODES_AT_A_TIME = 1024
 class TokenInputs(nn.Module):
     """Rows of tokens (B, T) → vectors (B, T, width)."""
 
-    def __init__(self, config: LMConfig):
+    def __init__(self, config: LMConfig) -> None:
         super().__init__()
         self.config = config
         width = config.input_width or config.width

@@ -72,7 +72,7 @@ class Generator:
     >>> (tokens,) = generator.generate([prompt], count=500, seeds=[0])
     """
 
-    def __init__(self, model: SpeechLM):
+    def __init__(self, model: SpeechLM) -> None:
         """Packs the weights; the model itself is not needed any more."""
         self.lm = PackedLM(model)
         self.config = model.config

@@ -43,7 +43,7 @@ class RowsState:
 class PackedLM:
     """A SpeechLM without gradients, of its device and precision, chunk after chunk."""
 
-    def __init__(self, model: SpeechLM):
+    def __init__(self, model: SpeechLM) -> None:
         """The model is left as it is, and not needed any more."""
         self.config = config = model.config
         weight = model.head.weight

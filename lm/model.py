@@ -29,7 +29,7 @@ LOGITS_AT_A_TIME = 1 << 24
 class Attention(nn.Module):
     """Queries, keys, values and the gate of the position bias; (B, T, D) → same."""
 
-    def __init__(self, config: LMConfig):
+    def __init__(self, config: LMConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.heads
         self.qkv_proj = nn.Linear(width, 3 * width)
@@ -53,7 +53,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between them."""
 
-    def __init__(self, config: LMConfig):
+    def __init__(self, config: LMConfig) -> None:
         super().__init__()
         self.in_proj = nn.Linear(config.width, config.feed_forward)
         self.out_proj = nn.Linear(config.feed_forward, config.width)
@@ -66,7 +66,7 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward, each of a normed input and added to the residual."""
 
-    def __init__(self, config: LMConfig):
+    def __init__(self, config: LMConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
         self.attention = Attention(config)
@@ -83,7 +83,7 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """All layers, and the norm after the last; (B, T, D) → same."""
 
-    def __init__(self, config: LMConfig):
+    def __init__(self, config: LMConfig) -> None:
         super().__init__()
         self.config = config
         self.relative_embedding = nn.Embedding(config.num_buckets, config.heads)
@@ -110,7 +110,7 @@ class SpeechLM(nn.Module):
     >>> losses = token_losses(logits, targets(tokens, utterance, model.config.chunk))
     """
 
-    def __init__(self, config: LMConfig):
+    def __init__(self, config: LMConfig) -> None:
         """Random weights; frozen inputs are zeros until from_tokenizer or a file fills them."""
         super().__init__()
         self.config = config
@@ -149,7 +149,8 @@ class SpeechLM(nn.Module):
     @torch.no_grad()
     def _initialize(self) -> None:
         """Every product keeps the variance of what it gets, but those that add to the residual
-        add less of it the more there are of them, and the head begins near to no opinion."""
+        add less of it the more there are of them, and the head begins near to no opinion.
+        """
         for name, weight in self.named_parameters():
             if not weight.requires_grad or "norm" in name or name.endswith("_const"):
                 continue

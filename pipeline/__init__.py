@@ -1,1 +1,1 @@
-"""Ray: audio shards in, token shards out, and the features that k-means learns from."""
+"""Ray: audio shards in, token shards, tokenizers and speech out."""

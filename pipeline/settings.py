@@ -179,7 +179,8 @@ class Recipe:
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
     """codebook_size: None is the largest unit and one more. shard_tokens: a shard ends with the
-    utterance that fills it."""
+    utterance that fills it.
+    """
 
     codebook_size: int | None
     tokens_per_second: float

@@ -218,7 +218,8 @@ class VocoderConfig:
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """Of the features' error, of the top layer's by decompressed features and by each code alone,
-    and of the quantiser's own loss."""
+    and of the quantiser's own loss.
+    """
 
     features: float = 1.0
     top: float = 1.0

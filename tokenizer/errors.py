@@ -11,7 +11,7 @@ class UsageError(ValueError):
 
     def __init__(
         self, problem: str, remedy: str = "", *, value: object = None, argument: str | None = None
-    ):
+    ) -> None:
         super().__init__(problem)
         self.problem, self.remedy = problem, remedy
         self.value, self.argument = value, argument

@@ -24,7 +24,7 @@ class TokenStream:
     >>> use(stream.finish())
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer) -> None:
         """tokenizer: a Tokenizer. Raises ValueError unless all of it is causal."""
         encoder, compression = tokenizer.encoder, tokenizer.compression
         if not isinstance(encoder, CausalWavLM):
@@ -101,7 +101,7 @@ class SpeechStream:
     >>> play(speech.finish())
     """
 
-    def __init__(self, decoding: Decoding):
+    def __init__(self, decoding: Decoding) -> None:
         """Raises ValueError unless vocoder and decompressor are causal."""
         if decoding.vocoder is None:
             raise ValueError("the tokenizer has no vocoder: train one with jobs/train_vocoder.py")

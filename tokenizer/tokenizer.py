@@ -36,7 +36,7 @@ class Tokenizer:
 
     def __init__(
         self, files: TokenizerFiles, device: torch.device | str = "cpu", precision: str = "fp32"
-    ):
+    ) -> None:
         """precision: "fp32" or "bf16", of the encoder; the codebook lookup is always fp32.
 
         Without a codebook in `files` it gives features only.

@@ -125,7 +125,9 @@ def gemm_rate(precision: torch.dtype, device: str, turns: int = 9) -> float:
     return max(rates)
 
 
-def hugging_face(model: WavLMModel, waves: list[np.ndarray], hidden: bool, batch: int, device: str):
+def hugging_face(
+    model: WavLMModel, waves: list[np.ndarray], hidden: bool, batch: int, device: str
+) -> None:
     """Run a padded batch at a time, as the model's documentation does."""
     for first in range(0, len(waves), batch):
         part = [torch.from_numpy(wave) for wave in waves[first : first + batch]]

@@ -1,0 +1,1 @@
+"""What the commands share: flags, errors as exit statuses, tables, and the `wavmill` command."""

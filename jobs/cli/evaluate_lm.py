@@ -117,7 +117,8 @@ def read_utterances(
     flag: str, value: str, tokens: TokenShards, model: SpeechLM
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(key, (T,) tokens) of all utterances that have any. Raises UsageError at one the model, or
-    anyone, cannot take."""
+    anyone, cannot take.
+    """
     try:
         for key, own in tokens.utterances():
             if len(own):

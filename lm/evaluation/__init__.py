@@ -1,0 +1,1 @@
+"""Scoring with a language model: bits per token, pairs of recordings."""

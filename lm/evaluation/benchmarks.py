@@ -47,7 +47,8 @@ class Pair:
 
 def read_pairs(folder: Path) -> list[Pair]:
     """All pairs in a folder, to any depth, ordered. Raises LMError when there is none, or a file
-    that a pair needs is missing."""
+    that a pair needs is missing.
+    """
     pairs = []
     for place in sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())}):
         task = place.relative_to(folder).as_posix() if place != folder else folder.resolve().name

@@ -153,9 +153,10 @@ class Alignment:
         show: Callable[[str, int, int, str], object],
         checkpoint_minutes: float = 5.0,
         log_every: int = 10,
-    ):
+    ) -> None:
         """model: as before tuning, in fp32. output: a pipeline.storage.Folder. show: told of
-        progress as a TrainingLine is."""
+        progress as a TrainingLine is.
+        """
         self.model, self.triples, self.held_out = model.eval(), triples, held_out
         self.settings, self.output, self.show = settings, output, show
         self.folder = output.below("training")

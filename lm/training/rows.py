@@ -74,7 +74,7 @@ class TokenStream:
     with the very rows that come next.
     """
 
-    def __init__(self, tokens: TokenShards, batching: Batching, workers: int = 0):
+    def __init__(self, tokens: TokenShards, batching: Batching, workers: int = 0) -> None:
         """workers: processes that read; 0 reads in this one."""
         self.tokens, self.batching, self.workers = tokens, batching, workers
         self.drawn = 0
@@ -114,7 +114,7 @@ class TokenStream:
 class _Batches(IterableDataset):
     """From batch `first` on; worker k of n has every n-th, as DataLoader takes them in turn."""
 
-    def __init__(self, tokens: TokenShards, batching: Batching, first: int):
+    def __init__(self, tokens: TokenShards, batching: Batching, first: int) -> None:
         self.tokens, self.batching, self.first = tokens, batching, first
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,7 +131,7 @@ class _Batches(IterableDataset):
 class _Rows:
     """The rows of a training by their numbers, asked for in rising order."""
 
-    def __init__(self, tokens: TokenShards, batching: Batching):
+    def __init__(self, tokens: TokenShards, batching: Batching) -> None:
         self.tokens, self.batching = tokens, batching
         self.positions = np.array(
             [_positions(shard.taken_lengths, batching.chunk).sum() for shard in tokens.shards]
@@ -149,7 +149,7 @@ class _Rows:
         )
 
     def batch(self, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
-        """tokens (B, T) int64 and utterance (B, T) int32 of these rows."""
+        """Tokens (B, T) int64 and utterance (B, T) int32 of these rows."""
         rows = [self._row(int(number)) for number in numbers]
         tokens, utterance = (np.stack(part) for part in zip(*rows))
         return torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(utterance)

@@ -28,7 +28,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 class Speed:
     """Counts what is done between two lines of a log."""
 
-    def __init__(self, config: LMConfig, flops: float, processes: int):
+    def __init__(self, config: LMConfig, flops: float, processes: int) -> None:
         """flops: of one process's device a second."""
         self.config, self.flops, self.processes = config, flops, processes
         self.start()

@@ -123,7 +123,7 @@ def train_in_process(config: dict) -> None:
 
 
 class _Training:
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         self.run, self.settings = run, run.settings
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.device = torch.device(run.device)

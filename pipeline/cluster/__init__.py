@@ -1,0 +1,1 @@
+"""Ray: connecting, running shard tasks, encoder actors, progress."""

@@ -58,7 +58,9 @@ def encode_all(
 class Dispatcher:
     """Sends batches to encoders and yields their results as they come, few at a time in flight."""
 
-    def __init__(self, encoders: list[ActorHandle], method: str, limit: int, start: int = 0):
+    def __init__(
+        self, encoders: list[ActorHandle], method: str, limit: int, start: int = 0
+    ) -> None:
         """limit: batches in flight. start: the encoder to begin with, so that shards spread."""
         self.encoders = encoders[start % len(encoders) :] + encoders[: start % len(encoders)]
         self.method, self.limit = method, limit

@@ -24,7 +24,7 @@ WAIT_SECONDS = 30
 
 
 class _Encoder:
-    def __init__(self, weights: bytes, device: str, precision: str, threads: int | None):
+    def __init__(self, weights: bytes, device: str, precision: str, threads: int | None) -> None:
         if threads:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
@@ -55,7 +55,8 @@ class EncoderPool:
     @property
     def cpus_per_shard(self) -> float:
         """Decoding takes a core's worth beside a GPU. Beside encoders on CPUs, which have all the
-        cores, it takes next to nothing."""
+        cores, it takes next to nothing.
+        """
         return 1 if self.device == "cuda" else 0
 
     def batches_in_flight(self, shards_left: int) -> int:

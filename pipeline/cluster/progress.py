@@ -17,7 +17,7 @@ class ProgressBoard:
     A task writes its own totals, not steps, so that a retried task starts again at zero.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.shards: dict[str, tuple[float, float]] = {}
 
     def write(self, shard: str, bytes_done: float, seconds: float) -> None:
@@ -33,7 +33,7 @@ class ProgressBoard:
 class ShardProgress:
     """A shard task's side: says how far it is, about once a second."""
 
-    def __init__(self, board, shard: str):
+    def __init__(self, board, shard: str) -> None:
         self.board, self.shard = board, shard
         self.seconds_read = self.seconds_done = 0.0
         self.written = time.monotonic()
@@ -54,7 +54,7 @@ class ShardProgress:
 class ProgressLine:
     """The driver's side. Shows shards, audio hours, times real time, and the time that is left."""
 
-    def __init__(self, name: str, shards: int, total_bytes: int, board):
+    def __init__(self, name: str, shards: int, total_bytes: int, board) -> None:
         self.name, self.shards, self.total = name, shards, max(total_bytes, 1)
         self.board, self.started = board, time.monotonic()
         self.finished = self.failed = 0

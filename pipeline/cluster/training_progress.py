@@ -18,7 +18,7 @@ LOG_SECONDS = 30.0
 class TrainingLine:
     """Called with the stage's name, steps done, steps in all, and what to say of the last ones."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bar: tqdm | None = None
 
     def __call__(self, name: str, step: int, steps: int, said: str) -> None:
@@ -46,7 +46,7 @@ class TrainingLine:
 class TrainingBoard:
     """What the training process last said, for the driver to read."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.last: tuple[str, int, int, str] | None = None
 
     def write(self, *what) -> None:
@@ -61,7 +61,7 @@ class TrainingBoard:
 class Reporter:
     """The training process's side: writes about twice a second, and the last step of a stage."""
 
-    def __init__(self, board):
+    def __init__(self, board) -> None:
         self.board, self.written = board, 0.0
 
     def __call__(self, name: str, step: int, steps: int, said: str) -> None:

@@ -1,0 +1,1 @@
+"""How much tokens say of phones and speakers, and how well they decode."""

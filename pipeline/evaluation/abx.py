@@ -185,7 +185,7 @@ def _error(to_a: np.ndarray, to_b: np.ndarray, same: bool) -> float:
 class _Angles:
     """Angles between centroids, as shares of a half turn; a code is at angle 0 to itself."""
 
-    def __init__(self, centroids: np.ndarray):
+    def __init__(self, centroids: np.ndarray) -> None:
         norms = np.linalg.norm(centroids, axis=1, keepdims=True)
         self.unit = (centroids / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
         self.table = None

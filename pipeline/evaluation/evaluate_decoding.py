@@ -33,7 +33,7 @@ class FeatureFigures:
     top_cosine: of what the upper layers make of decoded and of true features, the mean over frames.
     """
 
-    def __init__(self, files: TokenizerFiles, encoder: str, folder: Path):
+    def __init__(self, files: TokenizerFiles, encoder: str, folder: Path) -> None:
         """encoder, folder: the WavLM that the tokenizer was made from. Raises UsageError else.
 
         Of a causal tokenizer it is the bidirectional one that taught its encoder.
@@ -90,7 +90,7 @@ class SoundFigures:
     when the resynthesised speech is tokenized.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.spectra = tokenizer, SpectralLoss()
         self.distance, self.same, self.tokens, self.utterances = 0.0, 0, 0, 0
 

@@ -1,0 +1,1 @@
+"""Audio shards: finding, reading and reporting on them."""

@@ -15,7 +15,7 @@ READ_AHEAD_BYTES = 16 << 20
 class CountingStream:
     """A file read from start to end that knows how far it is."""
 
-    def __init__(self, file):
+    def __init__(self, file) -> None:
         self.file = file
         self.bytes_read = 0
 

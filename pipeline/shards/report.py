@@ -70,7 +70,7 @@ class ShardReport:
         self.incomplete |= reason == shards.BROKEN_TAR
         self._add(key, "rejected", reason, None, 0)
 
-    def _add(self, key, status, reason, duration_s, num_tokens):
+    def _add(self, key, status, reason, duration_s, num_tokens) -> None:
         values = (self.shard, key, status, reason, duration_s, num_tokens)
         self.rows.append(dict(zip(SCHEMA.names, values, strict=True)))
 
@@ -117,7 +117,7 @@ def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
 
 
 class _Totals:
-    def __init__(self):
+    def __init__(self) -> None:
         self.shards = 0
         self.status, self.reasons, self.incomplete = Counter(), Counter(), []
         self.seconds, self.tokens = 0.0, 0

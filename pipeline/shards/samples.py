@@ -161,7 +161,7 @@ def read_tokens(file: BinaryIO) -> Iterator[tuple[str, np.ndarray, dict]]:
 class TarWriter:
     """A tar whose bytes depend on its members alone: times and owners are zero."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         """path: a local file."""
         self._archive = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 

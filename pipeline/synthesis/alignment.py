@@ -33,7 +33,7 @@ _ESPEAK = {
 
 
 def radio_phones(segments: list[tuple[str, float]]) -> list[tuple[str, float]] | None:
-    """flite's or festival's (name, end in seconds) as (ARPABET, end); None if a name is unknown."""
+    """Flite's or festival's (name, end in seconds) as (ARPABET, end); None if a name is unknown."""
     phones = []
     for name, end in segments:
         phone = _RADIO.get(name, name.upper())

@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit("libespeak-ng does not start: is espeak-ng-data installed?")
     pcm, phones = bytearray(), []
 
-    def take(samples, count, events):
+    def take(samples, count, events) -> int:
         if samples:
             pcm.extend(ctypes.string_at(samples, 2 * count))
         index = 0

@@ -1,0 +1,1 @@
+"""Tokenizing, detokenizing, ingesting and importing: each a job and its shard task."""

@@ -21,7 +21,7 @@ def find_token_shards(url: str, files: TokenizerFiles, source: str) -> tuple[str
     source: where the tokenizer came from, for the message. Raises UsageError when `url` is no such
     OUTPUT, when this tokenizer is not the one that made it, or when it has no finished shard.
     """
-    folder, remedy = Folder(url), "give an OUTPUT of jobs/tokenize.py"
+    folder, remedy = Folder(url, "input"), "give an OUTPUT of jobs/tokenize.py"
     try:
         text = folder.read_text("run.json")
         made_by = json.loads(text)["tokenizer"] if text else None
@@ -29,9 +29,7 @@ def find_token_shards(url: str, files: TokenizerFiles, source: str) -> tuple[str
     except (ValueError, KeyError, TypeError):
         made_by = None
     except Exception as error:  # whatever a store raises, this folder cannot be used
-        error = folder.unusable(error)
-        error.argument = "input"
-        raise error from None
+        raise folder.unusable(error) from error
     if made_by is None:
         raise UsageError(
             "it has no run.json that names a tokenizer", remedy, value=url, argument="input"

@@ -122,7 +122,7 @@ class _Shards:
 
     def __init__(
         self, output: Folder, settings: ImportSettings, size: int, finished: set[str], scratch: Path
-    ):
+    ) -> None:
         """finished: shards that are there already, whose bytes these lines would give again."""
         self.output, self.settings, self.size = output, settings, size
         self.finished, self.scratch = finished, scratch

@@ -22,7 +22,8 @@ from tokenizer.storage.folder import Folder, filesystem
 @dataclass(frozen=True)
 class AudioFile:
     """A loose file. key: its sample's. path: below the inputs' common folder. metadata: a .json
-    beside it of the same name, or None."""
+    beside it of the same name, or None.
+    """
 
     key: str
     path: str

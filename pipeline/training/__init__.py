@@ -1,0 +1,1 @@
+"""Training on audio shards: codebooks, distillation, vocoders, encoders."""

@@ -51,7 +51,7 @@ class Crops(IterableDataset):
         noises: list[Shard],
         settings: CropSettings,
         seed: list[int],
-    ):
+    ) -> None:
         """labels: the OUTPUT of tokenizing `shards`; None gives zeros. noises: audio shards."""
         self.shards, self.labels, self.noises = shards, labels, noises
         self.settings, self.seed = settings, seed

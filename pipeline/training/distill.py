@@ -241,7 +241,7 @@ def _codes(folder: Folder, model, crops, features, settings, first: bool, show) 
 class _Restarts:
     """Sets codes that have gone out of use to FAISS centroids of latents that are far from any."""
 
-    def __init__(self, codebook: LearnedCodebook, seed: int):
+    def __init__(self, codebook: LearnedCodebook, seed: int) -> None:
         self.codebook, self.seed = codebook, seed
 
     def __call__(self, step: int) -> None:

@@ -33,7 +33,7 @@ class Reservoir:
     above any piece dropped before is not taken, though there may be room: room comes by the way.
     """
 
-    def __init__(self, max_frames: int, seed: int | list[int]):
+    def __init__(self, max_frames: int, seed: int | list[int]) -> None:
         """max_frames: at most this many are kept, and no more than a piece fewer if there are."""
         self.max_frames = max_frames
         self.random = np.random.default_rng(seed)

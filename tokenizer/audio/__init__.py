@@ -1,0 +1,1 @@
+"""Audio: decoding, windows, augmentation."""

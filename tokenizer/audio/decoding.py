@@ -34,7 +34,7 @@ TOO_SHORT = "too_short"
 class AudioError(ValueError):
     """Audio that cannot be tokenized. `reason` is one of the reasons this module names."""
 
-    def __init__(self, reason: str, detail: str = ""):
+    def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
 

@@ -1,0 +1,1 @@
+"""From features to tokens and back: compressor, codebook, decompressor, vocoder."""

@@ -22,7 +22,7 @@ class Codebook:
         metric: str = "l2",
         device: torch.device | str = "cpu",
         projection: Tensor | None = None,
-    ):
+    ) -> None:
         """codes: (K, D) on any device. projection: (P, D), with "l2": near is what is near by it.
 
         Raises ValueError for another metric, and for a projection with "cosine".

@@ -22,9 +22,10 @@ class Compression:
         weights: dict[str, Tensor],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-    ):
+    ) -> None:
         """weights: a tokenizer's, with "features.mean", "features.scale", "compressor.*" and
-        "decompressor.*"; see check_weights."""
+        "decompressor.*"; see check_weights.
+        """
         self.device, self.dtype = torch.device(device), dtype
         self.mean = weights["features.mean"].to(self.device, torch.float32)
         self.scale = weights["features.scale"].to(self.device, torch.float32)

@@ -17,7 +17,7 @@ from tokenizer.encoder.linear import product
 class Snake(nn.Module):
     """x + sin²(a x) / a: an activation with a period (arXiv 2006.08195)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(width, 1))
 
@@ -30,7 +30,7 @@ class Snake(nn.Module):
 class DownScale(nn.Module):
     """`factor` frames → one of another width."""
 
-    def __init__(self, width: int, out: int, factor: int):
+    def __init__(self, width: int, out: int, factor: int) -> None:
         super().__init__()
         self.factor = factor
         self.downscale = nn.Conv1d(width, out, factor, factor)
@@ -46,7 +46,7 @@ class DownScale(nn.Module):
 class UpScale(nn.Module):
     """One frame → `factor` of another width."""
 
-    def __init__(self, width: int, out: int, factor: int):
+    def __init__(self, width: int, out: int, factor: int) -> None:
         super().__init__()
         self.factor = factor
         self.activation = Snake(width)
@@ -61,7 +61,7 @@ class UpScale(nn.Module):
 class FocalDownScale(nn.Module):
     """Fewer frames, then a block over them."""
 
-    def __init__(self, width: int, out: int, factor: int, config: FocalConfig):
+    def __init__(self, width: int, out: int, factor: int, config: FocalConfig) -> None:
         super().__init__()
         self.downscale = DownScale(width, out, factor)
         self.focal_block = FocalBlock(out, config)
@@ -74,7 +74,7 @@ class FocalDownScale(nn.Module):
 class FocalUpScale(nn.Module):
     """A block, then more frames."""
 
-    def __init__(self, width: int, out: int, factor: int, config: FocalConfig):
+    def __init__(self, width: int, out: int, factor: int, config: FocalConfig) -> None:
         super().__init__()
         self.focal_block = FocalBlock(width, config)
         self.upscale = UpScale(width, out, factor)
@@ -88,7 +88,7 @@ class FocalUpScale(nn.Module):
 class Compressor(nn.Module):
     """Features (B, T, width) → latents (B, ceil(T / frames_per_token), latent)."""
 
-    def __init__(self, config: FocalConfig):
+    def __init__(self, config: FocalConfig) -> None:
         super().__init__()
         self.config = config
         widths = (config.width, *config.hidden)
@@ -119,7 +119,7 @@ class Compressor(nn.Module):
 class ChunkFeedForward(nn.Module):
     """A feed-forward over all frames of a chunk at once, with a residual."""
 
-    def __init__(self, width: int, frames: int):
+    def __init__(self, width: int, frames: int) -> None:
         super().__init__()
         self.frames = frames
         self.in_proj = nn.Linear(frames * width, frames * width)
@@ -135,7 +135,7 @@ class ChunkFeedForward(nn.Module):
 class Decompressor(nn.Module):
     """Quantised latents (B, T', latent) → features (B, T' · frames_per_token, width)."""
 
-    def __init__(self, config: FocalConfig):
+    def __init__(self, config: FocalConfig) -> None:
         super().__init__()
         self.config = config
         widths = (*config.hidden[::-1], config.width)

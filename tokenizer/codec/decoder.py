@@ -35,7 +35,7 @@ class Decoding:
         files: TokenizerFiles,
         device: torch.device | str = "cpu",
         compression: Compression | None = None,
-    ):
+    ) -> None:
         """files: with a codebook. compression: the tokenizer's own, where there is one already.
 
         The vocoder works in fp32: its phases are angles, which bf16 knows to a degree at best.

@@ -23,7 +23,7 @@ SLOPE = 0.1
 class Discriminators(nn.Module):
     """All of them: (B, n) waveforms → for each, its layers' outputs, the verdict last."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.periods = nn.ModuleList(PeriodDiscriminator(period) for period in PERIODS)
         self.spectra = nn.ModuleList(SpectrumDiscriminator(n_fft) for n_fft in FFT_SIZES)
@@ -36,7 +36,7 @@ class Discriminators(nn.Module):
 class PeriodDiscriminator(nn.Module):
     """Sees every `period`-th sample side by side: what repeats at this period lies in columns."""
 
-    def __init__(self, period: int):
+    def __init__(self, period: int) -> None:
         super().__init__()
         self.period = period
         widths = (1, *PERIOD_WIDTHS)
@@ -55,7 +55,7 @@ class PeriodDiscriminator(nn.Module):
 class SpectrumDiscriminator(nn.Module):
     """Sees magnitudes over time and frequency."""
 
-    def __init__(self, n_fft: int):
+    def __init__(self, n_fft: int) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         shapes = [(1, 1), (1, 2), (1, 2), (1, 2), (1, 1)]

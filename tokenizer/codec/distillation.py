@@ -29,7 +29,7 @@ class Distillation(nn.Module):
         mean: Tensor,
         scale: Tensor,
         weights: LossWeights,
-    ):
+    ) -> None:
         """mean, scale: (D,) and () of the features: they are standardised by these before all.
 
         WavLM's features have a few dimensions many times as large as the rest; the scale is one
@@ -105,7 +105,7 @@ class Unquantised(nn.Module):
 class UpperLayers(nn.Module):
     """Frozen WavLM above a layer: (B, T, D) → the top layer's (B, T, D), normed if pre-norm."""
 
-    def __init__(self, wavlm: WavLMModel, layer: int):
+    def __init__(self, wavlm: WavLMModel, layer: int) -> None:
         """layer: whose features come in."""
         super().__init__()
         self.wavlm, self.layer = wavlm.eval().requires_grad_(False), layer

@@ -22,7 +22,7 @@ State = list[Tensor]
 class FocalModulation(nn.Module):
     """q(x) ⊙ h(Σ gate_l context_l): context gathered first, then brought to each frame's query."""
 
-    def __init__(self, width: int, config: FocalConfig):
+    def __init__(self, width: int, config: FocalConfig) -> None:
         super().__init__()
         levels = config.focal_levels
         self.width, self.causal = width, config.causal
@@ -81,7 +81,7 @@ def look_back(x: Tensor, frames: int, state: State | None, index: int) -> tuple[
 class DynamicTanh(nn.Module):
     """tanh(a x): what stands for a layer norm in the causal form (arXiv 2503.10622)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.full((1,), 0.5))
 
@@ -93,7 +93,7 @@ class DynamicTanh(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between them."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.in_proj = nn.Linear(width, 4 * width)
         self.out_proj = nn.Linear(4 * width, width)
@@ -106,7 +106,7 @@ class FeedForward(nn.Module):
 class FocalBlock(nn.Module):
     """Focal modulation and feed-forward, each pre-normed, each with a residual."""
 
-    def __init__(self, width: int, config: FocalConfig):
+    def __init__(self, width: int, config: FocalConfig) -> None:
         super().__init__()
         norm = DynamicTanh if config.causal else nn.LayerNorm
         self.modulation_norm = norm(width)

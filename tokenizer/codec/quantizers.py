@@ -23,7 +23,7 @@ RECENT_BATCHES = 20
 class LearnedCodebook(nn.Module):
     """K codes of `width` dimensions, learned by exponential moving averages."""
 
-    def __init__(self, codes: Tensor, decay: float = DECAY):
+    def __init__(self, codes: Tensor, decay: float = DECAY) -> None:
         """codes: (K, D), FAISS's centroids. decay: of the averages, a step."""
         super().__init__()
         self.decay = decay
@@ -92,7 +92,7 @@ def nearest(rows: Tensor, codes: Tensor) -> Tensor:
 class BinarySpherical(nn.Module):
     """2^bits codes: the corners ±1/√bits of a cube in the unit sphere."""
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
         self.register_buffer("place", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
@@ -129,7 +129,7 @@ class BinarySpherical(nn.Module):
 
 
 def usage(counts: Tensor) -> dict[str, Tensor]:
-    """exp of the codes' entropy, and how many have more than UNUSED_SHARE of an even code's use."""
+    """Exp of the codes' entropy, and how many have more than UNUSED_SHARE of an even code's use."""
     share = counts / counts.sum()
     return {
         "perplexity": torch.exp(torch.special.entr(share).sum()),

@@ -46,7 +46,7 @@ class ConvNeXtBlock(nn.Module):
     ConvNeXt (Liu et al. 2022, arXiv 2201.03545) in one dimension, as in Vocos.
     """
 
-    def __init__(self, config: VocoderConfig):
+    def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         width, self.causal = config.hidden, config.causal
         self.dwconv = nn.Conv1d(
@@ -66,7 +66,7 @@ class ConvNeXtBlock(nn.Module):
 class Backbone(nn.Module):
     """Features (B, T, width) → (B, T, hidden)."""
 
-    def __init__(self, config: VocoderConfig):
+    def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.causal = config.causal
         self.embedding = nn.Conv1d(
@@ -100,7 +100,7 @@ def _convolve(
 class Head(nn.Module):
     """(B, T, hidden) → spectra (B, T, n_fft / 2 + 1): log magnitude and phase of each bin."""
 
-    def __init__(self, config: VocoderConfig):
+    def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.proj = nn.Linear(config.hidden, config.n_fft + 2)
 
@@ -121,7 +121,7 @@ class Vocoder(nn.Module):
     the next frame. This algorithmic latency, at most 44.5 ms, is that of the windows alone.
     """
 
-    def __init__(self, config: VocoderConfig):
+    def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)

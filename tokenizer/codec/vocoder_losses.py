@@ -29,7 +29,7 @@ class VocoderTraining(nn.Module):
 
     def __init__(
         self, config: VocoderConfig, mean: Tensor, scale: Tensor, adversarial_weight: float = 0.0
-    ):
+    ) -> None:
         """mean, scale: (D,) each, of the features. adversarial_weight: of what discriminators say,
         beside the spectra; 0 for none.
 
@@ -121,7 +121,7 @@ class SpectralLoss(nn.Module):
     (Parallel WaveGAN, arXiv 1910.11480, eq. 4) is about harmonics, which lie within one band.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         for n_fft in FFT_SIZES:
             mel = torchaudio.functional.melscale_fbanks(

@@ -1,0 +1,1 @@
+"""Encoders: WavLM, its causal form, MFCCs, and what trains them."""

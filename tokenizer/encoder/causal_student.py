@@ -22,7 +22,7 @@ from tokenizer.storage.encoder_files import weight_names
 class CausalStudent(nn.Module):
     """A WavLM's positional convolution and lower layers, chunk-causal."""
 
-    def __init__(self, wavlm: WavLMModel, config: EncoderConfig, mean: Tensor):
+    def __init__(self, wavlm: WavLMModel, config: EncoderConfig, mean: Tensor) -> None:
         """wavlm: the teacher; it is taken over, its layers above config.layer dropped.
 
         config: the causal one. mean: (D,) of the teacher's features, around which errors count.

@@ -50,7 +50,7 @@ class CausalWavLM(WavLM):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         utterances_per_group: int | None = None,
-    ):
+    ) -> None:
         """As WavLM's, of a configuration that is causal."""
         super().__init__(config, weights, device, dtype, utterances_per_group)
         self.position = _PositionsBefore(self.position)
@@ -149,7 +149,7 @@ class _PositionsBefore:
     as fast as PyTorch's convolution (wavlm-large, 27 ms there), and of a block no slower.
     """
 
-    def __init__(self, conv: PositionalConv):
+    def __init__(self, conv: PositionalConv) -> None:
         self.conv, self.kernel, self.bias = conv, conv.kernel, conv.bias
         if conv.weight.is_cpu:
             weight = conv.weight.squeeze(2).unflatten(0, (conv.groups, -1))  # (G, O, C, taps)
@@ -172,7 +172,7 @@ class _PositionsBefore:
 class Past:
     """A layer's keys and values of the last frames, in a buffer that moves only when it is full."""
 
-    def __init__(self, frames: int, block: int):
+    def __init__(self, frames: int, block: int) -> None:
         """frames: how many are kept. block: the most that come at once."""
         self.frames, self.room, self.stop = frames, frames + block, 0
         self.buffer: Tensor | None = None

@@ -17,7 +17,7 @@ class InferenceLinear:
     The plain weight is not kept: an encoder's memory is one copy of its weights.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, gelu: bool = False):
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> None:
         """weight: (out, in); bias: (out,) or None. Both on the device and in the dtype of use."""
         self.out_features, self.in_features = weight.shape
         self.bias = bias

@@ -16,7 +16,7 @@ from tokenizer.config import MFCCConfig
 class MFCC:
     """Normalised 16 kHz waveforms → MFCCs with two differences, one row for each frame of WavLM."""
 
-    def __init__(self, config: MFCCConfig, device: torch.device | str = "cpu"):
+    def __init__(self, config: MFCCConfig, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
 
     @torch.inference_mode()

@@ -26,7 +26,7 @@ MEL_FLOOR = 1e-3
 class MaskedPrediction(nn.Module):
     """A WavLM of layer-norm convolutions and pre-norm layers, with a head that predicts labels."""
 
-    def __init__(self, config: WavLMConfig, labels: int, seed: int):
+    def __init__(self, config: WavLMConfig, labels: int, seed: int) -> None:
         """labels: how many there are. The weights are drawn from `seed`."""
         super().__init__()
         if config.feat_extract_norm != "layer" or not config.do_stable_layer_norm:

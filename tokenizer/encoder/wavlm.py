@@ -31,7 +31,7 @@ CONV_TILE_FRAMES = 100
 class ConvLayer:
     """One convolution over time on time-major rows, with its norm and GELU."""
 
-    def __init__(self, weights: dict[str, Tensor], kernel: int, stride: int):
+    def __init__(self, weights: dict[str, Tensor], kernel: int, stride: int) -> None:
         weight = weights["conv.weight"]  # (out, in, kernel)
         self.kernel, self.stride = kernel, stride
         self.norm = "layer_norm.weight" in weights
@@ -77,7 +77,7 @@ class WavLM:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         utterances_per_group: int | None = None,
-    ):
+    ) -> None:
         """weights: as `read_encoder` gives them, with Hugging Face's names, cut at config.layer.
 
         utterances_per_group: how many utterances are padded together where attention and the
@@ -180,7 +180,8 @@ class WavLM:
     def position_bias(self, frames: int) -> Tensor:
         """(heads, T, T) with T >= frames: the bias of key j for query i, by the distance j - i.
 
-        T is at least `frames`, and grows when a longer utterance comes."""
+        T is at least `frames`, and grows when a longer utterance comes.
+        """
         if self._bias.shape[-1] < frames:
             bucket = position_buckets(frames, self.config)
             by_distance = self.bias_table[bucket.to(self.device)].T.contiguous()  # (heads, 2T - 1)
@@ -206,7 +207,7 @@ def position_buckets(frames: int, config: EncoderConfig) -> Tensor:
 class PositionalConv:
     """WavLM's convolutional position embedding: a grouped convolution of 128 frames, then GELU."""
 
-    def __init__(self, weights: dict[str, Tensor], config: EncoderConfig):
+    def __init__(self, weights: dict[str, Tensor], config: EncoderConfig) -> None:
         self.groups = config.num_conv_pos_embedding_groups
         # As a 2-D convolution over channels-last data: the 1-D one runs at half the speed on a CPU.
         weight = weights["weight"].unsqueeze(2)

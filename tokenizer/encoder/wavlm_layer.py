@@ -22,7 +22,7 @@ SCORE_TILE_BYTES = 4 << 20
 class TransformerLayer:
     """One WavLM layer: gated relative position attention and feed-forward, pre- or post-norm."""
 
-    def __init__(self, weights: dict[str, Tensor], config: EncoderConfig):
+    def __init__(self, weights: dict[str, Tensor], config: EncoderConfig) -> None:
         self.config = config
         self.attention = attention
         self.norms = [

@@ -1,0 +1,1 @@
+"""Files: folders on any filesystem, tokenizer folders, token shards."""

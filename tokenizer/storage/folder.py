@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tokenizer.errors import UsageError, one_line
 
 # What ships with the project: encoders and tokenizers, a folder each.
-PRETRAINED = Path(__file__).resolve().parent.parent / "tokenizer" / "pretrained"
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -92,10 +92,16 @@ def _fetch_from_hub(value: str) -> Path:
 class Folder:
     """An output folder on any filesystem, in which a file appears whole or not at all."""
 
-    def __init__(self, url: str):
-        """Raises UsageError for an unknown scheme."""
-        self.given = url
-        self.fs, root = filesystem(url)
+    def __init__(self, url: str, argument: str = "output") -> None:
+        """argument: what an error says the folder was given as. Raises UsageError for an unknown
+        scheme.
+        """
+        self.given, self.argument = url, argument
+        try:
+            self.fs, root = filesystem(url)
+        except UsageError as error:
+            error.argument = error.argument or argument
+            raise
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
         # A process of Ray Train works in another folder: there a relative path would be elsewhere.
@@ -107,7 +113,7 @@ class Folder:
 
     def below(self, name: str) -> "Folder":
         """A folder in this one."""
-        return Folder(f"{self.url.rstrip('/')}/{name}")
+        return Folder(f"{self.url.rstrip('/')}/{name}", self.argument)
 
     def publish(self, source: Path, name: str) -> None:
         """Put a finished local file under its name.
@@ -124,6 +130,16 @@ class Folder:
         partial = self.path(f".partial/{uuid.uuid4().hex}")
         shutil.copyfile(source, partial)
         os.replace(partial, target)
+
+    def publish_folder(self, source: Path, name: str = "") -> None:
+        """Put a finished local folder's files below `name`, its config.json last.
+
+        A folder without a config.json is no model, so a reader never sees half of one.
+        """
+        files = sorted(path for path in Path(source).rglob("*") if path.is_file())
+        for path in sorted(files, key=lambda path: path == Path(source) / "config.json"):
+            below = path.relative_to(source).as_posix()
+            self.publish(path, f"{name}/{below}" if name else below)
 
     def publish_text(self, text: str, name: str) -> None:
         """Put a small text file under its name."""
@@ -150,13 +166,16 @@ class Folder:
                 f"it holds a {name} already",
                 "give another folder",
                 value=self.given,
-                argument="output",
+                argument=self.argument,
             )
 
     def unusable(self, error: Exception) -> UsageError:
         """The error to raise when the store does not take this folder."""
         return UsageError(
-            one_line(error), "check the path, the bucket and your credentials", value=self.given
+            one_line(error),
+            "check the path, the bucket and your credentials",
+            value=self.given,
+            argument=self.argument,
         )
 
     def read_text(self, name: str) -> str | None:
@@ -184,7 +203,7 @@ class Folder:
         except ValueError as error:
             problem = f"its {name} is not JSON"
             raise UsageError(
-                problem, "give another folder", value=self.given, argument="output"
+                problem, "give another folder", value=self.given, argument=self.argument
             ) from error
 
     def claim_run(self, name: str, record: dict) -> None:
@@ -197,7 +216,7 @@ class Folder:
                 f"the run in it has other {' and '.join(different)}; see its {name}",
                 "repeat that run's settings, or give another folder",
                 value=self.given,
-                argument="output",
+                argument=self.argument,
             )
 
     def names(self, folder: str, ending: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""One training loop, optimiser module and checkpoint layout for all models."""
