@@ -11,7 +11,7 @@ the token at i + chunk: all tokens of a chunk are predicted at once, from the ch
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,9 @@ from lm.config import LMConfig, LMError
 from lm.embeddings import TokenInputs
 from tokenizer.storage.folder import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
-from tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizer.tokenizer import Tokenizer
 
 # The target of a position that predicts nothing.
 NO_TARGET = -100
@@ -170,18 +172,21 @@ class SpeechLM(nn.Module):
 
         try:
             local = fetch_folder(str(folder), "a language model")
-            model, model.tokenizer_files = read_lm(local, device, precision)
+            model, files = read_lm(local, device, precision)
         except LMError as error:
             error.value = folder if error.value is None else error.value
             raise
+        model.tokenizer_files = files
         return model
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
+    def tokenizer(self) -> "Tokenizer | None":
         """The tokenizer that the model came with, on the model's device; None if it has none.
 
         It is built on first use, in fp32, so that loading a model does not load an encoder.
         """
+        from tokenizer.tokenizer import Tokenizer  # audio libraries, which training does not need
+
         if self._tokenizer is None and self.tokenizer_files is not None:
             self._tokenizer = Tokenizer(self.tokenizer_files, self.head.weight.device)
         return self._tokenizer

@@ -7,6 +7,8 @@ as one. The forward pass is ours, and several times as fast on a CPU: data stay 
 every convolution is one or two plain products, in bf16 where that is faster.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import torchaudio
@@ -189,10 +191,10 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Te
     return y
 
 
-def position_embedding(conv: nn.Conv1d, x: Tensor, back: int) -> Tensor:
+def position_embedding(conv: Any, x: Tensor, back: int) -> Tensor:
     """WavLM's convolutional position embedding, (B, T, D) → (B, T, D), with gradients.
 
-    conv: its grouped convolution. back: how many frames before a frame its first tap is. Computed
+    conv: its grouped nn.Conv1d. back: how many frames before a frame its first tap is. Computed
     in the frequency domain: on a CPU the 128 taps took a fifth of a training step.
     """
     with torch.autocast(x.device.type, enabled=False):

@@ -19,4 +19,4 @@ def span_mask(
     starts = random.integers(-span + 1, frames, (batch, count))
     place = np.arange(frames)[None, None]
     inside = (place >= starts[..., None]) & (place < starts[..., None] + span)
-    return inside.any(axis=1)
+    return np.asarray(inside.any(axis=1))
