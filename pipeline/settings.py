@@ -51,15 +51,24 @@ class TokenizeSettings:
         """The cut of utterances into windows for an encoder alone. Raises ValueError as below."""
         from tokenizer.audio.windows import Windowing
 
-        return Windowing.of_seconds(self.window_seconds, self.context_seconds, normalize)
+        return Windowing.of_seconds(
+            window_seconds=self.window_seconds,
+            context_seconds=self.context_seconds,
+            normalize=normalize,
+        )
 
     def windowing_of(self, files: TokenizerFiles) -> Windowing:
         """The same for a tokenizer. Raises ValueError for windows that are too short."""
         from tokenizer.audio.windows import Windowing
 
-        seconds = self.window_seconds, self.context_seconds
+        past, chunk = files.past_and_chunk
         return Windowing.of_seconds(
-            *seconds, files.encoder.normalize, files.frames_per_token, *files.past_and_chunk
+            window_seconds=self.window_seconds,
+            context_seconds=self.context_seconds,
+            normalize=files.encoder.normalize,
+            frames_per_token=files.frames_per_token,
+            past=past,
+            chunk=chunk,
         )
 
     def batch_limits(self) -> BatchLimits:

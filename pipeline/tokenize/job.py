@@ -30,13 +30,9 @@ def open_output(
     """
     try:
         settings.windowing_of(files)
-    except ValueError as error:
-        raise UsageError(
-            str(error),
-            "make the window longer",
-            value=settings.window_seconds,
-            argument="window_seconds",
-        ) from error
+    except UsageError as error:
+        error.value = settings.window_seconds
+        raise
     folder = Folder(url)
     decisive = {
         "tokenizer": files.fingerprint,
