@@ -16,7 +16,6 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.shards.samples import TarWriter
 from pipeline.synthesis import games
 from pipeline.synthesis.alignment import FRAME_MS, frames, moved
 from pipeline.synthesis.recordings import decode
@@ -26,6 +25,7 @@ from pipeline.synthesis.voices import GAMES, HALVES, SHARES, Voice, foreign_espe
 from tokenizer.audio import effects
 from tokenizer.audio.effects import RATE
 from tokenizer.audio.noises import KINDS, make_noise
+from tokenizer.storage.tars import TarWriter
 
 SHORTEST_S, LONGEST_S = 1.5, 15.0
 # Rounds of speaking after which a voice that gives too little is left at that.
