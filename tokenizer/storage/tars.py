@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
-# tarfile's own 10 KB a read would cost more in Python than decoding does.
-READ_BYTES = 1 << 20
+# Bytes that tarfile reads at once. With its own 10 KB, a tar of audio costs more in Python than in
+# decoding. With a large buffer, a tar of small members does: every read copies the buffer's rest.
+LARGE_MEMBERS, SMALL_MEMBERS = 1 << 20, 16 << 10
 
 
 class Readable(Protocol):
@@ -44,20 +45,22 @@ class TarWriter:
         self._archive.close()
 
 
-def read_members(stream: Readable) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def read_members(
+    stream: Readable, buffer_bytes: int = LARGE_MEMBERS
+) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     """(header, content of a regular file) of every member, in order; gzip is unpacked.
 
     A member's content can be read until the next member is asked for. Raises tarfile.TarError or
     EOFError where the tar is cut or damaged, and passes on errors of the stream itself.
     """
     open_tar: Any = tarfile.open  # its types ask more of a stream than it does
-    archive = open_tar(fileobj=stream, mode="r|*", bufsize=READ_BYTES, tarinfo=_StrictTarInfo)
+    archive = open_tar(fileobj=stream, mode="r|*", bufsize=buffer_bytes, tarinfo=_StrictTarInfo)
     for info in archive:
         archive.members = []  # tarfile would keep them all, and a shard may have millions
         regular = info.isreg() and not info.issparse()
         yield info, archive.extractfile(info) if regular else None
     # A block of zeros ends an archive: more after it is a damaged header, or a second tar.
-    while rest := archive.fileobj.read(READ_BYTES):
+    while rest := archive.fileobj.read(buffer_bytes):
         if rest.strip(b"\0"):
             raise tarfile.ReadError("data after the end of the archive")
 

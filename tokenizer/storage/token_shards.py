@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import READ_AHEAD, Folder
-from tokenizer.storage.tars import Readable, TarWriter, read_members
+from tokenizer.storage.tars import SMALL_MEMBERS, Readable, TarWriter, read_members
 
 TOKENS_ENDING, JSON_ENDING = ".tokens.npy", ".json"
 REMEDY = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
@@ -99,7 +99,7 @@ def read_tokens(
     # Halves of utterances: tokens, or KEY.json, whose other half has not come yet.
     waiting: dict[str, np.ndarray | dict[str, Any]] = {}
     try:
-        for info, content in read_members(stream):
+        for info, content in read_members(stream, SMALL_MEMBERS):
             if content is None:
                 continue
             members += 1
