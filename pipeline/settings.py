@@ -1,4 +1,4 @@
-"""What a person can set of each job: one frozen, keyword-only dataclass a job, of plain values.
+"""The settings of every job: frozen, keyword-only dataclasses of plain values.
 
 Nothing heavy is imported here, so that a command line can show the defaults at once.
 """
@@ -86,9 +86,11 @@ class TokenizeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class KmeansSettings:
-    """How the codebook is trained. max_frames: over all shards, evenly. center: see `centred`.
+    """How a k-means codebook is trained.
 
-    whiten: principal components that are clustered, see `train_whitened`; 0 clusters the features.
+    metric: "l2" or "cosine". max_frames: of the sample, evenly from all shards. center: subtract
+    each window's mean, see `centred`. whiten: how many principal components are clustered, see
+    `train_whitened`; 0 clusters the features themselves.
     """
 
     codebook_size: int
@@ -195,8 +197,10 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """codebook_size: None is the largest unit and one more. shard_tokens: a shard ends with the
-    utterance that fills it.
+    """How units are imported.
+
+    codebook_size: None takes the largest unit plus one. shard_tokens: a shard ends with the
+    utterance that reaches this.
     """
 
     codebook_size: int | None
