@@ -23,13 +23,7 @@ def audio_tokens(
     show: called with the number of files just done. Raises LMError with the name of a file that
     cannot be tokenized, and the reason.
     """
-    windowing = Windowing.of_seconds(
-        WINDOW_SECONDS,
-        CONTEXT_SECONDS,
-        tokenizer.normalize,
-        tokenizer.frames_per_token,
-        *tokenizer.past_and_chunk,
-    )
+    windowing = tokenizer.windowing(WINDOW_SECONDS, CONTEXT_SECONDS)
     for start in range(0, len(paths), FILES_AT_ONCE):
         batch = paths[start : start + FILES_AT_ONCE]
         waves, kept_slices = [], []

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.cluster.bars import bar
+from pipeline.cluster.progress import bar
 from pipeline.evaluation.phone_labels import PhoneLabels, metadata_text
 from pipeline.evaluation.versions import (
     Recording,

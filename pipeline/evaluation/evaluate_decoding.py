@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import WavLMModel
 
-from pipeline.cluster.bars import bar
+from pipeline.cluster.progress import bar
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.augmentation import normalize

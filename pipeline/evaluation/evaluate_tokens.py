@@ -19,11 +19,12 @@ from pipeline.evaluation.phone_labels import PhoneLabels, metadata_text
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard
-from pipeline.shards.samples import read_samples, read_tokens
+from pipeline.shards.samples import read_samples
 from pipeline.tokenize.job import open_output, tokenize
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # Labels may end up to this many frames before the audio does. Labels that end earlier are taken to
@@ -100,7 +101,7 @@ def evaluate_tokens(
     """
     evaluation = Evaluation(files.fingerprint)
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        folder = open_output(
+        run = open_output(
             output or scratch, files, source=source, settings=settings, inputs_root=inputs_root
         )
         if output is None:
@@ -112,17 +113,15 @@ def evaluate_tokens(
                     value="(none)",
                     argument="output",
                 )
-        summary = tokenize(
-            shards, folder, files=files, settings=settings, encoder_settings=encoder_settings
-        )
+        summary = tokenize(shards, run, encoder_settings)
         for name, why in summary["failed"].items():
             evaluation.problems.append(f"shard {name} failed: {why}; it is not in the figures")
         # An OUTPUT that existed before may contain other shards too.
         names = [shard.name for shard in shards if shard.name not in summary["failed"]]
         for name in sorted(set(names) & set(summary["incomplete_shards"])):
             evaluation.problems.append(f"shard {name} is incomplete: its tar is broken")
-        rejected = _rejected(folder, set(names))
-        utterances = _distinct(_read_tokens(folder, names), evaluation)
+        rejected = _rejected(run.folder, set(names))
+        utterances = _distinct(_read_tokens(run.folder, names), evaluation)
     evaluation.left_out.update((row["key"], f"rejected: {row['reason']}") for row in rejected)
     if not utterances:
         evaluation.problems.append("no utterance of the input could be tokenized")

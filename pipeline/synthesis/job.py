@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from shutil import which
 
-from pipeline.cluster.bars import bar
+from pipeline.cluster.progress import bar
 from pipeline.synthesis.plan import ShardPlan, SynthesisSettings, plan_shards, recordings_by_voice
 from pipeline.synthesis.sentences import english
 from pipeline.synthesis.speech_shard import make_noise_shard, make_shard

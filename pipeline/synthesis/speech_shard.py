@@ -16,7 +16,6 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.shards.samples import TarWriter
 from pipeline.synthesis.alignment import FRAME_MS, frame_labels, shift_phones
 from pipeline.synthesis.games import decode_dialogue
 from pipeline.synthesis.plan import RecordingGroup, ShardPlan
@@ -27,6 +26,7 @@ from pipeline.synthesis.voices import GAMES, HALVES, SHARES, Voice, foreign_espe
 from tokenizer.audio import effects
 from tokenizer.audio.effects import RATE
 from tokenizer.audio.noises import KINDS, make_noise
+from tokenizer.storage.tars import TarWriter
 
 SHORTEST_S, LONGEST_S = 1.5, 15.0
 # A voice that has given too little speech after so many rounds of requests is left at that.

@@ -11,7 +11,7 @@ from refusals import assert_refused
 from pipeline.evaluation.evaluate_decoding import FeatureFigures
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
