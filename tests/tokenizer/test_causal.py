@@ -1,4 +1,4 @@
-"""The causal tokenizer: a frame sees nothing after its chunk, and a stream gives what one pass does.
+"""The causal tokenizer: a frame sees nothing after its chunk, and a stream equals one pass.
 
 The reference is the training form, with one dense mask where inference has blocks and a KV cache.
 """
