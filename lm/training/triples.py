@@ -123,7 +123,7 @@ def make_triples(
         prompts = [tokens[:begin].astype(np.int64) for _, tokens in some]
         real = [tokens[begin:end].astype(np.int64) for _, tokens in some]
         seeds = [settings.seed + made + place for place in range(len(some))]
-        said = generator.generate(prompts, max(map(len, real)), seeds, settings.sampling)
+        said = generator.generate(prompts, max(map(len, real)), seeds, sampling=settings.sampling)
         for (key, _), prompt, chosen, own in zip(some, prompts, real, said):
             yield Triple(key, prompt, chosen=chosen, rejected=own[: len(chosen)])
         made += len(some)
