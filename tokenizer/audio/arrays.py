@@ -23,7 +23,7 @@ def utterance_of(waveform: np.ndarray | Tensor, sample_rate: int) -> Utterance:
 
     waveform: (n,) or (n, channels), float in [-1, 1] or int16, on any device. Raises UsageError for
     anything else, for samples that are not finite, for under 400 samples at 16 kHz, and for a
-    sample rate that is not a int16 number of at least 1,000 Hz.
+    sample rate that is not a whole number of at least 1,000 Hz.
     """
     rate = _checked_rate(sample_rate)
     samples = _float_samples(waveform)
@@ -53,7 +53,7 @@ def _checked_rate(sample_rate: int) -> int:
     if rate < decoding.LOWEST_RATE:
         raise UsageError(
             "it is not a sample rate of speech",
-            f"give a int16 number of Hz, at least {decoding.LOWEST_RATE}",
+            f"give a whole number of Hz, at least {decoding.LOWEST_RATE}",
             value=sample_rate,
             argument="sample_rate",
         )
