@@ -22,7 +22,7 @@ from tokenizer.encoder.causal_wavlm import CausalWavLM
 from tokenizer.encoder.mfcc import MFCC
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.errors import UsageError
-from tokenizer.storage.folder import fetch_folder
+from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles, encoder_weights
 from tokenizer.stream import SpeechStream, TokenStream
 

@@ -22,7 +22,7 @@ from models import distilled, small_tokenizer
 from tokenizer import Tokenizer
 from tokenizer.config import FocalConfig
 from tokenizer.errors import UsageError
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles
 
 NAME = "wavlm-tiny-d1024"

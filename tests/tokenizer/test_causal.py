@@ -16,7 +16,6 @@ from transformers import WavLMModel
 
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.shards.samples import read_tokens
 from pipeline.training.causal_encoder import learn_causal
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.compression import Compression
@@ -25,7 +24,9 @@ from tokenizer.config import EncoderError, FocalConfig
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
 from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.folder import PRETRAINED, Folder
+from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training.loop import TrainingSettings

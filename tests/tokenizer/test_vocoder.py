@@ -13,7 +13,7 @@ from tokenizer.codec.decoder import limited
 from tokenizer.codec.vocoder import Vocoder, inverse_stft
 from tokenizer.codec.vocoder_losses import SpectralLoss, VocoderTraining, discriminator_loss
 from tokenizer.config import FocalConfig, VocoderConfig
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
