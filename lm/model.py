@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lm.attention import Attend, attention_over, gates
 from lm.config import LMConfig, LMError
 from lm.embeddings import TokenInputs
-from tokenizer.storage.folder import fetch_folder
+from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
