@@ -116,7 +116,8 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
     features = None
     if args.encoder:
         folder = flags.named("--encoder", fetch_folder, args.encoder, "a WavLM", hub=True)
-        features = FeatureFigures(files, args.encoder, folder)
+        with flags.naming("--encoder", args.encoder, "give the WavLM it was made from"):
+            features = FeatureFigures(files, folder)
     write_json = open_json(args.json) if args.json else None
     done = evaluate_tokens(
         shards,

@@ -62,8 +62,8 @@ class TokenizeSettings:
         past, chunk = files.past_and_chunk
         try:
             return Windowing.of_seconds(
-                self.window_seconds,
-                self.context_seconds,
+                window_seconds=self.window_seconds,
+                context_seconds=self.context_seconds,
                 normalize=files.encoder.normalize,
                 frames_per_token=files.frames_per_token,
                 past=past,
