@@ -69,15 +69,9 @@ class TokenizeSettings:
                 past=past,
                 chunk=chunk,
             )
-        except ValueError as error:
-            shorten = f", or context_seconds shorter than {self.context_seconds:g}"
-            raise UsageError(
-                str(error),
-                "make the window longer" + ("" if past else shorten),
-                value=self.window_seconds,
-                argument="window_seconds",
-                mentions=("context_seconds",),
-            ) from error
+        except UsageError as error:
+            error.value = self.window_seconds
+            raise
 
     def batch_limits(self) -> BatchLimits:
         """The most that one batch holds."""

@@ -17,7 +17,7 @@ from lm.files import save_lm
 from lm.model import SpeechLM
 from pipeline.shards.report import REASONS
 from pipeline.tokenize.import_tokens import IMPORT_REASONS
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 README = ROOT / "README.md"

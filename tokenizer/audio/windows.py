@@ -73,8 +73,9 @@ class Windowing:
         if self.frames <= 2 * self.context:
             raise UsageError(
                 "a window must be longer than its context on both sides",
-                "make the window longer or the context shorter",
+                "make the window longer or context_seconds shorter",
                 argument="window_seconds",
+                mentions=("context_seconds",),
             )
 
     @classmethod
