@@ -10,6 +10,7 @@ reports/NAME.parquet   a row per input sample; a shard is finished when its repo
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -21,6 +22,20 @@ from tokenizer.storage.token_shards import TokenShardError, TokenUtterance, read
 REMEDY = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
 # The default where run.json does not say.
 TOKENS_PER_SECOND = 50.0
+
+
+def finished_shards(folder: Folder) -> list[str]:
+    """Names of the shards of an OUTPUT that have a report, sorted."""
+    return folder.names("reports", ".parquet")
+
+
+def commit_shard(folder: Folder, name: str, *, tar: Path, report: Path) -> None:
+    """Publish a shard and then its report, both local files.
+
+    A task that dies in between has finished nothing, and its retry writes the same bytes again.
+    """
+    folder.publish(tar, f"shards/{name}.tar")
+    folder.publish(report, f"reports/{name}.parquet")
 
 
 def check_same_tokenizer(
@@ -106,7 +121,7 @@ class TokenFolder:
         if codebook_size < 1:
             raise folder.refused(f"its run.json names {codebook_size} codes", REMEDY)
         try:
-            names = folder.names("reports", ".parquet")
+            names = finished_shards(folder)
         except Exception as error:  # whatever a store raises, this folder cannot be used
             raise folder.unusable(error) from error
         if not names:
