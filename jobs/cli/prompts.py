@@ -15,7 +15,8 @@ from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, re
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import filesystem
-from tokenizer.storage.token_shards import check_array, check_shard_tokenizer, read_tokens
+from tokenizer.storage.token_folder import check_shard_tokenizer
+from tokenizer.storage.token_shards import check_array, read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.cluster.progress import bar
 from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY
@@ -136,6 +135,6 @@ def _lines(what: str, files: dict[str, tuple[str, int]]) -> Iterator[tuple[str, 
                         if line.strip():
                             yield f"{path}:{number}", line
                 except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                    tqdm.write(f"{path}:{number + 1}: {one_line(error)}", file=sys.stderr)
+                    progress.write(f"{path}:{number + 1}: {one_line(error)}", file=sys.stderr)
                     yield f"{path}:{number + 1}", None
             progress.update(done + size - progress.n)
