@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.cluster.progress import LOG_SECONDS, REFRESH_SECONDS
-from pipeline.settings import ImportSettings
+from pipeline.settings import MOST_CODES, ImportSettings
 from pipeline.shards.reading import READ_AHEAD_BYTES
 from pipeline.shards.report import ShardReport, gather
 from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY, TarWriter
@@ -30,8 +30,6 @@ from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import Folder, filesystem
 
 ENDINGS = (".jsonl", ".jsonl.gz")
-# A unit over this is a mistake, and no codebook is made so large for it.
-MOST_CODES = 1 << 20
 
 NOT_JSON = "not_json"
 NO_KEY = "no_key"
