@@ -1,6 +1,6 @@
-"""Measure a tokenizer or a language model: print a table, and with --json write the figures too.
+"""Measure a tokenizer or a language model, and print a table of figures.
 
-Exit status: 0 done; 1 a shard failed or was broken; 2 unusable arguments.
+With --json the figures are written to a file too. Exit status: 0 done; 1 a shard failed or was broken; 2 unusable arguments.
 """
 
 import sys

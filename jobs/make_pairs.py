@@ -1,6 +1,6 @@
-"""Make pairs of recordings that test whether a language model notices a change in the middle.
+"""Make pairs of recordings, of which one changes its voice or room in the middle.
 
-In SALMon's layout: OUTPUT/speaker_consistency/sample_0_0.wav and so on, where 0 is the consistent
+A language model should give the consistent one the higher likelihood. In SALMon's layout: OUTPUT/speaker_consistency/sample_0_0.wav and so on, where 0 is the consistent
 recording. Input: audio shards. A change of speaker or gender keeps the text, so it needs samples
 whose json has "text", "speaker" and "gender", as `jobs/synthesize.py --same-texts` makes them; a
 change of pitch, background or room works with any speech. Every two versions make two pairs: each

@@ -1,4 +1,4 @@
-"""Make training speech with Debian's free synthesisers, prompt recordings and games.
+"""Make training speech with Debian's free synthesisers, recordings and games.
 
 Writes audio shards in two halves that share no speaker, OUTPUT/a and OUTPUT/b, and shards of noise,
 OUTPUT/noise. Beside the shards of a half lie the phones of its English utterances, phones.jsonl.

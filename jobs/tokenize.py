@@ -1,6 +1,6 @@
-"""Tokenize audio shards, the main job: audio tars in, token tars out, a report row per sample.
+"""Tokenize audio shards: audio tars in, token tars out, a report row per sample.
 
-Run it again to finish what is missing. Exit status: 0 all done; 1 a shard failed or was broken, or
+This is the main job. Run it again to finish what is missing. Exit status: 0 all done; 1 a shard failed or was broken, or
 more was rejected than --max-reject-rate; 2 unusable arguments.
 """
 

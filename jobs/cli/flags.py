@@ -17,6 +17,7 @@ from jobs.cli.errors import named, naming, run, unusable
 from jobs.cli.models import (
     add_lm,
     add_tokenizer,
+    chosen_device,
     device_and_precision,
     encoder,
     read_model,
@@ -46,6 +47,7 @@ __all__ = [
     "add_output",
     "add_tokenizer",
     "argparse",
+    "chosen_device",
     "count",
     "device_and_precision",
     "encoder",

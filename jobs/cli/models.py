@@ -68,11 +68,8 @@ def read_model(value: str, device: str, precision: str) -> tuple[SpeechLM, Token
         return read_lm(folder, device, precision)
 
 
-def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
-    """--device and --precision, with what "auto" means on this machine.
-
-    Raises UsageError for a GPU that is not there.
-    """
+def chosen_device(args: argparse.Namespace) -> str:
+    """--device, "cpu" or "cuda". Raises UsageError for a GPU that is not there."""
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -82,10 +79,19 @@ def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
             problem="this process sees no GPU",
             remedy="submit with `ray job submit --entrypoint-num-gpus 1`, or use --device cpu",
         )
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = args.precision
+    if args.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return args.device
+
+
+def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
+    """--device and --precision, with what "auto" means on this machine.
+
+    Raises UsageError for a GPU that is not there.
+    """
+    import torch
+
+    device, precision = chosen_device(args), args.precision
     if precision == "auto":
         fast = (
             torch.cuda.is_bf16_supported()
