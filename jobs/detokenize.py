@@ -1,9 +1,9 @@
 """Turn token shards into speech: audio shards of the same names.
 
-A sample is KEY.flac and KEY.json. A frame of 20 ms gives 320 samples at 16 kHz, and an utterance 80 more, so tokenizing the result
-gives the same number of tokens. KEY.json is the token shard's. Tokens do not hold the loudness of
-speech: the output is at about -23 dBFS. Run it again to finish what is missing. Exit status: 0 all
-done; 1 a shard failed; 2 unusable arguments.
+A sample is KEY.flac and KEY.json. A frame of 20 ms gives 320 samples at 16 kHz, and an utterance 80
+more, so tokenizing the result gives the same number of tokens. KEY.json is the token shard's.
+Tokens do not hold the loudness of speech: the output is at about -23 dBFS. Run it again to finish
+what is missing. Exit status: 0 all done; 1 a shard failed; 2 unusable arguments.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """Measure a tokenizer or a language model, and print a table of figures.
 
-With --json the figures are written to a file too. Exit status: 0 done; 1 a shard failed or was broken; 2 unusable arguments.
+With --json the figures are written to a file too. Exit status: 0 done; 1 a shard failed or was
+broken; 2 unusable arguments.
 """
 
 import sys
@@ -94,8 +95,9 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
                 figures = prediction_figures(
                     model, tokens, batch_tokens=args.batch_tokens, progress=bar
                 )
-        for url, found in pairs.items() if tokenizer else ():
+        for url, found in pairs.items():
             with flags.naming("--pairs", url):
+                assert tokenizer is not None
                 judged[url] = pair_figures(
                     model,
                     found,

@@ -1,8 +1,9 @@
 """Import units of other encoders: JSON lines in, token shards out.
 
-A line is {"key": ..., "units": [...]}, one utterance. The shards name no tokenizer, so a language model of them learns its own input embedding. Other
-fields of a line are kept as its metadata. Run it again to finish what is missing. Exit status: 0
-all done; 1 a file was broken, or more was rejected than --max-reject-rate; 2 unusable arguments.
+A line is {"key": ..., "units": [...]}, one utterance. The shards name no tokenizer, so a language
+model of them learns its own input embedding. Other fields of a line are kept as its metadata. Run
+it again to finish what is missing. Exit status: 0 all done; 1 a file was broken, or more was
+rejected than --max-reject-rate; 2 unusable arguments.
 """
 
 import sys

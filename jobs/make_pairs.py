@@ -1,11 +1,12 @@
 """Make pairs of recordings, of which one changes its voice or room in the middle.
 
-A language model should give the consistent one the higher likelihood. In SALMon's layout: OUTPUT/speaker_consistency/sample_0_0.wav and so on, where 0 is the consistent
-recording. Input: audio shards. A change of speaker or gender keeps the text, so it needs samples
-whose json has "text", "speaker" and "gender", as `jobs/synthesize.py --same-texts` makes them; a
-change of pitch, background or room works with any speech. Every two versions make two pairs: each
-version is the consistent one once. The same input and seed give the same bytes. Exit status: 0
-done; 1 fewer pairs than --pairs-per-task; 2 unusable arguments.
+A language model should give the consistent one the higher likelihood. In SALMon's layout:
+OUTPUT/speaker_consistency/sample_0_0.wav and so on, where 0 is the consistent recording. Input:
+audio shards. A change of speaker or gender keeps the text, so it needs samples whose json has
+"text", "speaker" and "gender", as `jobs/synthesize.py --same-texts` makes them; a change of pitch,
+background or room works with any speech. Every two versions make two pairs: each version is the
+consistent one once. The same input and seed give the same bytes. Exit status: 0 done; 1 fewer pairs
+than --pairs-per-task; 2 unusable arguments.
 """
 
 import sys

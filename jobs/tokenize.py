@@ -1,7 +1,7 @@
 """Tokenize audio shards: audio tars in, token tars out, a report row per sample.
 
-This is the main job. Run it again to finish what is missing. Exit status: 0 all done; 1 a shard failed or was broken, or
-more was rejected than --max-reject-rate; 2 unusable arguments.
+This is the main job. Run it again to finish what is missing. Exit status: 0 all done; 1 a shard
+failed or was broken, or more was rejected than --max-reject-rate; 2 unusable arguments.
 """
 
 import sys

@@ -15,11 +15,14 @@ import statistics
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
@@ -28,7 +31,9 @@ from jobs.bench.speech import make_utterances, write_shards
 from jobs.bench.timing import Row
 from jobs.cli import flags
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.config import EncoderConfig
 from tokenizer.encoder.linear import InferenceLinear
+from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -56,10 +61,11 @@ class Bench:
     @property
     def flops_per_second(self) -> float:
         """Of the layers used, for a second of this audio."""
-        total = 0.0
+        encoder, total = self.files.encoder, 0.0
+        assert isinstance(encoder, EncoderConfig)
         for wave in self.waves:
             seconds = len(wave) / SAMPLE_RATE
-            total += seconds * self.files.encoder.flops_per_second(seconds)
+            total += seconds * encoder.flops_per_second(seconds)
         return total / self.audio_seconds
 
 
@@ -71,11 +77,17 @@ def gemm_rate(precision: torch.dtype, device: str, turns: int = 9) -> float:
         x = torch.randn(rows, inner, device=device, dtype=precision)
         weight = torch.randn(outer, inner, device=device, dtype=precision)
         for product in (InferenceLinear(weight), lambda x, w=weight: F.linear(x, w)):
-            row = Row(name="", run=lambda x=x, product=product: [product(x) for _ in range(10)])
+            row = Row(name="", run=partial(ten_products, product, x))
             for _ in range(turns):
                 row.turn()
             rates.append(10 * 2 * rows * inner * outer / row.median)
     return max(rates)
+
+
+def ten_products(product: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """One product takes too short a time to measure."""
+    for _ in range(10):
+        product(x)
 
 
 def hugging_face(model: WavLMModel, bench: Bench, hidden: bool) -> None:
@@ -102,6 +114,7 @@ def our_row(name: str, files: TokenizerFiles, precision: str, bench: Bench) -> R
     """A row of this project's tokenizer: waveforms to tokens, the codebook lookup included."""
     tokenizer = Tokenizer(files, bench.device, precision)
     if name.endswith("compiled"):
+        assert isinstance(tokenizer.encoder, WavLM)
         tokenizer.encoder.compile()
     # Batches of like length, as the job forms them.
     ordered = sorted(bench.waves, key=len)
@@ -114,8 +127,9 @@ def our_row(name: str, files: TokenizerFiles, precision: str, bench: Bench) -> R
 def device_rows(bench: Bench) -> list[Row]:
     """Rows 2 to 5 on one device; 5d has a compressor between encoder and codebook."""
     files, compressed = bench.files, distilled(bench.files, CODES)
-    full = bench.model.to(bench.device)
-    cut = WavLMModel(WavLMConfig(**{**LARGE, "num_hidden_layers": LAYER})).eval().to(bench.device)
+    full = bench.model.to(torch.device(bench.device))
+    cut = WavLMModel(WavLMConfig(**{**LARGE, "num_hidden_layers": LAYER})).eval()
+    cut.to(torch.device(bench.device))
     cut.load_state_dict(full.state_dict(), strict=False)
     rows = [
         Row(
@@ -144,18 +158,21 @@ def show(name: str, speed: float, against: dict[str, float], note: str = "") -> 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     parser = flags.parser(__doc__, "python jobs/bench/encode.py --utterances 8 --turns 3")
-    for name, default, what in (
-        ("utterances", 8, "in the set"),
-        ("batch", 8, "utterances in a batch"),
-        ("turns", 3, "of each row"),
-        ("repeats", 4, "of the set, in each of the job's four shards"),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            type=flags.positive,
-            default=default,
-            help=f"{what} (default: %(default)s)",
-        )
+    parser.add_argument(
+        "--utterances", type=flags.positive, default=8, help="in the set (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=flags.positive, default=8, help="utterances in one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--turns", type=flags.positive, default=3, help="of each row (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=flags.positive,
+        default=4,
+        help="of the set, in each of the job's four shards (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

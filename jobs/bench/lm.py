@@ -14,6 +14,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,9 +63,8 @@ def main() -> int:
     args = parse()
     device = flags.chosen_device(args)
     torch.manual_seed(0)
-    config = LMConfig(
-        codebook_size=CODES, **PRESETS[args.preset], chunk=args.chunk, inputs="embedding"
-    )
+    shape: dict[str, Any] = PRESETS[args.preset] | {"chunk": args.chunk, "inputs": "embedding"}
+    config = LMConfig(codebook_size=CODES, **shape)
     config = replace(config, layers=args.layers or config.layers)
     model = SpeechLM(config).to(device)
     size = sum(weight.numel() for weight in model.parameters()) / 1e6
@@ -90,7 +91,7 @@ def generation(model: SpeechLM, turns: int) -> None:
         next(stream)
         del cast
         name = f"generation, {precision}, batch 1"
-        rows.append(Row(name=name, run=lambda stream=stream: take_steps(stream)))
+        rows.append(Row(name=name, run=partial(take_steps, stream)))
     take_turns(rows, turns)
     for row in rows:
         rate = STEPS * model.config.chunk / row.median

@@ -20,8 +20,9 @@ def make_utterances(count: int) -> list[np.ndarray]:
     waveforms: list[np.ndarray] = []
     for shard in flags.named("--input", find_shards, [str(SPEECH)])[1]:
         with open_shard(shard) as stream:
-            found = read_utterances(stream, keep_samples=1 << 30)
-            waveforms += [utterance.waveform for _, utterance, _ in found]
+            for _, utterance, _ in read_utterances(stream, keep_samples=1 << 30):
+                assert utterance is not None and utterance.waveform is not None
+                waveforms.append(utterance.waveform)
     speech = np.concatenate(waveforms)
     random = np.random.default_rng(0)
     utterances = []
@@ -37,9 +38,9 @@ def write_shards(folder: Path, waves: list[np.ndarray], shards: int, repeats: in
     """Audio shards with all utterances, `repeats` times in each. Returns seconds of audio."""
     flacs = []
     for wave in waves:
-        data = io.BytesIO()
-        soundfile.write(data, wave / np.abs(wave).max(), SAMPLE_RATE, format="FLAC")
-        flacs.append(data.getvalue())
+        file = io.BytesIO()
+        soundfile.write(file, wave / np.abs(wave).max(), SAMPLE_RATE, format="FLAC")
+        flacs.append(file.getvalue())
     for number in range(shards):
         tar = TarWriter(folder / f"bench-{number:06d}.tar")
         for repeat in range(repeats):

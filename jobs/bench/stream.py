@@ -43,8 +43,9 @@ def random_tokenizer(name: str, precision: str) -> Tokenizer:
 
 def chunk_seconds(tokenizer: Tokenizer, chunks: int) -> list[float]:
     """Seconds from the last sample of each chunk to its tokens."""
-    stream, size = tokenizer.stream(), tokenizer.encoder.config.chunk_frames * SAMPLES_PER_FRAME
-    before = tokenizer.encoder.config.past_frames * SAMPLES_PER_FRAME
+    past_frames, chunk_frames = tokenizer.past_and_chunk
+    stream, size = tokenizer.stream(), chunk_frames * SAMPLES_PER_FRAME
+    before = past_frames * SAMPLES_PER_FRAME
     wave = np.random.default_rng(0).standard_normal(before + (chunks + 1) * size) * 0.05
     wave = wave.astype(np.float32)
     start = before + RECEPTIVE_FIELD - SAMPLES_PER_FRAME
@@ -54,7 +55,7 @@ def chunk_seconds(tokenizer: Tokenizer, chunks: int) -> list[float]:
         began = time.perf_counter()
         tokens = stream.push(wave[first : first + size])
         seconds.append(time.perf_counter() - began)
-        assert len(tokens) == tokenizer.encoder.config.chunk_frames
+        assert len(tokens) == chunk_frames
     return seconds
 
 
@@ -84,7 +85,7 @@ def main() -> int:
         tokenizer = random_tokenizer(name, args.precision)
         seconds = sorted(chunk_seconds(tokenizer, args.chunks))
         median, p95 = statistics.median(seconds), seconds[int(0.95 * len(seconds))]
-        chunk = tokenizer.encoder.config.chunk_frames * SAMPLES_PER_FRAME / SAMPLE_RATE
+        chunk = tokenizer.past_and_chunk[1] * SAMPLES_PER_FRAME / SAMPLE_RATE
         wait = 1000 * tokenizer.stream().latency_seconds
         print(
             f"{name:<14}{1000 * median:12.1f}{1000 * p95:8.1f}{median / chunk:11.3f}"

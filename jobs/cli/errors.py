@@ -1,6 +1,7 @@
 """From errors to exit status: one line and status 2 for what cannot be used, no traceback."""
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -109,10 +110,10 @@ def _let_the_next_interrupt_kill() -> None:
 
 def _stdout_is_closed() -> bool:
     """Whether stdout is the broken pipe, not a socket. If so, what is left to print is dropped."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Or the interpreter would try once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # Or the interpreter would try once more at exit, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
