@@ -26,8 +26,7 @@ from lm.generation import Generator, Sampling
 from lm.model import SpeechLM
 from lm.training.preference import Alignment, PreferenceSettings, split
 from lm.training.triples import Triple, TripleSettings, make_triples, read_triples, write_triples
-from pipeline.cluster.bars import bar
-from pipeline.cluster.training_progress import TrainingLine
+from pipeline.cluster.progress import TrainingLine, bar
 from tokenizer.errors import one_line
 from tokenizer.storage.folder import Folder, filesystem
 

@@ -37,7 +37,7 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
     from pipeline.evaluation.evaluate_decoding import FeatureFigures, decoding_figures
     from pipeline.evaluation.evaluate_tokens import evaluate_tokens
     from pipeline.shards.inputs import find_shards
-    from tokenizer.storage.folder import fetch_folder
+    from tokenizer.storage.fetch import fetch_folder
 
     root, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
@@ -46,7 +46,8 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
     features = None
     if args.encoder:
         folder = flags.named("--encoder", fetch_folder, args.encoder, kind="a WavLM", hub=True)
-        features = FeatureFigures(files, args.encoder, folder)
+        with flags.naming("--encoder", args.encoder, "give the WavLM it was made from"):
+            features = FeatureFigures(files, folder)
     write_json = open_json(args.json) if args.json else None
     done = evaluate_tokens(
         shards,
@@ -59,7 +60,7 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
         items=items,
         output=args.output,
     )
-    windowing = settings.windowing_of(files)
+    windowing = settings.windowing(files)
     done.figures.update(decoding_figures(shards, files, windowing=windowing, features=features))
     print(f"{args.tokenizer}: tokenizer {done.tokenizer[:12]}")
     print_figures(done.figures, evaluation.TOKEN_MEANINGS)
@@ -76,7 +77,7 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
     if not args.input and not args.pairs:
         raise flags.unusable("--input", "(none)", "nothing is to be measured", "give it or --pairs")
     from lm.evaluation.judge import find_pairs, open_tokens, pair_figures, prediction_figures
-    from pipeline.cluster.bars import bar
+    from pipeline.cluster.progress import bar
     from tokenizer.tokenizer import Tokenizer
 
     device, precision = flags.device_and_precision(args)

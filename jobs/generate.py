@@ -34,7 +34,7 @@ def main() -> int:
     args = parse()
     from lm import continuation, prompts
     from lm.generation import Generator, Sampling
-    from pipeline.cluster.bars import bar
+    from pipeline.cluster.progress import bar
     from tokenizer.audio.frames import FRAMES_PER_SECOND
     from tokenizer.codec.decoder import Decoding
     from tokenizer.storage.folder import Folder

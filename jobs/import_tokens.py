@@ -49,7 +49,8 @@ def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
     from pipeline.shards.inputs import find_files
-    from pipeline.tokenize.import_tokens import ENDINGS, import_tokens
+    from pipeline.tokenize.import_tokens import import_tokens
+    from pipeline.tokenize.unit_lines import ENDINGS
     from tokenizer.storage.folder import Folder
 
     settings = ImportSettings(

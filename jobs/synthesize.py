@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
 from jobs.cli.figures import failed_problems, print_problems
-from pipeline.synthesis.job import ENGINES, SynthesisSettings
+from pipeline.synthesis.plan import ENGINES, SynthesisSettings
 from pipeline.synthesis.voices import GAMES
 
 
@@ -74,7 +74,7 @@ def main() -> int:
         seed=args.seed,
         shard_minutes=args.shard_minutes,
         engines=tuple(engine for engine in ENGINES if engine in args.engines),
-        texts=tuple(args.text),
+        text=tuple(args.text),
         same_texts=args.same_texts,
     )
     done = synthesize(settings, flags.named("--output", Folder, args.output))

@@ -157,7 +157,6 @@ def main() -> int:
     )
     encoding = EncoderSettings(
         device=args.device,
-        precision=precision,
         encoders=args.encoders,
         cpus_per_encoder=args.cpus_per_encoder,
     )

@@ -21,9 +21,10 @@ from lm.config import LMError
 from lm.training.data import TokenShards
 from lm.training.trainer import Run, build_model, train_in_process
 from pipeline.cluster.connect import connect
-from pipeline.cluster.training_progress import Reporter
+from pipeline.cluster.progress import Reporter
 from pipeline.training.launch import run_in_processes
-from tokenizer.storage.folder import Folder, fetch_folder, filesystem
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import TrainingFailed
 
@@ -68,19 +69,10 @@ def open_tokens(
     flag: str, url: str, files: TokenizerFiles | None, held_out: float = 0.0
 ) -> tuple[TokenShards, TokenShards]:
     """What to learn from and what is held out. Raises UsageError when it is none of `files`."""
-    flags.named(flag, filesystem, url)
-    try:
+    with flags.naming(flag):
         tokens, rest = TokenShards.open(url, held_out)
-    except LMError as error:
-        remedy = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
-        raise flags.unusable(flag, url, str(error), remedy) from error
-    if files is None and tokens.tokenizer:
-        problem = f"tokenizer {tokens.tokenizer[:12]} made it"
-        raise flags.unusable(flag, url, problem, "give that tokenizer with --tokenizer")
-    if files and tokens.tokenizer != files.fingerprint:
-        who = f"tokenizer {tokens.tokenizer[:12]}" if tokens.tokenizer else "no tokenizer"
-        problem = f"{who} made it, not --tokenizer's {files.fingerprint[:12]}"
-        raise flags.unusable(flag, url, problem, "give the one that did")
+        source = "--tokenizer" if files else None
+        tokens.folder.check_tokenizer(files.fingerprint if files else None, source)
     return tokens, rest
 
 

@@ -102,7 +102,6 @@ def main() -> int:
 
 def clustered(args: flags.argparse.Namespace) -> int:
     """--method kmeans."""
-    cut = flags.tokenize_settings(args)
     settings = KmeansSettings(
         codebook_size=args.codebook_size,
         metric=args.metric,
@@ -154,8 +153,7 @@ def clustered(args: flags.argparse.Namespace) -> int:
         output,
         files=files,
         settings=settings,
-        windowing=cut.windowing(config.normalize),
-        batching=cut.batch_limits(),
+        encoding=flags.tokenize_settings(args),
         encoder_settings=flags.encoder_settings(args),
     )
     for reason, count in sorted(done["rejected"].items()):

@@ -1,13 +1,9 @@
 """What a language model continues: utterances of audio files, or tokens of shards and arrays."""
 
-import io
-import json
 import posixpath
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import BinaryIO
 
 import numpy as np
 
@@ -17,9 +13,11 @@ from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, re
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import filesystem
+from tokenizer.storage.token_shards import check_array, check_shard_tokenizer, read_tokens
 from tokenizer.tokenizer import Tokenizer
 
 TOKENS_ENDING = ".npy"
+TOKENS_REMEDY = "give a token shard or an array of whole numbers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,60 +86,24 @@ def _tokens(
     path: str, url: str, config: LMConfig, limit: int | None
 ) -> list[tuple[str, np.ndarray]]:
     """(key, (T,) tokens) of the first `limit` utterances of one file."""
-    is_array = path.endswith(TOKENS_ENDING)
     fs, place = filesystem(url)
     try:
-        if not is_array:
-            _check_tokenizer(url, config)
         with fs.open(place, "rb") as file:
-            if is_array:
+            if path.endswith(TOKENS_ENDING):
                 key = path.removesuffix(TOKENS_ENDING).removesuffix(".tokens")
-                utterances = [(key, np.load(file, allow_pickle=False))]
-            else:
-                utterances = list(islice(_read_shard(file), limit))
-        for _, tokens in utterances:
-            if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-                raise ValueError(f"{tokens.dtype} of shape {tokens.shape}")
-    except UsageError:
+                tokens = np.load(file, allow_pickle=False)
+                check_array(tokens, None, name=key)
+                return [(key, tokens)]
+            check_shard_tokenizer(url, config.tokenizer, "the model's")
+            utterances = islice(read_tokens(file, with_json=False), limit)
+            return [(utterance.key, utterance.tokens) for utterance in utterances]
+    except UsageError as error:
+        error.value, error.remedy = url, error.remedy or TOKENS_REMEDY
         raise
-    except (OSError, EOFError, ValueError, AttributeError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UsageError(
-            f"it holds no tokens ({one_line(error)})",
-            "give a token shard or an array of whole numbers",
-            value=url,
+            f"it holds no tokens ({one_line(error)})", TOKENS_REMEDY, value=url
         ) from error
-    return utterances
-
-
-def _read_shard(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
-    found = False
-    with tarfile.open(fileobj=file, mode="r|") as archive:
-        for member in archive:
-            content = archive.extractfile(member)
-            if member.name.endswith(".tokens.npy") and content is not None:
-                found = True
-                array = np.load(io.BytesIO(content.read()), allow_pickle=False)
-                yield member.name.removesuffix(".tokens.npy"), array
-    if not found:
-        raise ValueError("it has no .tokens.npy")
-
-
-def _check_tokenizer(url: str, config: LMConfig) -> None:
-    """Raises UsageError when the run.json of a shard's OUTPUT names another tokenizer."""
-    root, _, below = url.rpartition("/shards/")
-    if not below:
-        return
-    fs, path = filesystem(f"{root}/run.json")
-    if not fs.exists(path):
-        return
-    made_by = json.loads(fs.cat_file(path)).get("tokenizer")
-    if made_by != config.tokenizer:
-        theirs, ours = (name[:12] if name else "none" for name in (made_by, config.tokenizer))
-        raise UsageError(
-            f"its tokens are of tokenizer {theirs}, and the model is of {ours}",
-            "give tokens of the model's own tokenizer",
-            value=url,
-        )
 
 
 def last_seconds(prompt: Prompt, seconds: float, frames_per_token: int) -> Prompt:

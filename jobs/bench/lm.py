@@ -28,7 +28,8 @@ from lm.config import PRESETS, START, LMConfig
 from lm.generation import Generator
 from lm.model import NO_TARGET, SpeechLM, targets, token_losses
 from tokenizer.audio.frames import FRAMES_PER_SECOND
-from tokenizer.encoder.wavlm import position_buckets
+from tokenizer.encoder.chunk_mask import chunk_causal_mask
+from tokenizer.encoder.relative_position import position_buckets
 
 CODES = 4096
 # Steps in a turn of generation: with fewer, a short disturbance would decide the result.
@@ -146,8 +147,7 @@ def plain_logits(model: SpeechLM, tokens: Tensor, utterance: Tensor) -> Tensor:
     query, key = position[:, None], position[None, :]
     buckets = position_buckets(length, config).to(tokens.device)[key - query + length - 1]
     bias = model.encoder.relative_embedding(buckets).permute(2, 0, 1)
-    first = query - query % config.chunk
-    visible = (key < first + config.chunk) & (key >= first - config.window)
+    visible = chunk_causal_mask(query, key, chunk=config.chunk, window=config.window)
     visible = visible & (utterance[:, :, None] == utterance[:, None, :])
     mask = torch.zeros(visible.shape, device=tokens.device).masked_fill(~visible, -torch.inf)
     mask = mask[:, None]

@@ -9,8 +9,8 @@ import soundfile
 from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.shards.samples import TarWriter
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.storage.tars import TarWriter
 
 SPEECH = Path(__file__).resolve().parent.parent.parent / "tests" / "speech"
 

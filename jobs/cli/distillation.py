@@ -6,7 +6,8 @@ from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.config import EncoderError, FocalConfig, MFCCConfig
-from tokenizer.storage.folder import Folder, fetch_folder
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import TrainingFailed, TrainingSettings
 

@@ -6,7 +6,7 @@ from transformers import WavLMConfig
 
 from jobs.cli import flags
 from pipeline.settings import Round
-from tokenizer.storage.folder import fetch_folder
+from tokenizer.storage.fetch import fetch_folder
 
 # In round 1, and in later ones, which need less to begin with.
 HEARD_WEIGHTS = 0.5, 0.3

@@ -2,14 +2,13 @@
 
 import argparse
 
-from jobs.cli.errors import unusable
 from jobs.cli.parser import positive, positive_number
 from pipeline.settings import EncoderSettings, TokenizeSettings
 
 
 def add_encoders(parser: argparse.ArgumentParser) -> None:
     """The flags of EncoderSettings and TokenizeSettings."""
-    encoders, cut = EncoderSettings(), TokenizeSettings()
+    cut = TokenizeSettings()
     where = parser.add_argument_group("where it runs")
     add_device(where, "auto: GPUs if the cluster has any")
     add_encoder_actors(where)
@@ -17,7 +16,7 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
-        default=encoders.precision,
+        default=cut.precision,
         help="of the encoder; bf16 is faster and changes some tokens (default: %(default)s)",
     )
     how.add_argument(
@@ -75,29 +74,17 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
     """From the flags of add_encoders."""
     return EncoderSettings(
         device=args.device,
-        precision=args.precision,
         encoders=args.encoders,
         cpus_per_encoder=args.cpus_per_encoder,
     )
 
 
 def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
-    """From the flags of add_encoders. Raises UsageError when the window cannot hold its context."""
-    settings = TokenizeSettings(
+    """From the flags of add_encoders."""
+    return TokenizeSettings(
         window_seconds=args.window_seconds,
         context_seconds=args.context_seconds,
         batch_size=args.batch_size,
         batch_seconds=args.batch_seconds,
         precision=args.precision,
     )
-    try:
-        settings.windowing(normalize=False)
-    except ValueError as error:
-        raise unusable(
-            "--window-seconds",
-            args.window_seconds,
-            problem="in frames of 20 ms it is not over twice --context-seconds "
-            f"{args.context_seconds}",
-            remedy="make the window longer or the context shorter",
-        ) from error
-    return settings

@@ -43,18 +43,16 @@ def naming(flag: str, value: object = None, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        error.argument = as_flag(error.argument) or flag
+        error.argument = as_flag(error.argument) if error.argument else flag
         if error.argument == flag:
             error.value = value if error.value is None else error.value
             error.remedy = error.remedy or remedy
         raise
 
 
-def as_flag(argument: str | None) -> str | None:
+def as_flag(argument: str) -> str:
     """The flag of a library's parameter or settings field: it has the same name."""
-    if argument is None or argument.startswith("--"):
-        return argument
-    return f"--{argument.replace('_', '-')}"
+    return argument if argument.startswith("--") else f"--{argument.replace('_', '-')}"
 
 
 def named(flag: str, function: Callable[..., Any], *values: object, **more: object) -> Any:
@@ -81,7 +79,7 @@ def _status(main: Callable[[], int]) -> int | str | None:
         sys.stdout.flush()
         return status
     except UsageError as error:
-        error.argument = as_flag(error.argument)
+        error.rename(as_flag)
         return _refused(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

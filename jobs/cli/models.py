@@ -31,7 +31,7 @@ def add_tokenizer(parser: argparse.ArgumentParser) -> None:
 
 def read_tokenizer(value: str) -> TokenizerFiles:
     """The tokenizer that --tokenizer names. Raises UsageError if it is none."""
-    from tokenizer.storage.folder import fetch_folder
+    from tokenizer.storage.fetch import fetch_folder
     from tokenizer.storage.tokenizer_files import TokenizerFiles
 
     folder = named("--tokenizer", fetch_folder, value, "a tokenizer")
@@ -44,7 +44,7 @@ def encoder(name: str, layer: int) -> tuple[EncoderConfig | MFCCConfig, dict[str
     if name in ("mfcc", "mfcc-standardized"):
         return MFCCConfig(standardize=name != "mfcc"), {}
     from tokenizer.storage.encoder_files import read_encoder
-    from tokenizer.storage.folder import fetch_folder
+    from tokenizer.storage.fetch import fetch_folder
 
     folder = named("--encoder", fetch_folder, name, "a WavLM", hub=True)
     with naming("--encoder", name, "give a WavLM and a --layer it has"):
@@ -61,7 +61,7 @@ def add_lm(parser: argparse.ArgumentParser) -> None:
 def read_model(value: str, device: str, precision: str) -> tuple[SpeechLM, TokenizerFiles | None]:
     """The language model that --lm names, and its tokenizer. Raises UsageError if it is none."""
     from lm.files import read_lm
-    from tokenizer.storage.folder import fetch_folder
+    from tokenizer.storage.fetch import fetch_folder
 
     folder = named("--lm", fetch_folder, value, "a language model")
     with naming("--lm", value, "give the model/ that jobs/train_lm.py wrote"):

@@ -14,7 +14,8 @@ from lm.evaluation.pairs import Judged, by_task
 from lm.evaluation.scoring import BATCH_TOKENS, bits_per_token, check_tokens, utterance_scores
 from lm.model import SpeechLM
 from lm.training.data import TokenShards
-from tokenizer.storage.folder import fetch_folder
+from tokenizer.errors import UsageError
+from tokenizer.storage.fetch import fetch_folder
 from tokenizer.tokenizer import Tokenizer
 
 # Utterances are sorted by length and scored this many tokens at a time.
@@ -24,34 +25,25 @@ Progress = Callable[[str, str, int], AbstractContextManager[Any]]
 
 
 def open_tokens(url: str, model: SpeechLM) -> TokenShards:
-    """The token shards of an OUTPUT. Raises LMError if they are none, or another tokenizer's."""
-    try:
-        tokens, _ = TokenShards.open(url)
-    except LMError as error:
-        error.remedy = error.remedy or "give an OUTPUT of jobs/tokenize.py"
-        raise
-    if tokens.tokenizer != model.config.tokenizer:
-        theirs, ours = (str(name)[:12] for name in (tokens.tokenizer, model.config.tokenizer))
-        raise LMError(
-            f"its tokens are of tokenizer {theirs}, and the model is of {ours}",
-            "give tokens that the model's own tokenizer made, or the model of these tokens",
-        )
+    """The token shards of an OUTPUT. Raises UsageError if they are none, or another tokenizer's."""
+    tokens, _ = TokenShards.open(url)
+    tokens.folder.check_tokenizer(model.config.tokenizer, "the model's")
     return tokens
 
 
 def read_utterances(tokens: TokenShards, model: SpeechLM) -> Iterator[tuple[str, np.ndarray]]:
     """(key, (T,) tokens) of all utterances that have any.
 
-    Raises LMError for an utterance with tokens that the model does not know.
+    Raises UsageError for an utterance with tokens that the model does not know.
     """
-    for key, utterance in tokens.utterances():
-        if len(utterance):
-            try:
+    try:
+        for key, utterance in tokens.utterances():
+            if len(utterance):
                 check_tokens(utterance, model.config.codebook_size, key)
-            except LMError as error:
-                error.remedy = error.remedy or "give tokens of the model's codebook"
-                raise
-            yield key, utterance
+                yield key, utterance
+    except UsageError as error:
+        error.remedy = error.remedy or "give tokens of the model's codebook"
+        raise
 
 
 def prediction_figures(
@@ -63,7 +55,7 @@ def prediction_figures(
 ) -> dict[str, float | int]:
     """How well a model predicts token shards, over all tokens of all utterances.
 
-    Raises LMError as read_utterances does, and for a model whose weights are not finite.
+    Raises UsageError as read_utterances does, and for a model whose weights are not finite.
     """
     scores: list[tuple[float, int]] = []
     with progress("scored", "utterances", tokens.num_utterances) as line:

@@ -22,7 +22,8 @@ from torch import Tensor, distributed, nn
 
 from lm.config import LMConfig
 from lm.files import save_lm
-from lm.model import SpeechLM, start_from_wavlm, targets, token_losses
+from lm.from_wavlm import start_from_wavlm
+from lm.model import SpeechLM, targets, token_losses
 from lm.training.data import TokenShards
 from lm.training.rows import Batching, TokenStream
 from lm.training.speed import Speed, matmul_flops

@@ -14,7 +14,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from pipeline.settings import CropSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.shards.samples import read_tokens
 from tokenizer.audio.augmentation import change_speed, channel, mix, normalize, room
 from tokenizer.audio.frames import (
     FRAMES_PER_SECOND,
@@ -25,6 +24,7 @@ from tokenizer.audio.frames import (
 )
 from tokenizer.encoder.span_mask import span_mask
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_shards import read_tokens
 
 # Pieces that wait to be drawn: of rows of three seconds under an hour of audio, and 100 MB.
 BUFFER_PIECES = 1000

@@ -20,7 +20,7 @@ from torch import distributed
 from transformers import WavLMModel
 
 from pipeline.cluster.connect import connect
-from pipeline.cluster.training_progress import Reporter
+from pipeline.cluster.progress import Reporter
 from pipeline.settings import CropSettings, DistillSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances

@@ -7,7 +7,7 @@ import ray.train
 import ray.train.torch
 from torch import distributed
 
-from pipeline.cluster.training_progress import TrainingBoard, shown
+from pipeline.cluster.progress import TrainingBoard, shown
 from tokenizer.errors import one_line
 from tokenizer.training.loop import TrainingFailed
 
@@ -20,7 +20,7 @@ def run_in_processes(
     function: of a module, so that a process finds it. Raises TrainingFailed when one ends in an
     error.
     """
-    board = TrainingBoard.remote()
+    board = ray.remote(num_cpus=0)(TrainingBoard).remote()
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
         trainer = ray.train.torch.TorchTrainer(
             function,

@@ -33,7 +33,8 @@ from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import MFCCConfig
 from tokenizer.encoder.pretraining import MaskedPrediction
 from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.folder import Folder, fetch_folder
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import TrainingSettings, train
 
@@ -139,7 +140,7 @@ def _make_labels(
     recipe: Recipe,
 ) -> dict[str, str]:
     """folder/tokenizer and folder/labels, for what is missing of them. Returns failed shards."""
-    settings = TokenizeSettings(precision=encoding.precision)
+    settings = TokenizeSettings(precision=recipe.precision)
     tokenizer = folder.below("tokenizer")
     if tokenizer.read_text("config.json") is None:
         if before is None:
@@ -161,14 +162,12 @@ def _make_labels(
             center=center,
             whiten=whiten,
         )
-        windowing = settings.windowing(files.encoder.normalize)
         done = train_tokenizer(
             shards,
             tokenizer,
             files=files,
             settings=kmeans,
-            windowing=windowing,
-            batching=settings.batch_limits(),
+            encoding=settings,
             encoder_settings=encoding,
         )
         if done["failed"]:
@@ -178,9 +177,7 @@ def _make_labels(
     labels = open_output(
         folder.below("labels").url, files, source=tokenizer.url, settings=settings, inputs_root=root
     )
-    return tokenize(shards, labels, files=files, settings=settings, encoder_settings=encoding)[
-        "failed"
-    ]
+    return tokenize(shards, labels, encoding)["failed"]
 
 
 def save_encoder(wavlm: WavLMModel, folder: Folder, dtype: torch.dtype) -> None:

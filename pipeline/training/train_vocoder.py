@@ -14,7 +14,7 @@ import torch
 from ray.actor import ActorHandle
 
 from pipeline.cluster.connect import connect
-from pipeline.cluster.training_progress import Reporter
+from pipeline.cluster.progress import Reporter
 from pipeline.settings import CropSettings, VocoderSettings
 from pipeline.shards.inputs import Shard
 from pipeline.training.crops import Crops

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pipeline.cluster.training_progress import TrainingLine
+from pipeline.cluster.progress import TrainingLine
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLES_PER_FRAME
 from tokenizer.storage.folder import Folder
 
