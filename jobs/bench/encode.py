@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,9 +128,10 @@ def our_row(name: str, files: TokenizerFiles, precision: str, bench: Bench) -> R
 def device_rows(bench: Bench) -> list[Row]:
     """Rows 2 to 5 on one device; 5d has a compressor between encoder and codebook."""
     files, compressed = bench.files, distilled(bench.files, CODES)
-    full = bench.model.to(torch.device(bench.device))
-    cut = WavLMModel(WavLMConfig(**{**LARGE, "num_hidden_layers": LAYER})).eval()
-    cut.to(torch.device(bench.device))
+    full: Any = bench.model
+    full.to(bench.device)
+    cut: Any = WavLMModel(WavLMConfig(**{**LARGE, "num_hidden_layers": LAYER})).eval()
+    cut.to(bench.device)
     cut.load_state_dict(full.state_dict(), strict=False)
     rows = [
         Row(
