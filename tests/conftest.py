@@ -24,6 +24,7 @@ import pytest
 import torch
 import webdataset as wds
 from botocore.exceptions import BotoCoreError, ClientError
+from job_marker import runs_a_job
 from ray_cluster import ROOT, end_ray, environment, free_port, shared_cluster
 from transformers import WavLMConfig, WavLMModel
 
@@ -34,7 +35,13 @@ ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: two files run at a time, and a slow last one would run alone."""
+    """Files with slow tests first: of two run side by side, one begun last would end alone.
+
+    Tests that run a job get the marker `job`.
+    """
+    for item in items:
+        if runs_a_job(item):
+            item.add_marker("job")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -11,9 +11,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.settings import ImportSettings
+from pipeline.settings import MOST_CODES, ImportSettings
 from pipeline.shards.report import ShardReport, gather
-from pipeline.tokenize.unit_lines import BROKEN_FILE, MOST_CODES, UnitLine, read_lines
+from pipeline.tokenize.unit_lines import BROKEN_FILE, UnitLine, read_lines
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder

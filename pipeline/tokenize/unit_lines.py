@@ -17,8 +17,6 @@ from tokenizer.errors import one_line
 from tokenizer.storage.folder import READ_AHEAD, filesystem
 
 ENDINGS = (".jsonl", ".jsonl.gz")
-# A larger unit is a mistake: no codebook is made so large.
-MOST_CODES = 1 << 20
 
 NOT_JSON = "not_json"
 NO_KEY = "no_key"
