@@ -24,7 +24,8 @@ from pipeline.tokenize.job import open_output, tokenize
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
-from tokenizer.storage.token_shards import TokenFolder, TokenUtterance
+from tokenizer.storage.token_folder import TokenFolder
+from tokenizer.storage.token_shards import TokenUtterance
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # Labels may end up to this many frames before the audio does. Labels that end earlier are taken to
