@@ -148,8 +148,8 @@ def main() -> int:
                 [prompt.tokens for prompt, _ in some],
                 count,
                 [seed_of(args.seed, prompt.key, sample) for prompt, sample in some],
-                sampling,
-                lambda done, width=width: bar.update(done * width),
+                sampling=sampling,
+                show=lambda done, width=width: bar.update(done * width),
             )
             for (prompt, sample), tokens in zip(some, made):
                 key = prompt.key if args.samples == 1 else f"{prompt.key}.{sample + 1}"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
-from tokenizer.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenizer.audio.windows import Windowing
@@ -60,18 +59,14 @@ class TokenizeSettings:
         from tokenizer.audio.windows import Windowing
 
         past, chunk = files.past_and_chunk
-        try:
-            return Windowing.of_seconds(
-                window_seconds=self.window_seconds,
-                context_seconds=self.context_seconds,
-                normalize=files.encoder.normalize,
-                frames_per_token=files.frames_per_token,
-                past=past,
-                chunk=chunk,
-            )
-        except UsageError as error:
-            error.value = self.window_seconds
-            raise
+        return Windowing.of_seconds(
+            window_seconds=self.window_seconds,
+            context_seconds=self.context_seconds,
+            normalize=files.encoder.normalize,
+            frames_per_token=files.frames_per_token,
+            past=past,
+            chunk=chunk,
+        )
 
     def batch_limits(self) -> BatchLimits:
         """The most that one batch holds."""

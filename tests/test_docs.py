@@ -16,7 +16,7 @@ from lm.config import PRESETS, LMConfig
 from lm.files import save_lm
 from lm.model import SpeechLM
 from pipeline.shards.report import REASONS
-from pipeline.tokenize.import_tokens import IMPORT_REASONS
+from pipeline.tokenize.unit_lines import IMPORT_REASONS
 from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
