@@ -12,18 +12,14 @@ from tokenizer.errors import UsageError
 
 # Packages that come with an extra of pyproject.toml, by the name that is imported.
 EXTRAS = {
-    "boto3": "pipeline",
-    "botocore": "pipeline",
     "braceexpand": "pipeline",
     "faiss": "pipeline",
-    "pyarrow": "pipeline",
+    "huggingface_hub": "pipeline",
     "ray": "pipeline",
     "s3fs": "pipeline",
-    "tqdm": "pipeline",
-    "webdataset": "pipeline",
-    "huggingface_hub": "train",
     "tensorboardX": "train",
-    "transformers": "train",
+    "transformers": "pipeline",
+    "webdataset": "pipeline",
 }
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 INTERRUPTED, BROKEN_PIPE = 130, 141
