@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
+from tokenizer.errors import UsageError
+
+# A larger unit is a mistake: no codebook is made so large.
+MOST_CODES = 1 << 20
 
 if TYPE_CHECKING:
     from tokenizer.audio.windows import Windowing
@@ -195,3 +199,12 @@ class ImportSettings:
     codebook_size: int | None
     tokens_per_second: float
     shard_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.codebook_size is not None and self.codebook_size > MOST_CODES:
+            raise UsageError(
+                f"it is over {MOST_CODES:,}",
+                "give the number of codes",
+                value=self.codebook_size,
+                argument="codebook_size",
+            )

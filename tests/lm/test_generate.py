@@ -2,6 +2,7 @@
 prompts as a person asks it to.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -18,6 +19,7 @@ from lm_models import causal_files, row_of, shaken, small_config, small_lm, spee
 
 from jobs import generate
 from jobs.cli import flags
+from jobs.cli.generation import add_generation
 from lm.config import LMError
 from lm.files import save_lm
 from lm.generation import Generator, Sampling
@@ -268,6 +270,14 @@ def test_unusable_arguments(models, prompts, tmp_path, monkeypatch, capsys, case
     assert status == 2 and len(lines) == 1, lines
     assert said in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_flags_that_are_left_out_are_the_defaults_of_sampling():
+    parser = argparse.ArgumentParser()
+    add_generation(parser)
+    args = parser.parse_args(["--lm", "lm", "--prompt", "a.wav", "--output", "out"])
+    given = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
+    assert given == Sampling()
 
 
 def test_a_prompt_is_never_written_over(models, prompts, tmp_path, monkeypatch, capsys):

@@ -58,7 +58,7 @@ def loudness(wave: np.ndarray) -> np.ndarray:
     return np.log(frames.astype(np.float64).var(1) + 1e-6)
 
 
-def test_decoded_speech_of_the_distilled_tokenizer_is_like_the_original():
+def test_the_distilled_tokenizer_resynthesises_speech():
     size = sum(path.stat().st_size for path in (PRETRAINED / DISTILLED).iterdir())
     assert size <= 16e6
     tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / DISTILLED))
@@ -77,7 +77,7 @@ def test_decoded_speech_of_the_distilled_tokenizer_is_like_the_original():
     assert np.mean(back) > 0.15
 
 
-def test_loudness_does_not_change_the_tokens():
+def test_loudness_does_not_change_tokens():
     tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / "wavlm-tiny-km256"))
     random = np.random.default_rng(0)
     wave = random.standard_normal(32_000).astype(np.float32) * np.linspace(0, 0.1, 32_000)
