@@ -18,7 +18,7 @@ UNUSED_SHARE = 0.03
 EMA_DECAY = 0.99
 # Unused codes are restarted from the latents of this many batches.
 RECENT_BATCHES = 20
-# Weight of a code's current vector in its own average, so that an unused code divides by no zero.
+# A code's current vector counts this much in its average, so an unused code does not divide by 0.
 SMOOTHING = 1e-3
 
 
