@@ -18,6 +18,7 @@ from lm.model import SpeechLM
 from pipeline.shards.report import REASONS
 from pipeline.tokenize.unit_lines import IMPORT_REASONS
 from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.token_shards import TokenShardWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 README = ROOT / "README.md"
@@ -76,7 +77,6 @@ def test_every_job_is_named():
     assert not [job for job in jobs if job not in text]
 
 
-@pytest.mark.xfail(raises=ImportError, reason="the Python API is not merged yet")
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
     """On an utterance of tests/speech, and on a small model of random weights."""
     blocks = [
@@ -101,6 +101,21 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     save_lm(Path("out/demo/lm/model"), model, tokenizer=files, made_by={})
     exec(blocks[1], made)
     assert made["continuation"].shape == (200,)
+
+
+def test_token_shards_are_plain_webdataset(tmp_path, monkeypatch, capsys):
+    """The Python in formats.md reads what the one writer of token shards writes."""
+    text = (ROOT / "docs/formats.md").read_text()
+    (block,) = [block for kind, block in FENCE.findall(text) if kind == "python"]
+    monkeypatch.chdir(tmp_path)
+    shard = Path("out/tokens/shards/speech-000000.tar")
+    shard.parent.mkdir(parents=True)
+    writer = TokenShardWriter(shard, shard="speech-000000", codebook_size=8)
+    about = {"duration_s": 0.5, "sample_rate": 16_000, "metadata": {"speaker": "a"}}
+    writer.add("u0", np.array([1, 2, 7], np.uint16), **about)
+    writer.close()
+    exec(block, {})
+    assert capsys.readouterr().out == "u0 [1 2 7] 0.5\n"
 
 
 @pages
