@@ -19,9 +19,9 @@ from dataclasses import asdict
 from itertools import islice
 
 from jobs.cli import flags
-from jobs.cli.evaluate_lm import open_tokens, read_model, read_utterances
 from jobs.cli.figures import show
 from lm.config import LMError
+from lm.evaluation.judge import open_tokens, read_utterances
 from lm.generation import Generator, Sampling
 from lm.model import SpeechLM
 from lm.training.preference import Alignment, PreferenceSettings, split
@@ -135,7 +135,7 @@ def main() -> int:
     """Flags in, triples and a tuning, a summary out."""
     args = parse()
     device, precision = flags.device_and_precision(args)
-    model, files = read_model(args.lm, device, "fp32")
+    model, files = flags.read_model(args.lm, device, "fp32")
     settings = PreferenceSettings(
         steps=args.steps,
         rows=args.rows,
@@ -240,16 +240,16 @@ def made_triples(
     """OUTPUT's triples, made unless they are there. Raises UsageError when none can be made."""
     if output.fs.exists(output.path(TRIPLES)):
         return given_triples(f"{args.output.rstrip('/')}/{TRIPLES}", model, "--output")
-    tokens = open_tokens("--make-triples", args.make_triples, model=model, lm=args.lm)
+    tokens = flags.named("--make-triples", open_tokens, args.make_triples, model)
     if args.prompt_tokens > model.config.window:
         problem = f"the model looks back on {model.config.window}"
         raise flags.unusable(
             "--prompt-tokens", args.prompt_tokens, problem, "give no more than that"
         )
-    utterances = read_utterances("--make-triples", args.make_triples, tokens=tokens, model=model)
+    utterances = read_utterances(tokens, model)
     # From all over the shards, not from the first alone.
     some = islice(utterances, 0, None, max(1, tokens.num_utterances // making.most))
-    with bar("made", "triples") as line:
+    with flags.naming("--make-triples", args.make_triples), bar("made", "triples") as line:
         triples = list(make_triples(Generator(model), some, settings=making, show=line.update))
     if not triples:
         problem = f"no utterance has 4 tokens more than --prompt-tokens {making.prompt_tokens}"
