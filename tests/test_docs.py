@@ -12,6 +12,7 @@ import soundfile
 from conftest import ROOT, SPEECH
 from job_flags import flags_of
 
+from jobs.cli.evaluation import TOKEN_MEANINGS
 from lm.config import PRESETS, LMConfig
 from lm.files import save_lm
 from lm.model import SpeechLM
@@ -101,6 +102,14 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     save_lm(Path("out/demo/lm/model"), model, tokenizer=files, made_by={})
     exec(blocks[1], made)
     assert made["continuation"].shape == (200,)
+
+
+def test_the_demos_figures_have_their_meanings():
+    """The table that results.md shows of a tokenizer is worded as the job prints it."""
+    text = (ROOT / "docs/results.md").read_text()
+    shown = dict(re.findall(r"^(\w+) +[\d.,]+  (\w.*)$", text, re.M))
+    assert len(shown) > 8
+    assert shown == {name: TOKEN_MEANINGS[name] for name in shown}
 
 
 def test_token_shards_are_plain_webdataset(tmp_path, monkeypatch, capsys):
