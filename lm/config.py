@@ -80,7 +80,7 @@ class LMConfig:
         """Width of one attention head."""
         return self.width // self.heads
 
-    def flops_per_token(self, keys: int | None = None) -> float:
+    def flops_per_token(self, keys: float | None = None) -> float:
         """Multiply-adds times two of one token's forward pass; training takes three times as many.
 
         Counts the layers' products, attention and the head. keys: how many a query is compared

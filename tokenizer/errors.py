@@ -26,6 +26,10 @@ class UsageError(ValueError):
         return _rebuilt, (type(self), self.problem, self.__dict__)
 
 
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
 def _rebuilt(kind: type, problem: str, fields: dict) -> UsageError:
     error = kind(problem)
     error.__dict__.update(fields)

@@ -1,34 +1,30 @@
 """Flags of jobs/train_encoder.py: where it starts, the encoder's shape, the rounds of training."""
 
-from pathlib import Path
-
-from transformers import WavLMConfig
+import argparse
 
 from jobs.cli import flags
-from pipeline.settings import Round
-from tokenizer.storage.folder import fetch_folder
 
-# In round 1, and in later ones, which need less to begin with.
+# Of frames that are not masked: in round 1, and in later rounds, which need less.
 HEARD_WEIGHTS = 0.5, 0.3
-# What a new encoder is like where no flag says otherwise.
+# A new encoder's shape where no flag says otherwise.
 SHAPE = {"width": 256, "layers": 8, "heads": 4, "conv_widths": [64, 128, 128, 128, 256, 256, 256]}
 
 
-def add_start_shape_rounds(parser: flags.argparse.ArgumentParser) -> None:
-    """--start and --keep-layers, the shape's flags and those that have a value for each round."""
-    start = parser.add_argument_group("going on from an encoder")
+def add_start_shape_rounds(parser: argparse.ArgumentParser) -> None:
+    """--start and --keep-layers, the shape's flags, and those that take a value for each round."""
+    start = parser.add_argument_group("starting from an encoder")
     start.add_argument(
         "--start",
         metavar="URL",
-        help="a WavLM of layer norms: wavlm-tiny, a folder or URL, or the hub id "
+        help="a WavLM with layer norms: wavlm-tiny, a folder or URL, or the hub id "
         "microsoft/wavlm-large; its shape is the encoder's",
     )
     start.add_argument(
         "--keep-layers",
         type=flags.positive,
         default=0,
-        help="leave so many of its layers, and the convolutions, as they are: tokenizers at those "
-        "layers stay the same (default: train all)",
+        help="keep its first layers, this many, and the convolutions as they are: tokenizers at "
+        "those layers stay the same (default: train all)",
     )
     shape = parser.add_argument_group("the encoder's shape, without --start")
     for name, value in SHAPE.items():
@@ -38,7 +34,7 @@ def add_start_shape_rounds(parser: flags.argparse.ArgumentParser) -> None:
             nargs=len(value) if isinstance(value, list) else None,
             help=f"default: {value}",
         )
-    rounds = parser.add_argument_group("rounds, a value each")
+    rounds = parser.add_argument_group("rounds, one value for each")
     rounds.add_argument(
         "--steps",
         type=flags.positive,
@@ -58,126 +54,99 @@ def add_start_shape_rounds(parser: flags.argparse.ArgumentParser) -> None:
         type=flags.positive,
         nargs="*",
         default=[5],
-        help="whose features are the labels of round 2, 3, ..., with --start of round 1, 2, ... "
-        "(default: %(default)s)",
+        help="the layers whose features are clustered for the labels of round 2, 3, ..., with "
+        "--start of round 1, 2, ... (default: %(default)s)",
     )
     rounds.add_argument(
         "--whiten",
         type=flags.positive,
         default=0,
         metavar="DIMENSIONS",
-        help="cluster so many principal components of the features, scaled to unit variance "
+        help="cluster this many principal components of the features, scaled to unit variance "
         "(default: the features as they are)",
     )
     rounds.add_argument(
         "--heard-weights",
         type=flags.rate,
         nargs="+",
-        help="weight of frames that are not masked in the loss; without any a short round learns "
-        "little (default: {} in round 1, {} later)".format(*HEARD_WEIGHTS),
+        help="weight in the loss of frames that are not masked; with 0, a short round learns "
+        f"little (default: {HEARD_WEIGHTS[0]} in round 1, {HEARD_WEIGHTS[1]} later)",
     )
     rounds.add_argument(
         "--spectrum-steps",
         type=flags.count,
         default=1000,
-        help="before round 1, in which the convolutions learn what a spectrum is "
+        help="before round 1, in which the convolutions learn to give a spectrum "
         "(default: %(default)s)",
     )
 
 
-def start_and_shape(args: flags.argparse.Namespace) -> tuple[Path | None, WavLMConfig]:
-    """A local copy of --start, if it is given, and the shape of the encoder.
-
-    Raises UsageError where there is no such encoder, or none that can be trained, where it is to
-    have another shape, or where --whiten or --keep-layers ask for more than it has.
-    """
-    if args.start:
-        for name in SHAPE:
-            if getattr(args, name) is not None:
-                raise flags.unusable(
-                    "--" + name.replace("_", "-"),
-                    getattr(args, name),
-                    "an encoder that is there keeps its shape",
-                    "leave it out, or --start",
-                )
-    started = (
-        flags.named("--start", fetch_folder, args.start, "a WavLM", hub=True)
-        if args.start
-        else None
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """How it is trained, and on what sound."""
+    learning = parser.add_argument_group("learning")
+    learning.add_argument("--learning-rate", type=flags.positive_number, default=2e-3)
+    learning.add_argument(
+        "--rows", type=flags.positive, default=8, help="rows in a batch (default: %(default)s)"
     )
-    config = _shape_of(started, args.start) if started else _new_shape(args)
-    if args.keep_layers and not started:
-        raise flags.unusable(
-            "--keep-layers", args.keep_layers, "there is no --start", "give one, or leave it out"
-        )
-    for flag, value, most in (
-        ("--whiten", args.whiten, config.hidden_size),
-        ("--keep-layers", args.keep_layers, config.num_hidden_layers - 1),
-    ):
-        if value > most:
-            raise flags.unusable(flag, value, f"{most} is the most this encoder has", "lower it")
-    return started, config
-
-
-def _new_shape(args: flags.argparse.Namespace) -> WavLMConfig:
-    """wavlm-large's structure in the flags' widths. Raises UsageError for an impossible one."""
-    given = {name: getattr(args, name) for name in SHAPE}
-    shape = SHAPE | {name: value for name, value in given.items() if value is not None}
-    width, heads = shape["width"], shape["heads"]
-    if width % heads or width % 16:
-        raise flags.unusable(
-            "--width",
-            width,
-            f"it does not divide by --heads {heads} and by the position embedding's 16 groups",
-            "give a multiple of both",
-        )
-    return WavLMConfig(
-        hidden_size=width,
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        conv_dim=shape["conv_widths"],
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
+    learning.add_argument(
+        "--row-seconds", type=flags.positive_number, default=3, help="default: %(default)g"
+    )
+    learning.add_argument(
+        "--mask-share", type=flags.rate, default=0.4, help="of frames (default: %(default)g)"
+    )
+    learning.add_argument(
+        "--mask-span", type=flags.positive, default=5, help="frames (default: %(default)s)"
+    )
+    sound = parser.add_argument_group("how the sound is changed; the labels stay")
+    sound.add_argument(
+        "--speed",
+        type=flags.rate,
+        default=0.15,
+        help="speed changes by up to this share (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--rooms",
+        type=flags.rate,
+        default=0.3,
+        help="share of rows in a room (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--mixing",
+        type=flags.rate,
+        default=0.15,
+        help="share of rows with another's speech laid over (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--noise-share",
+        type=flags.rate,
+        default=0.1,
+        help="share of rows with noise laid over, with --noise (default: %(default)g)",
+    )
+    sound.add_argument(
+        "--channels",
+        type=flags.rate,
+        default=0.5,
+        help="share of rows through another microphone and line (default: %(default)g)",
     )
 
 
-def _shape_of(folder: Path, name: str) -> WavLMConfig:
-    """The shape of the encoder to go on from. Raises UsageError if such a one is not trained."""
-    config = WavLMConfig.from_pretrained(folder)
-    if config.feat_extract_norm != "layer" or not config.do_stable_layer_norm:
-        raise flags.unusable(
-            "--start",
-            name,
-            "only the structure of wavlm-large is trained",
-            "give one of layer norms",
-        )
-    return config
-
-
-def label_rounds(args: flags.argparse.Namespace, layers: int) -> list[Round]:
-    """The rounds. Raises UsageError unless their flags have a value for each."""
-    count = len(args.steps)
-    first, later = HEARD_WEIGHTS
-    heard = args.heard_weights or [later if args.start else first] + [later] * (count - 1)
-    for flag, values, needed in (
-        ("--codes", args.codes, count),
-        ("--heard-weights", heard, count),
-        ("--label-layers", args.label_layers, count - (not args.start)),
-    ):
-        if len(values) != needed:
-            raise flags.unusable(
-                flag,
-                " ".join(map(str, values)),
-                f"--steps asks for {count} rounds",
-                f"give {needed} values",
-            )
-    if args.label_layers and max(args.label_layers) > layers:
-        raise flags.unusable(
-            "--label-layers",
-            " ".join(map(str, args.label_layers)),
-            f"the encoder has {layers} layers",
-            "give lower ones",
-        )
-    labelled = args.label_layers if args.start else [None, *args.label_layers]
-    return [Round(*own) for own in zip(args.steps, args.codes, labelled, heard)]
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Device, processes, checkpoints."""
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    where.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 on a device that has it, where it is twice as fast (default: %(default)s)",
+    )
+    where.add_argument(
+        "--readers",
+        type=flags.count,
+        help="processes that read and mix audio (default: 4 with a GPU; 0 on a CPU, where they "
+        "would slow the training down)",
+    )
+    flags.add_encoder_actors(where)
+    where.add_argument(
+        "--checkpoint-minutes", type=flags.positive_number, default=2, help="default: %(default)g"
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from tokenizer.config import EncoderConfig, MFCCConfig
-from tokenizer.errors import UsageError
+from tokenizer.errors import TrainingFailed, UsageError
 from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.folder import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -259,6 +259,9 @@ def run(main) -> None:
             error.argument = f"--{error.argument.replace('_', '-')}"
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except TrainingFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

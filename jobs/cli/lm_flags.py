@@ -1,20 +1,21 @@
-"""Flags of jobs/train_lm.py: a language model's shape, how it learns, and where."""
+"""Flags of jobs/train_lm.py: a language model's shape, how it is trained, and where."""
+
+import argparse
 
 from jobs.cli import flags
-from lm.config import INPUTS, PRESETS, LMConfig
-from lm.training.trainer import TrainingSettings
+from lm.config import INPUTS, PRESETS
 
 
-def add_shape(shape) -> None:
-    """The flags of LMConfig, and where weights start."""
+def add_shape(shape: argparse._ArgumentGroup) -> None:
+    """The flags of LMConfig, and the weights it starts from."""
     shape.add_argument(
         "--preset",
         choices=PRESETS,
         default="tiny",
-        help="layers: 4 of 256, 6 of 768, 18 of 1024 (default: %(default)s)",
+        help="layers: 4 of width 256, 6 of 768, 18 of 1024 (default: %(default)s)",
     )
     for name in ("width", "layers", "heads", "feed-forward"):
-        shape.add_argument(f"--{name}", type=flags.positive, help="in place of the preset's")
+        shape.add_argument(f"--{name}", type=flags.positive, help="instead of the preset's")
     shape.add_argument(
         "--chunk",
         type=flags.positive,
@@ -22,24 +23,28 @@ def add_shape(shape) -> None:
         help="tokens predicted at once; 1 is plain next-token (default: %(default)s)",
     )
     shape.add_argument(
-        "--window", type=flags.positive, default=512, help="past tokens seen (default: %(default)s)"
+        "--window",
+        type=flags.positive,
+        default=512,
+        help="past tokens that are attended to (default: %(default)s)",
     )
     shape.add_argument(
         "--inputs",
         choices=INPUTS,
-        help="a token's vector: what the tokenizer's codes are (default), what its causal "
-        "decompressor makes of them, or learned (default without --tokenizer)",
+        help="a token's input vector: the tokenizer's code (default), what its causal decompressor "
+        "makes of the codes so far, or a learned embedding (default without --tokenizer)",
     )
     shape.add_argument(
-        "--start",
+        "--initialize",
         choices=("wavlm", "scratch"),
-        help="wavlm: from the layers of --encoder above the tokenizer's (default if it is given)",
+        help="wavlm: from the layers of --encoder above the tokenizer's (default with --encoder)",
     )
+    add_earlier_name(shape, "--start", "initialize", choices=("wavlm", "scratch"))
     shape.add_argument("--encoder", metavar="URL", help="the WavLM: folder, URL or hub id")
 
 
-def add_training(how) -> None:
-    """The flags of TrainingSettings."""
+def add_training(how: argparse._ArgumentGroup) -> None:
+    """The flags of LMTrainingSettings."""
     whole, number = flags.positive, flags.positive_number
     how.add_argument("--steps", type=whole, default=20_000, help="default: %(default)s")
     how.add_argument(
@@ -49,13 +54,13 @@ def add_training(how) -> None:
         help="rows in a batch, over all processes (default: %(default)s)",
     )
     how.add_argument(
-        "--row-tokens", type=whole, default=512, help="length of one (default: %(default)s)"
+        "--row-tokens", type=whole, default=512, help="length of a row (default: %(default)s)"
     )
     how.add_argument(
         "--accumulate",
         type=whole,
         default=1,
-        help="parts of a batch, one after another, to save memory (default: 1)",
+        help="parts that a batch is computed in, to save memory (default: 1)",
     )
     how.add_argument("--learning-rate", type=number, default=1e-3, help="default: %(default)g")
     how.add_argument(
@@ -70,73 +75,61 @@ def add_training(how) -> None:
     how.add_argument("--clip-norm", type=number, default=1.0, help="default: %(default)s")
     how.add_argument("--dropout", type=flags.rate, default=0.0, help="default: none")
     how.add_argument(
-        "--noise",
+        "--token-noise",
         type=flags.rate,
         default=0.0,
-        help="share of the tokens that are replaced in what the model sees (default: none)",
+        help="share of the input tokens that are replaced by random ones (default: none)",
     )
+    add_earlier_name(how, "--noise", "token_noise", type=flags.rate)
     how.add_argument(
         "--validate-every",
         type=flags.count,
         default=1000,
         metavar="STEPS",
-        help="and at the end; 0: at the end alone (default: %(default)s)",
+        help="and at the end; 0: only at the end (default: %(default)s)",
     )
     how.add_argument(
         "--keep-best",
         action="store_true",
-        help="the model of the best validation instead of the last step's",
+        help="write the model of the best validation instead of the last step's",
     )
     how.add_argument("--seed", type=flags.count, default=0, help="of all draws (default: 0)")
 
 
-def add_places(where) -> None:
+def add_places(where: argparse._ArgumentGroup) -> None:
     """Device, processes, checkpoints."""
     where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     where.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
         default="auto",
-        help="auto: bf16 where it is fast (default: %(default)s)",
+        help="auto: bf16 where the device is fast at it (default: %(default)s)",
     )
     where.add_argument(
-        "--workers", type=flags.positive, default=1, help="processes, one a GPU (default: 1)"
+        "--workers",
+        type=flags.positive,
+        default=1,
+        help="processes that train, one per GPU (default: 1)",
     )
     where.add_argument("--compile", action="store_true", help="torch.compile the model")
     where.add_argument(
         "--checkpoint-minutes", type=flags.positive_number, default=5, help="default: %(default)g"
     )
     where.add_argument(
-        "--keep", type=flags.positive, default=3, help="newest checkpoints (default: %(default)s)"
+        "--keep",
+        type=flags.positive,
+        default=3,
+        help="newest checkpoints to keep (default: %(default)s)",
     )
     where.add_argument(
         "--log-every", type=flags.positive, default=20, metavar="STEPS", help="default: %(default)s"
     )
 
 
-def model_config(args: flags.argparse.Namespace, files, codebook_size: int) -> LMConfig:
-    """The preset's shape, with what flags replace of it."""
-    shape = dict(PRESETS[args.preset])
-    shape |= {name: value for name in shape if (value := getattr(args, name))}
-    inputs = args.inputs or ("codes" if files else "embedding")
-    if inputs != "embedding" and not files:
-        raise flags.unusable(
-            "--inputs", inputs, "there is no --tokenizer", "give one or leave it out"
-        )
-    return LMConfig(
-        codebook_size=codebook_size,
-        **shape,
-        chunk=args.chunk,
-        window=args.window,
-        inputs=inputs,
-        dropout=args.dropout,
-    )
-
-
-def training_settings(args: flags.argparse.Namespace, precision: str) -> TrainingSettings:
-    """From the flags of add_training and add_places. precision: what "auto" comes to."""
-    names = ("steps", "rows", "row_tokens", "accumulate", "workers", "learning_rate", "warm_up")
-    names += ("weight_decay", "clip_norm", "noise", "optimizer", "validate_every", "keep_best")
-    return TrainingSettings(
-        **{name: getattr(args, name) for name in names}, precision=precision, seed=args.seed
+def add_earlier_name(
+    group: argparse._ArgumentGroup, name: str, destination: str, **more: object
+) -> None:
+    """A flag's earlier name: it still works, and --help does not show it."""
+    group.add_argument(
+        name, dest=destination, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **more
     )

@@ -16,7 +16,8 @@ import numpy as np
 
 from lm.config import LMError
 from lm.evaluation.scoring import check_tokens
-from lm.generation import Generator, Sampling
+from lm.generation import Generator
+from lm.training.settings import TripleSettings
 
 PARTS = ("prompt", "chosen", "rejected")
 GZIP = b"\x1f\x8b"
@@ -86,22 +87,6 @@ def write_triples(triples: Iterable[Triple], tokenizer: str | None) -> bytes:
         row = {"key": triple.key, **{part: getattr(triple, part).tolist() for part in PARTS}}
         lines.append(json.dumps(row | ({"tokenizer": tokenizer} if tokenizer else {})) + "\n")
     return gzip.compress("".join(lines).encode(), mtime=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TripleSettings:
-    """prompt_tokens: that utterances begin with. continuation_tokens: at most, of what follows.
-
-    most: triples. seed: of what the model says. batch: prompts it goes on from at once. sampling:
-    None is Sampling's own.
-    """
-
-    prompt_tokens: int = 100
-    continuation_tokens: int = 150
-    most: int = 1000
-    seed: int = 0
-    batch: int = 16
-    sampling: Sampling | None = None
 
 
 def make_triples(

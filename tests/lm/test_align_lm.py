@@ -17,16 +17,17 @@ from lm.files import read_lm, save_lm
 from lm.generation import Generator
 from lm.model import SpeechLM
 from lm.training.preference import (
-    Alignment,
-    PreferenceSettings,
+    PreferenceTuning,
     batch_of,
     continuation_nats,
     figures,
     scored,
     split,
 )
-from lm.training.triples import Triple, TripleSettings, make_triples, read_triples, write_triples
+from lm.training.settings import PreferenceSettings, TripleSettings
+from lm.training.triples import Triple, make_triples, read_triples, write_triples
 from tokenizer.storage.folder import Folder
+from tokenizer.training.settings import RuntimeSettings
 
 CODES = 24
 
@@ -68,15 +69,14 @@ def tuned(model, triples, folder, show=lambda *_: None, **changes):
     settings = PreferenceSettings(**{"steps": 30, "rows": 8, "learning_rate": 2e-3} | changes)
     learning, held_out = split(triples, 0.25, 0)
     output = Folder(str(folder))
-    tuning = Alignment(
+    tuning = PreferenceTuning(
         copy.deepcopy(model),
         learning,
         held_out=held_out,
         settings=settings,
         output=output,
         show=show,
-        checkpoint_minutes=1e-9,
-        log_every=5,
+        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=1e-9, log_every=5),
     )
     return tuning, *tuning.run(None, {})
 

@@ -23,6 +23,11 @@ RECENT_BATCHES = 20
 class LearnedCodebook(nn.Module):
     """K codes of `width` dimensions, learned by exponential moving averages."""
 
+    codes: Tensor
+    sums: Tensor
+    counts: Tensor
+    latents: Tensor
+
     def __init__(self, codes: Tensor, decay: float = DECAY) -> None:
         """codes: (K, D), FAISS's centroids. decay: of the averages, a step."""
         super().__init__()
@@ -30,7 +35,8 @@ class LearnedCodebook(nn.Module):
         self.register_buffer("codes", codes.float().clone())
         self.register_buffer("sums", codes.float().clone())
         self.register_buffer("counts", torch.ones(len(codes)))
-        self._recent: list[Tensor] = []
+        # A buffer, so that a checkpoint has it.
+        self.register_buffer("latents", torch.zeros(0, codes.shape[1]), persistent=False)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., D) → quantised (..., D), tokens (...), and the commitment loss.
@@ -43,7 +49,7 @@ class LearnedCodebook(nn.Module):
         quantised = self.codes[tokens].view(latents.shape)
         if self.training:
             self._follow(rows, tokens)
-            self._recent = [*self._recent[1 - RECENT_BATCHES :], rows]
+            self.latents = torch.cat([self.latents, rows])[-RECENT_BATCHES * len(rows) :]
         commitment = F.mse_loss(latents.float(), quantised)
         straight = latents + (quantised - latents).detach()
         return straight, tokens.view(latents.shape[:-1]), commitment
@@ -73,7 +79,7 @@ class LearnedCodebook(nn.Module):
 
     def recent(self) -> Tensor:
         """(n, D) latents of the last batches."""
-        return torch.cat(self._recent) if self._recent else self.codes[:0]
+        return self.latents
 
     @torch.no_grad()
     def restart(self, which: Tensor, codes: Tensor) -> None:
