@@ -14,7 +14,7 @@ from jobs.cli.figures import open_json, print_figures
 from pipeline.evaluation.evaluate_tokens import Evaluation, check_keys, evaluate_tokens
 from pipeline.evaluation.phone_labels import read_item_file, read_phones
 from pipeline.shards.inputs import find_shards
-from tokenizer.storage.folder import fetch_folder
+from tokenizer.storage.fetch import fetch_folder
 
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 
@@ -116,7 +116,8 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
     features = None
     if args.encoder:
         folder = flags.named("--encoder", fetch_folder, args.encoder, "a WavLM", hub=True)
-        features = FeatureFigures(files, args.encoder, folder)
+        with flags.naming("--encoder", args.encoder, "give the WavLM it was made from"):
+            features = FeatureFigures(files, folder)
     write_json = open_json(args.json) if args.json else None
     done = evaluate_tokens(
         shards,
@@ -129,7 +130,7 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
         items=items,
         output=args.output,
     )
-    windowing = settings.windowing_of(files)
+    windowing = settings.windowing(files)
     done.figures.update(decoding_figures(shards, files, windowing=windowing, features=features))
     print_table(done, args.tokenizer)
     if write_json:

@@ -13,7 +13,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from jobs.cli import flags
 from pipeline.settings import ImportSettings
 from pipeline.shards.inputs import find_files
-from pipeline.tokenize.import_tokens import ENDINGS, MOST_CODES, import_tokens
+from pipeline.tokenize.import_tokens import import_tokens
+from pipeline.tokenize.unit_lines import ENDINGS, MOST_CODES
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.storage.folder import Folder
 

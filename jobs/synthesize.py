@@ -12,7 +12,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from pipeline.synthesis.job import ENGINES, SynthesisSettings, synthesize
+from pipeline.synthesis.job import synthesize
+from pipeline.synthesis.plan import ENGINES, SynthesisSettings
 from pipeline.synthesis.voices import GAMES
 from tokenizer.storage.folder import Folder
 
@@ -69,7 +70,7 @@ def main() -> int:
         seed=args.seed,
         shard_minutes=args.shard_minutes,
         engines=engines,
-        texts=tuple(args.text),
+        text=tuple(args.text),
         same_texts=args.same_texts,
     )
     done = synthesize(settings, flags.named("--output", Folder, args.output))

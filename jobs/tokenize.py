@@ -44,13 +44,7 @@ def main() -> int:
     output = open_output(
         args.output, files, source=args.tokenizer, settings=settings, inputs_root=root
     )
-    summary = tokenize(
-        shards,
-        output,
-        files=files,
-        settings=settings,
-        encoder_settings=flags.encoder_settings(args),
-    )
+    summary = tokenize(shards, output, flags.encoder_settings(args))
     print_summary(summary, args.output)
     problems = []
     for name, why in summary["failed"].items():

@@ -1,18 +1,18 @@
-"""The shape of a language model, and the error that says why a folder or an argument is none."""
+"""The shape of a language model, and the error for a folder or argument that gives none."""
 
 from dataclasses import asdict, dataclass, fields
 
 from tokenizer.config import FocalConfig
 from tokenizer.errors import UsageError
 
-# What a position of a row can hold besides a token: a place of the chunk that begins an utterance,
-# and what fills the last chunk of one or is left over at a row's end.
+# What a position of a row can hold in place of a token: START in the first chunk of an utterance;
+# PAD after its end in its last chunk, and in what is left of a row.
 START, PAD = -1, -2
 
 INPUTS = ("codes", "decompressor", "embedding")
 
-# width, layers, heads and feed_forward of LMConfig. tiny: wavlm-tiny's upper half; base: as wide as
-# wavlm-base's; large: wavlm-large's 18 layers above the sixth, 230 M parameters with 4,096 codes.
+# Fields of LMConfig. tiny: the upper half of wavlm-tiny. base: as wide as wavlm-base. large:
+# wavlm-large's 18 layers above the sixth, 230 M parameters with 4,096 codes.
 PRESETS = {
     "tiny": {"width": 256, "layers": 4, "heads": 4, "feed_forward": 1024},
     "base": {"width": 768, "layers": 6, "heads": 12, "feed_forward": 3072},
@@ -21,7 +21,7 @@ PRESETS = {
 
 
 class LMError(UsageError):
-    """What is no language model, or not one for these tokens; the message says what is wrong."""
+    """A language model, or its input, cannot be used; the message says what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,16 @@ class LMConfig:
 
     >>> LMConfig(codebook_size=4096, **PRESETS["large"])
 
-    chunk: tokens predicted at once; 1 is plain next-token. window: past positions that are seen
-    before the own chunk. inputs: what a token's vector is, "codes" (a frozen table: centroids, or
-    what the decompressor makes of a code alone), "decompressor" (the causal tokenizer's frozen
-    decompressor over each utterance so far) or "embedding" (a learned table). dropout: of inputs,
-    attention and feed-forward. tokenizer: the fingerprint of the tokenizer whose tokens it models.
-    frames_per_token: of that tokenizer; the model itself works at the rate of tokens.
-    input_width: of frozen vectors; 0 is `width`. decompressor: its shape, with those inputs. Both
-    are filled in by SpeechLM.from_tokenizer. Raises LMError for what cannot be.
+    chunk: tokens predicted at once; 1 is next-token prediction. window: positions before its chunk
+    that a position attends to. inputs: a token's vector, one of
+    * "codes": a frozen table of centroids, or of each code decompressed alone,
+    * "decompressor": the tokenizer's frozen causal decompressor, over the utterance so far,
+    * "embedding": a learned table.
+    dropout: of inputs, attention and feed-forward outputs. tokenizer: the fingerprint of the
+    tokenizer whose tokens are modelled. frames_per_token: the tokenizer's; the model works at the
+    rate of tokens. input_width: of frozen vectors; 0 means `width`. decompressor: its shape, for
+    those inputs. SpeechLM.from_tokenizer fills in the last four. Raises LMError for impossible
+    values.
     """
 
     codebook_size: int
@@ -57,7 +59,7 @@ class LMConfig:
     input_width: int = 0
     decompressor: FocalConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = ("codebook_size", "width", "layers", "heads", "feed_forward", "chunk", "window")
         for name in (*whole, "frames_per_token"):
             value = getattr(self, name)
@@ -70,7 +72,7 @@ class LMConfig:
         if self.decompressor and self.inputs == "decompressor":
             tokens = tokens_per_chunk(self.decompressor)
             if self.chunk % tokens:
-                # It would be told of tokens that it is to predict.
+                # Its inputs would contain tokens that it has to predict.
                 raise LMError(
                     f"its decompressor sees {tokens} tokens at once, and its chunk is {self.chunk}"
                 )
@@ -81,10 +83,10 @@ class LMConfig:
         return self.width // self.heads
 
     def flops_per_token(self, keys: float | None = None) -> float:
-        """Multiply-adds times two of one token's forward pass; training takes three times as many.
+        """Floating-point operations of one token's forward pass; training takes three times that.
 
-        Counts the layers' products, attention and the head. keys: how many a query is compared
-        with; None takes the window and the chunk.
+        Counts two for each multiply-add of the layers' products, attention and the head. keys: keys
+        per query; None takes the window and the chunk.
         """
         keys = self.window + self.chunk if keys is None else keys
         layer = 4 * self.width**2 + 2 * self.width * self.feed_forward + 2 * keys * self.width
@@ -96,7 +98,7 @@ class LMConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "LMConfig":
-        """As to_dict gave it. Raises LMError for what is none."""
+        """The inverse of to_dict. Raises LMError for anything else."""
         unknown = sorted(values.keys() - {f.name for f in fields(cls)})
         if unknown:
             raise LMError(f"its config.json has an unknown field {unknown[0]!r}")
@@ -109,5 +111,5 @@ class LMConfig:
 
 
 def tokens_per_chunk(decompressor: FocalConfig) -> int:
-    """How many tokens a causal decompressor turns into features together."""
+    """How many tokens a causal decompressor decodes together."""
     return max(1, decompressor.chunk_frames // decompressor.frames_per_token)

@@ -1,8 +1,8 @@
-"""A language model as a folder, with the tokenizer whose tokens it models, its vocoder included.
+"""A language model as a folder, with the tokenizer whose tokens it models.
 
-config.json         the shape, and how it came about
-model.safetensors   all weights, the frozen inputs' too
-tokenizer/          a tokenizer's folder; not there for tokens that name none
+config.json         the shape, and how the model was made
+model.safetensors   all weights, those of frozen inputs included
+tokenizer/          the tokenizer's folder, with its vocoder; absent for tokens that name none
 """
 
 import json
@@ -21,7 +21,7 @@ FORMAT = "wavmill-lm-1"
 
 
 def save_lm(folder: Path, model: SpeechLM, tokenizer: TokenizerFiles | None, made_by: dict) -> None:
-    """Write a folder that read_lm reads; it is made. made_by: for whoever looks at config.json."""
+    """Write the folder that read_lm reads. made_by: a record for config.json, read by people."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -38,21 +38,24 @@ def save_lm(folder: Path, model: SpeechLM, tokenizer: TokenizerFiles | None, mad
 def read_lm(
     folder: Path, device: torch.device | str = "cpu", precision: str = "fp32"
 ) -> tuple[SpeechLM, TokenizerFiles | None]:
-    """The model, in evaluation mode, and its tokenizer, from a local folder.
+    """The model, in evaluation mode, and its tokenizer's files, from a local folder.
 
-    precision: "fp32" or "bf16", of the layers and the head; the inputs stay as they are. Raises
-    LMError when the folder is no language model's or its parts do not belong together.
+    precision: "fp32" or "bf16", of the layers and the head; inputs stay in fp32. Raises LMError
+    when the folder is not a language model's, or its parts do not belong together.
     """
+    if precision not in PRECISIONS:
+        remedy = f"give one of {', '.join(PRECISIONS)}"
+        raise LMError("there is no such precision", remedy, value=precision, argument="precision")
     folder = Path(folder)
     try:
-        about = json.loads((folder / "config.json").read_text())
+        content = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise LMError("it has no readable config.json") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise LMError(f'its config.json does not say "format": "{FORMAT}"')
-    if not isinstance(about.get("model"), dict):
+    if not isinstance(content.get("model"), dict):
         raise LMError("its config.json does not say what shape the model has")
-    config = LMConfig.from_dict(about["model"])
+    config = LMConfig.from_dict(content["model"])
     model = SpeechLM(config)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -1,39 +1,41 @@
-"""The language model for generation: packed products, and what was said kept as keys and values.
+"""The language model for generation: packed linear layers, and a KV cache for each layer.
 
-A step of one chunk reads every weight once, which is what its time goes to: the products' weights
-are laid out for the machine's fastest kernel (tokenizer/encoder/linear.py), queries, keys, values
-and gates come from one of them, and in bf16 half the bytes are read.
+A step of one chunk reads every weight once, and that takes most of its time. So weights are laid
+out for the machine's fastest kernel (tokenizer/encoder/linear.py), one product gives queries, keys,
+values and gates, and bf16 halves the bytes read.
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm.attention import bias_by_distance
 from lm.model import Layer, SpeechLM
 from tokenizer.codec.focal import State
 from tokenizer.config import EncoderConfig
-from tokenizer.encoder.causal_wavlm import Past
+from tokenizer.encoder.kv_cache import CachedLayers, KVCache
 from tokenizer.encoder.linear import InferenceLinear, pack_linears
 from tokenizer.encoder.wavlm_layer import TransformerLayer
 
-# Positions of a prompt that go through the layers at once, and that a buffer has room for beyond
-# the window: it moves once in so many.
+# Positions of a prompt that go through the layers at once. A KV cache has room for as many beyond
+# the window, so its contents move once in so many positions.
 BLOCK = 256
 
 
 @dataclass
 class RowsState:
-    """What is kept of rows so far. Each step changes it for the next: use it once.
+    """What is kept of the rows so far. A step updates it in place: use each state once.
 
-    past: keys and values of each layer. seen: positions so far. starts: (B,) the first position
-    that is a row's own; padding: the last of these. decompressor: the state of each row, or None.
+    caches: one for each layer. starts: (B,), where each row starts after its left padding.
+    padding: the longest such padding. decompressor: the state of each row, or None. seen: positions
+    so far.
     """
 
-    past: list[Past]
+    caches: list[KVCache]
     starts: Tensor
     padding: int
     decompressor: list[list[State] | None]
@@ -41,10 +43,10 @@ class RowsState:
 
 
 class PackedLM:
-    """A SpeechLM without gradients, of its device and precision, chunk after chunk."""
+    """A SpeechLM for inference chunk by chunk, on the model's device and in its precision."""
 
     def __init__(self, model: SpeechLM) -> None:
-        """The model is left as it is, and not needed any more."""
+        """model: left unchanged, and not needed afterwards."""
         self.config = config = model.config
         weight = model.head.weight
         self.device, self.dtype = weight.device, weight.dtype
@@ -59,41 +61,41 @@ class PackedLM:
             do_stable_layer_norm=True,
             layer_norm_eps=config.layer_norm_eps,
         )
-        self.layers = [TransformerLayer(_wavlm_names(own), shape) for own in model.encoder.layers]
+        layers = cast(Iterable[Layer], model.encoder.layers)
         self.norm = model.encoder.norm.weight.detach(), model.encoder.norm.bias.detach()
         self.head = InferenceLinear(weight.detach())
-        self.block = -(-BLOCK // config.chunk) * config.chunk
-        keys = config.window + self.block
-        table = model.encoder.relative_embedding.weight.detach()
-        # Query i of a block, key j from `window` before it: the bias at distance j - window - i.
-        by_distance = bias_by_distance(table, keys, config)
-        self.bias = by_distance.unfold(1, keys, 1)[:, : self.block].flip(1).contiguous()
-        place = torch.arange(self.block, device=self.device)[:, None]
-        key = torch.arange(-config.window, self.block, device=self.device)
-        own = place - place % config.chunk
-        self.hidden = (key >= own + config.chunk) | (key < own - config.window)
+        self.layers = CachedLayers(
+            [TransformerLayer(_wavlm_names(layer), shape) for layer in layers],
+            model.encoder.relative_embedding.weight.detach(),
+            config,
+            chunk=config.chunk,
+            window=config.window,
+            block=-(-BLOCK // config.chunk) * config.chunk,
+        )
 
     @torch.inference_mode()
     def begin(self, prompts: list[Tensor]) -> tuple[Tensor, RowsState]:
-        """(T,) tokens of each row, whole chunks or none → logits (B, chunk, K) fp32 of what comes.
+        """(T,) tokens of each row, whole chunks or none → logits of its next chunk, and the state.
 
-        Rows are put side by side so that they end together; one begins as if nothing were before.
+        Logits are (B, chunk, K) in fp32. Shorter prompts are padded on the left, so that all rows
+        end together; padding changes nothing.
         """
         config, chunk = self.config, self.config.chunk
-        lengths = [chunk + len(own) for own in prompts]
-        longest, decompressor = max(lengths), []
+        lengths = [chunk + len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        decompressor: list[list[State] | None] = []
         x = torch.zeros(len(prompts), longest, config.width, device=self.device)
-        for row, own in enumerate(prompts):
+        for row, prompt in enumerate(prompts):
             x[row, longest - lengths[row] :][:chunk] = self.inputs.start
             decompressor.append(None)
-            if len(own):
-                vectors, decompressor[row] = self._vectors(own[None].to(self.device), None)
-                x[row, longest - len(own) :] = vectors[0]
+            if len(prompt):
+                vectors, decompressor[row] = self._vectors(prompt[None].to(self.device), None)
+                x[row, longest - len(prompt) :] = vectors[0]
         starts = torch.tensor([longest - length for length in lengths], device=self.device)
         padding = longest - min(lengths)
-        past = [Past(config.window, self.block) for _ in self.layers]
-        state = RowsState(past, starts, padding=padding, decompressor=decompressor)
-        for block in x.split(self.block, dim=1):
+        caches = self.layers.new_caches()
+        state = RowsState(caches, starts, padding=padding, decompressor=decompressor)
+        for block in x.split(self.layers.block, dim=1):
             last = self._after(block, state)
         return self._logits(last), state
 
@@ -102,8 +104,8 @@ class PackedLM:
         """(B, chunk) tokens, the next of each row → logits (B, chunk, K) fp32 of those after."""
         tokens = tokens.to(self.device)
         if self.config.inputs == "decompressor":
-            # Row by row: one that begins has no state yet.
-            parts = [self._vectors(own[None], s) for own, s in zip(tokens, state.decompressor)]
+            # Row by row: a row without a prompt has no state yet.
+            parts = [self._vectors(row[None], s) for row, s in zip(tokens, state.decompressor)]
             state.decompressor = [after for _, after in parts]
             x = torch.cat([vectors for vectors, _ in parts])
         else:
@@ -113,7 +115,7 @@ class PackedLM:
     def _vectors(
         self, tokens: Tensor, state: list[State] | None
     ) -> tuple[Tensor, list[State] | None]:
-        """(B, T) tokens alone, after a decompressor's state → (B, T, D), and the state."""
+        """(B, T) tokens after a decompressor's state → (B, T, D), and the state after them."""
         if self.config.inputs != "decompressor":
             return self.inputs.of_tokens(tokens), None
         features, state = self.inputs.decompress(tokens, state)
@@ -124,43 +126,30 @@ class PackedLM:
         return self.head(x).float()
 
     def _after(self, x: Tensor, state: RowsState) -> Tensor:
-        """A block of whole chunks (B, t, D) → what the layers make of its last chunk."""
-        config, (batch, length, width) = self.config, x.shape
-        x = x.to(self.dtype)
-        kept = min(state.seen, config.window)
-        shown = slice(config.window - kept, config.window + length)
-        bias, hidden = self.bias[:, :length, shown], self._hidden(length, kept, state)
-        for layer, past in zip(self.layers, state.past):
-            qkv, gate = layer.project(x.flatten(0, 1))
-            q, k, v = qkv.view(batch, length, 3, config.heads, -1).permute(2, 0, 3, 1, 4)
-            k, v = past.extended(k, v)
-            gate = gate.view(batch, length, -1, 1).transpose(1, 2)
-            mixed = layer.attention(q, k, v, gate, bias, hidden).transpose(1, 2)
-            x = layer.finish(x.flatten(0, 1), mixed.reshape(batch * length, width))
-            x = x.view(batch, length, width)
-        state.seen += length
-        return x[:, -config.chunk :]
+        """A block of whole chunks (B, T, D) → the layers' output for its last chunk."""
+        allowed = self._allowed(x.shape[1], state)
+        x = self.layers(x.to(self.dtype), state.caches, state.seen, allowed=allowed)
+        state.seen += x.shape[1]
+        return x[:, -self.config.chunk :]
 
-    def _hidden(self, length: int, kept: int, state: RowsState) -> Tensor | None:
-        """(B, t, K): what a query must not see; None where it may see all that is kept."""
+    def _allowed(self, length: int, state: RowsState) -> Tensor | None:
+        """(B, T, P + T), False where the key is padding; None where no key is."""
+        kept = min(state.seen, self.config.window)
         first = state.seen - kept
-        if length <= self.config.chunk and state.padding <= first:
-            return None
-        hidden = self.hidden[None, :length, self.config.window - kept :][..., : kept + length]
         if state.padding <= first:
-            return hidden.expand(len(state.starts), -1, -1)
+            return None
         place = torch.arange(first, state.seen + length, device=self.device)
-        outside = place < state.starts[:, None]
-        # Padding is seen by padding alone: a query that sees nothing would be no number.
-        return hidden | (outside[:, None] & ~outside[:, kept:, None])
+        inside = place >= state.starts[:, None]
+        # Padding attends to padding: the softmax of a query without any key would be NaN.
+        return inside[:, None] | ~inside[:, kept:, None]
 
 
 def _wavlm_names(layer: Layer) -> dict[str, Tensor]:
-    """A layer's weights as WavLM's inference has them."""
-    own = {name: value.detach() for name, value in layer.state_dict().items()}
+    """A layer's weights under the names that WavLM's inference takes."""
+    weights = {name: value.detach() for name, value in layer.state_dict().items()}
     names = {}
     for part in ("weight", "bias"):
-        for name, value in zip("qkv", own[f"attention.qkv_proj.{part}"].chunk(3)):
+        for name, value in zip("qkv", weights[f"attention.qkv_proj.{part}"].chunk(3)):
             names[f"attention.{name}_proj.{part}"] = value
         for theirs, ours in (
             ("layer_norm", "attention_norm"),
@@ -170,6 +159,6 @@ def _wavlm_names(layer: Layer) -> dict[str, Tensor]:
             ("feed_forward.intermediate_dense", "feed_forward.in_proj"),
             ("feed_forward.output_dense", "feed_forward.out_proj"),
         ):
-            names[f"{theirs}.{part}"] = own[f"{ours}.{part}"]
-    names["attention.gru_rel_pos_const"] = own["attention.gru_rel_pos_const"]
+            names[f"{theirs}.{part}"] = weights[f"{ours}.{part}"]
+    names["attention.gru_rel_pos_const"] = weights["attention.gru_rel_pos_const"]
     return names

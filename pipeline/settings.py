@@ -1,4 +1,4 @@
-"""What a person can set of each job: one frozen, keyword-only dataclass a job, of plain values.
+"""The settings of every job: frozen, keyword-only dataclasses of plain values.
 
 Nothing heavy is imported here, so that a command line can show the defaults at once.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
+from tokenizer.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenizer.audio.windows import Windowing
@@ -18,20 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """How encoders run. device: "auto", "cpu" or "cuda". encoders: None fills the cluster.
+    """Where encoders run. device: "auto", "cpu" or "cuda". encoders: None fills the cluster.
 
     cpus_per_encoder: threads of an encoder on a CPU.
     """
 
     device: str = "auto"
-    precision: str = "fp32"
     encoders: int | None = None
     cpus_per_encoder: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """What a batch may hold: so many windows, and so many samples with padding to the longest."""
+    """The most that a batch holds: windows, and 16 kHz samples with padding to the longest."""
 
     size: int
     samples: int
@@ -39,7 +39,12 @@ class BatchLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeSettings:
-    """What, beside the tokenizer, decides the bytes of an output."""
+    """How audio is encoded: what decides the bytes of an output beside the tokenizer.
+
+    window_seconds: of a window; longer audio goes through in several. context_seconds: discarded at
+    each inner edge of a window. batch_size: most windows in a batch. batch_seconds: most audio in
+    one, padding included. precision: of the encoder, "fp32" or "bf16".
+    """
 
     window_seconds: float = 30.0
     context_seconds: float = 2.0
@@ -47,31 +52,45 @@ class TokenizeSettings:
     batch_seconds: float = 240.0
     precision: str = "fp32"
 
-    def windowing(self, normalize: bool) -> Windowing:
-        """The cut of utterances into windows for an encoder alone. Raises ValueError as below."""
+    def windowing(self, files: TokenizerFiles) -> Windowing:
+        """How utterances are cut into windows for this tokenizer's encoder.
+
+        Raises UsageError when a window is too short for its context, or for a causal encoder.
+        """
         from tokenizer.audio.windows import Windowing
 
-        return Windowing.of_seconds(self.window_seconds, self.context_seconds, normalize)
-
-    def windowing_of(self, files: TokenizerFiles) -> Windowing:
-        """The same for a tokenizer. Raises ValueError for windows that are too short."""
-        from tokenizer.audio.windows import Windowing
-
-        seconds = self.window_seconds, self.context_seconds
-        return Windowing.of_seconds(
-            *seconds, files.encoder.normalize, files.frames_per_token, *files.past_and_chunk
-        )
+        past, chunk = files.past_and_chunk
+        try:
+            return Windowing.of_seconds(
+                window_seconds=self.window_seconds,
+                context_seconds=self.context_seconds,
+                normalize=files.encoder.normalize,
+                frames_per_token=files.frames_per_token,
+                past=past,
+                chunk=chunk,
+            )
+        except ValueError as error:
+            shorten = f", or context_seconds shorter than {self.context_seconds:g}"
+            raise UsageError(
+                str(error),
+                "make the window longer" + ("" if past else shorten),
+                value=self.window_seconds,
+                argument="window_seconds",
+                mentions=("context_seconds",),
+            ) from error
 
     def batch_limits(self) -> BatchLimits:
-        """What one batch may hold."""
+        """The most that one batch holds."""
         return BatchLimits(size=self.batch_size, samples=int(self.batch_seconds * SAMPLE_RATE))
 
 
 @dataclass(frozen=True, kw_only=True)
 class KmeansSettings:
-    """How the codebook is trained. max_frames: over all shards, evenly. center: see `centred`.
+    """How a k-means codebook is trained.
 
-    whiten: principal components that are clustered, see `train_whitened`; 0 clusters the features.
+    metric: "l2" or "cosine". max_frames: of the sample, evenly from all shards. center: subtract
+    each window's mean, see `centred`. whiten: how many principal components are clustered, see
+    `train_whitened`; 0 clusters the features themselves.
     """
 
     codebook_size: int
@@ -178,8 +197,10 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """codebook_size: None is the largest unit and one more. shard_tokens: a shard ends with the
-    utterance that fills it.
+    """How units are imported.
+
+    codebook_size: None takes the largest unit plus one. shard_tokens: a shard ends with the
+    utterance that reaches this.
     """
 
     codebook_size: int | None

@@ -10,7 +10,7 @@ from lm.config import LMConfig
 from lm.evaluation.scoring import pad_rows
 from lm.model import SpeechLM, targets, token_losses
 from pipeline.shards.report import ShardReport
-from pipeline.shards.samples import TarWriter
+from tokenizer.storage.token_shards import TokenShardWriter
 
 torch.set_num_threads(1)
 
@@ -23,9 +23,11 @@ def write_tokens(
         (folder / name).mkdir(parents=True)
     record = {"tokenizer": tokenizer, "codebook_size": codebook_size, "tokens_per_second": 50}
     (folder / "run.json").write_text(json.dumps(record))
-    tar, report = TarWriter(folder / "shards/a.tar"), ShardReport("a", codebook_size)
+    tar = TokenShardWriter(folder / "shards/a.tar", shard="a", codebook_size=codebook_size)
+    report = ShardReport("a", codebook_size)
     for number, tokens in enumerate(utterances):
-        tar.add_tokens(f"u{number}", tokens.astype(np.uint16), {"num_tokens": len(tokens)})
+        seconds = len(tokens) / 50
+        tar.add(f"u{number}", tokens, duration_s=seconds, sample_rate=16_000, metadata=None)
         report.ok(f"u{number}", len(tokens) / 50, tokens)
     tar.close()
     report.write(folder / "reports/a.parquet")

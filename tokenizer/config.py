@@ -1,32 +1,33 @@
-"""The shapes of a tokenizer's parts, as its config.json holds them: encoder, compressor, vocoder.
+"""The shapes of a tokenizer's parts, as in its config.json: encoder, compressor, vocoder.
 
-One file of plain values, so that flags and folders can name them without loading PyTorch. The
-field names are those on disk, and enter the fingerprint: they never change.
+Plain values, so that flags and folders can use them without loading PyTorch. Field names are those
+on disk and enter the fingerprint: they never change.
 """
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.errors import UsageError
 
-# Of EncoderConfig, what is written for a causal encoder alone: other folders stay as they were.
+# Fields of EncoderConfig that are written for a causal encoder only.
 CAUSAL_FIELDS = ("causal", "chunk_frames", "past_frames", "gain")
 
 
 class EncoderError(UsageError):
-    """A folder that is not a WavLM this project can run; the message says what is wrong."""
+    """A folder holds no WavLM that this project can run; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """A WavLM's shape, in Hugging Face's names and with its defaults (wavlm-base's).
+    """A WavLM's shape, with Hugging Face's names and defaults (wavlm-base's).
 
-    layer: the transformer layer whose output is the feature; nothing above it is kept.
+    layer: the transformer layer whose output is the feature; no layer above it is kept.
     normalize: zero mean and unit variance for each utterance, as the preprocessor file says.
-    causal: a frame sees its own chunk of chunk_frames, and past_frames before its chunk's first.
-    gain: the causal encoder's input is the waveform times this, since a stream has no variance to
-    divide by: 20 gives speech at the nominal level (-26 dBov, ITU-T P.56) unit variance, and layer
-    norm after the first convolution takes out most of what a level differs from that.
+    causal: a frame sees its own chunk of chunk_frames, and the past_frames before that chunk.
+    gain: factor on a causal encoder's input, since the variance of a stream is not known. A gain of
+    20 gives speech at the nominal level (-26 dBov, ITU-T P.56) unit variance. Layer norm after the
+    first convolution removes most of any other level.
     """
 
     layer: int = 6
@@ -53,7 +54,7 @@ class EncoderConfig:
     past_frames: int = 512
     gain: float = 20.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hop, receptive = 1, 1
         for kernel, stride in zip(self.conv_kernel, self.conv_stride):
             receptive += (kernel - 1) * hop
@@ -82,22 +83,22 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "EncoderConfig":
-        """Take the fields that decide a feature from a larger dictionary; leave the rest."""
+        """From a dictionary, such as Hugging Face's, whose other entries are ignored."""
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in values.items() if k in known})
 
     def to_dict(self) -> dict:
-        """Every field that says something, for a config.json that needs no defaults."""
+        """The fields for a config.json, those of CAUSAL_FIELDS only if it is causal."""
         values = asdict(self)
         return values if self.causal else {k: values[k] for k in values if k not in CAUSAL_FIELDS}
 
     def flops_per_second(self, utterance_seconds: float) -> float:
-        """Multiply-adds times two for a second of audio, in utterances of this many seconds.
+        """FLOPs for a second of audio, two per multiply-add, in utterances of this many seconds.
 
-        Counts convolutions, projections, attention products and feed-forward of the layers used.
+        Counts convolutions, projections, attention products and feed-forward, up to `layer`.
         """
         frames = utterance_seconds * SAMPLE_RATE / SAMPLES_PER_FRAME
-        rate, channels, total = SAMPLE_RATE, 1, 0.0
+        rate, channels, total = float(SAMPLE_RATE), 1, 0.0
         for out, kernel, stride in zip(self.conv_dim, self.conv_kernel, self.conv_stride):
             rate /= stride
             total += rate * channels * out * kernel
@@ -112,11 +113,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MFCCConfig:
-    """What decides the features.
+    """MFCCs as an encoder.
 
-    normalize: of the waveform, as WavLM's: features then do not depend on loudness.
+    normalize: of the waveform, as for WavLM, so that features do not depend on loudness.
     standardize: zero mean and unit variance of each dimension over a window of the utterance, which
-    takes away much of voice and channel.
+    removes much of speaker and channel.
     """
 
     normalize: bool = True
@@ -124,7 +125,7 @@ class MFCCConfig:
 
     @property
     def hidden_size(self) -> int:
-        """Dimensions of a feature, under the name that a WavLM's configuration has for it."""
+        """Dimensions of a feature, under the name that EncoderConfig has for it."""
         return 39
 
     @classmethod
@@ -133,17 +134,19 @@ class MFCCConfig:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
     def to_dict(self) -> dict:
-        """The values, with the kind of encoder they are of."""
+        """The values and the kind of encoder, for a config.json."""
         return {"model_type": "mfcc", **asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FocalConfig:
-    """Shape of a compressor; its decompressor is its mirror image.
+    """Shape of a compressor; the decompressor mirrors it.
 
-    width: of the features. latent: of what is quantised. hidden: of each block. factors: how many
-    frames each block makes one. focal_window, focal_factor: the first convolution's kernel, and how
-    much wider each later one is. causal: sees no later frame than its own.
+    width: dimensions of the features. latent: dimensions of what is quantised. hidden: width of
+    each block. factors: by how much each block divides the frame rate. focal_levels: convolutions
+    of a block. focal_window: kernel of the first, in frames. focal_factor: how many frames wider
+    each next one is. causal: no frame sees a later chunk. past_frames, chunk_frames: of the causal
+    form, its context before a chunk and the length of a chunk.
     """
 
     width: int
@@ -163,12 +166,16 @@ class FocalConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "FocalConfig":
-        """As to_dict gave it; lists as tuples. Raises TypeError for what is none."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        """From to_dict's values; lists become tuples. Raises TypeError for other fields."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)
 
     @property
     def frames_per_token(self) -> int:
-        """How many frames one latent stands for."""
+        """Frames for each latent."""
         total = 1
         for factor in self.factors:
             total *= factor
@@ -179,10 +186,10 @@ class FocalConfig:
 class VocoderConfig:
     """Shape of a vocoder.
 
-    width: of the features. hidden: of the blocks. layers: blocks. feed_forward: width inside one.
-    kernel: frames that a convolution sees. n_fft: samples of a frame's window. causal: a frame's
-    spectrum depends on no later frame. Raises ValueError for a window with which samples would
-    be lost, or a kernel without a middle.
+    width: dimensions of the features. hidden: width of the blocks. layers: number of blocks.
+    feed_forward: width inside a block. kernel: of the convolutions, in frames. n_fft: samples of
+    the inverse STFT. causal: a frame's spectrum depends on no later frame. Raises ValueError for an
+    n_fft whose windows do not cover every sample, and for an even kernel.
     """
 
     width: int
@@ -193,7 +200,7 @@ class VocoderConfig:
     n_fft: int = 1024
     causal: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.n_fft % 2 or self.n_fft < RECEPTIVE_FIELD + SAMPLES_PER_FRAME // 2:
             raise ValueError(f"n_fft is {self.n_fft}; it must be even, and at least 560")
         if self.kernel % 2 == 0:
@@ -205,20 +212,23 @@ class VocoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "VocoderConfig":
-        """As to_dict gave it. Raises TypeError or ValueError for what is none."""
+        """From to_dict's values. Raises TypeError for other fields, ValueError as above."""
         return cls(**values)
 
     @property
     def context_frames(self) -> int:
-        """How far from a frame, to either side, another frame can still change its samples."""
-        seen = self.kernel - 1 if self.causal else self.kernel // 2
-        return (self.layers + 1) * seen + -(-self.n_fft // SAMPLES_PER_FRAME)
+        """The receptive field: how many frames away another frame can change a frame's samples."""
+        reach = self.kernel - 1 if self.causal else self.kernel // 2
+        return (self.layers + 1) * reach + -(-self.n_fft // SAMPLES_PER_FRAME)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Of the features' error, of the top layer's by decompressed features and by each code alone,
-    and of the quantiser's own loss.
+    """Weights of the terms of the distillation loss.
+
+    features: error of the decompressed features. top: cosine distance of the top layer's output on
+    decompressed features. alone: the same of its linear prediction from each code alone. quantizer:
+    commitment or entropy loss.
     """
 
     features: float = 1.0

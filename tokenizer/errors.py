@@ -1,20 +1,28 @@
-"""The error a person can mend: what is wrong with what was given, and what to do."""
+"""The error that a user can correct: what is wrong with what was given, and what to do."""
+
+from collections.abc import Callable
 
 
 class UsageError(ValueError):
     """Something that was given cannot be used.
 
     problem, remedy: what is wrong, and what to do about it. value: what was given. argument: the
-    parameter or settings field it was given as. Whoever raises the error leaves out what it does
-    not know, and whoever called it may fill that in.
+    parameter or settings field it was given as. mentions: other fields that problem and remedy
+    name. Whoever raises the error leaves out what it does not know; a caller may fill that in.
     """
 
     def __init__(
-        self, problem: str, remedy: str = "", *, value: object = None, argument: str | None = None
+        self,
+        problem: str,
+        remedy: str = "",
+        *,
+        value: object = None,
+        argument: str | None = None,
+        mentions: tuple[str, ...] = (),
     ) -> None:
         super().__init__(problem)
         self.problem, self.remedy = problem, remedy
-        self.value, self.argument = value, argument
+        self.value, self.argument, self.mentions = value, argument, mentions
 
     def __str__(self) -> str:
         given = " ".join(str(part) for part in (self.argument, self.value) if part is not None)
@@ -24,6 +32,14 @@ class UsageError(ValueError):
     def __reduce__(self) -> tuple:
         # Ray sends errors from one process to another.
         return _rebuilt, (type(self), self.problem, self.__dict__)
+
+    def rename(self, name: Callable[[str], str]) -> None:
+        """Replace the names of parameters and fields, as by the flags of a command line."""
+        if self.argument:
+            self.argument = name(self.argument)
+        for field in self.mentions:
+            self.problem = self.problem.replace(field, name(field))
+            self.remedy = self.remedy.replace(field, name(field))
 
 
 class TrainingFailed(RuntimeError):
@@ -37,6 +53,6 @@ def _rebuilt(kind: type, problem: str, fields: dict) -> UsageError:
 
 
 def one_line(error: BaseException) -> str:
-    """Kind and message of an error, short enough for one line."""
+    """Type and message of an error, at most 300 characters on one line."""
     text = " ".join(str(error).split()) or "no reason given"
     return f"{type(error).__name__}: {text}"[:300]

@@ -32,10 +32,10 @@ from jobs.bench.models import SHAPES, distilled
 from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.shards.samples import TarWriter
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.encoder.linear import InferenceLinear
 from tokenizer.storage.encoder_files import read_encoder
+from tokenizer.storage.tars import TarWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 

@@ -26,7 +26,8 @@ from lm.config import PRESETS, START, LMConfig
 from lm.generation import Generator
 from lm.model import NO_TARGET, SpeechLM, targets, token_losses
 from tokenizer.audio.frames import FRAMES_PER_SECOND
-from tokenizer.encoder.wavlm import position_buckets
+from tokenizer.encoder.chunk_mask import chunk_causal_mask
+from tokenizer.encoder.relative_position import position_buckets
 
 CODES = 4096
 # Steps of a generation's turn: a moment's noise of another process must not decide it.
@@ -140,8 +141,7 @@ def plain_logits(model: SpeechLM, tokens: Tensor, utterance: Tensor) -> Tensor:
     query, key = place[:, None], place[None, :]
     buckets = position_buckets(length, config).to(tokens.device)[key - query + length - 1]
     bias = model.encoder.relative_embedding(buckets).permute(2, 0, 1)
-    own = query - query % config.chunk
-    seen = (key < own + config.chunk) & (key >= own - config.window)
+    seen = chunk_causal_mask(query, key, chunk=config.chunk, window=config.window)
     seen = seen & (utterance[:, :, None] == utterance[:, None, :])
     mask = torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)[:, None]
 

@@ -14,7 +14,6 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 def train(args: argparse.Namespace) -> int:
     """Cluster, and say what the codebook was made of."""
-    cut = flags.tokenize_settings(args)
     settings = KmeansSettings(
         codebook_size=args.codebook_size,
         metric=args.metric,
@@ -68,8 +67,7 @@ def train(args: argparse.Namespace) -> int:
         output,
         files=files,
         settings=settings,
-        windowing=cut.windowing(config.normalize),
-        batching=cut.batch_limits(),
+        encoding=flags.tokenize_settings(args),
         encoder_settings=flags.encoder_settings(args),
     )
     for reason, count in sorted(done["rejected"].items()):

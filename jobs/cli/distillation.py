@@ -12,7 +12,8 @@ from pipeline.training.causal_encoder import causal_form
 from pipeline.training.distill import check_speech, distill
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.config import EncoderConfig, FocalConfig, LossWeights, MFCCConfig
-from tokenizer.storage.folder import Folder, fetch_folder
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.settings import RuntimeSettings
 

@@ -8,12 +8,13 @@ from transformers import WavLMConfig
 
 from jobs.cli import flags
 from jobs.cli.encoder_flags import HEARD_WEIGHTS, SHAPE
-from pipeline.cluster.training_progress import TrainingLine
+from pipeline.cluster.progress import TrainingLine
 from pipeline.settings import CropSettings, EncoderSettings, Recipe, Round
 from pipeline.shards.inputs import find_shards
 from pipeline.training.train_encoder import EncoderTraining, check_output
 from tokenizer.audio.frames import FRAMES_PER_SECOND
-from tokenizer.storage.folder import Folder, fetch_folder
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.training.settings import RuntimeSettings
 
 READERS_OF_A_GPU = 4
@@ -44,7 +45,6 @@ def train(args: argparse.Namespace) -> int:
             ),
             encoding=EncoderSettings(
                 device=args.device,
-                precision=recipe.precision,
                 encoders=args.encoders,
                 cpus_per_encoder=args.cpus_per_encoder,
             ),

@@ -16,8 +16,8 @@ from lm.evaluation.scoring import BATCH_TOKENS, bits_per_token, check_tokens, ut
 from lm.files import read_lm
 from lm.model import SpeechLM
 from lm.training.data import TokenShards
-from pipeline.cluster.bars import bar
-from tokenizer.storage.folder import fetch_folder, filesystem
+from pipeline.cluster.progress import bar
+from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -99,17 +99,9 @@ def open_tokens(flag: str, value: str, model: SpeechLM, lm: str) -> TokenShards:
 
     lm: where the model came from, for the message.
     """
-    flags.named(flag, filesystem, value)
-    try:
+    with flags.naming(flag):
         tokens, _ = TokenShards.open(value)
-    except LMError as error:
-        remedy = "give an OUTPUT of jobs/tokenize.py"
-        raise flags.unusable(flag, value, str(error), remedy) from error
-    theirs, ours = (str(name)[:12] for name in (tokens.tokenizer, model.config.tokenizer))
-    if tokens.tokenizer != model.config.tokenizer:
-        problem = f"its tokens are of tokenizer {theirs}, and --lm {lm} models those of {ours}"
-        remedy = "give tokens that the model's own tokenizer made, or the model of these"
-        raise flags.unusable(flag, value, problem, remedy)
+        tokens.folder.check_tokenizer(model.config.tokenizer, f"--lm {lm}")
     return tokens
 
 
@@ -119,15 +111,11 @@ def read_utterances(
     """(key, (T,) tokens) of all utterances that have any. Raises UsageError at one the model, or
     anyone, cannot take.
     """
-    try:
+    with flags.naming(flag, value, "give tokens of the model's codebook"):
         for key, own in tokens.utterances():
             if len(own):
                 check_tokens(own, model.config.codebook_size, key)
                 yield key, own
-    except LMError as error:
-        raise flags.unusable(
-            flag, value, str(error), "give tokens of the model's codebook"
-        ) from error
 
 
 def evaluate_lm(args: flags.argparse.Namespace) -> int:

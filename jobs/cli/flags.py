@@ -13,7 +13,7 @@ from pipeline.settings import EncoderSettings, TokenizeSettings
 from tokenizer.config import EncoderConfig, MFCCConfig
 from tokenizer.errors import TrainingFailed, UsageError
 from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.folder import fetch_folder
+from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
@@ -143,7 +143,7 @@ def add_encoders(flags: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
-        default=own.precision,
+        default=cut.precision,
         help="of the encoder; bf16 is faster and changes some tokens (default: %(default)s)",
     )
     how.add_argument(
@@ -189,32 +189,20 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
     """From the flags of add_encoders."""
     return EncoderSettings(
         device=args.device,
-        precision=args.precision,
         encoders=args.encoders,
         cpus_per_encoder=args.cpus_per_encoder,
     )
 
 
 def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
-    """From the flags of add_encoders. Raises UsageError when the window cannot hold its context."""
-    settings = TokenizeSettings(
+    """From the flags of add_encoders."""
+    return TokenizeSettings(
         window_seconds=args.window_seconds,
         context_seconds=args.context_seconds,
         batch_size=args.batch_size,
         batch_seconds=args.batch_seconds,
         precision=args.precision,
     )
-    try:
-        settings.windowing(normalize=False)
-    except ValueError as error:
-        raise unusable(
-            "--window-seconds",
-            args.window_seconds,
-            problem="in frames of 20 ms it is not over twice --context-seconds "
-            f"{args.context_seconds}",
-            remedy="make the window longer or the context shorter",
-        ) from error
-    return settings
 
 
 def device_and_precision(args: argparse.Namespace) -> tuple[str, str]:
@@ -255,8 +243,7 @@ def run(main) -> None:
         sys.exit(main())
     except UsageError as error:
         # The library says which parameter or settings field it was; the flag has the same name.
-        if error.argument and not error.argument.startswith("--"):
-            error.argument = f"--{error.argument.replace('_', '-')}"
+        error.rename(lambda name: name if name[0] == "-" else f"--{name.replace('_', '-')}")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingFailed as error:

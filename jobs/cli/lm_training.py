@@ -16,9 +16,10 @@ from lm.training.rows import RowLayout
 from lm.training.settings import LMTrainingSettings
 from lm.training.trainer import LMRun, build_model, train_in_process
 from pipeline.cluster.connect import connect
-from pipeline.cluster.training_progress import Reporter
+from pipeline.cluster.progress import Reporter
 from pipeline.training.launch import run_in_processes
-from tokenizer.storage.folder import Folder, fetch_folder, filesystem
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.settings import RuntimeSettings
 
@@ -100,16 +101,10 @@ def _open(
     flag: str, url: str, files: TokenizerFiles | None, *, held_out: float = 0.0
 ) -> tuple[TokenShards, TokenShards]:
     """What is not held out, and what is. Raises UsageError if `files` did not make these tokens."""
-    flags.named(flag, filesystem, url)
-    with flags.naming(flag, url, "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"):
+    with flags.naming(flag):
         tokens, rest = TokenShards.open(url, held_out)
-    if files is None and tokens.tokenizer:
-        problem = f"tokenizer {tokens.tokenizer[:12]} made it"
-        raise flags.unusable(flag, url, problem, "give that tokenizer with --tokenizer")
-    if files and tokens.tokenizer != files.fingerprint:
-        who = f"tokenizer {tokens.tokenizer[:12]}" if tokens.tokenizer else "no tokenizer"
-        problem = f"{who} made it, not --tokenizer's {files.fingerprint[:12]}"
-        raise flags.unusable(flag, url, problem, "give the tokenizer that made it")
+        source = "--tokenizer" if files else None
+        tokens.folder.check_tokenizer(files.fingerprint if files else None, source)
     return tokens, rest
 
 

@@ -17,8 +17,7 @@ from lm.model import SpeechLM
 from lm.training.preference import PreferenceTuning, split
 from lm.training.settings import PreferenceSettings, TripleSettings
 from lm.training.triples import Triple, make_triples, read_triples, write_triples
-from pipeline.cluster.bars import bar
-from pipeline.cluster.training_progress import TrainingLine
+from pipeline.cluster.progress import TrainingLine, bar
 from tokenizer.errors import one_line
 from tokenizer.storage.folder import Folder, filesystem
 from tokenizer.training.settings import RuntimeSettings

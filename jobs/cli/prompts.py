@@ -1,8 +1,6 @@
 """What jobs/generate.py continues: audio files, or tokens from shards and arrays."""
 
-import json
 import posixpath
-import tarfile
 from dataclasses import dataclass
 from itertools import islice
 
@@ -12,11 +10,12 @@ from tqdm import tqdm
 from jobs.cli import flags
 from lm.config import LMConfig
 from pipeline.shards.inputs import SHARD_ENDINGS, find_files
-from pipeline.shards.samples import AUDIO_ENDINGS, read_tokens
+from pipeline.shards.samples import AUDIO_ENDINGS
 from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, read_utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import filesystem
+from tokenizer.storage.token_shards import check_array, check_shard_tokenizer, read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -84,6 +83,7 @@ def token_prompts(values: list[str], config: LMConfig, limit: int | None) -> lis
     key.
     """
     flag, prompts = "--prompt-tokens", {}
+    remedy = "give a token shard or an array of whole numbers"
     _, found = flags.named(flag, find_files, values, (*SHARD_ENDINGS, ".npy"))
     for path, (url, _) in found.items():
         fs, place = flags.named(flag, filesystem, url)
@@ -93,16 +93,17 @@ def token_prompts(values: list[str], config: LMConfig, limit: int | None) -> lis
                     key = path.removesuffix(".npy").removesuffix(".tokens")
                     own = {key: np.load(file, allow_pickle=False)}
                 else:
-                    _check_maker(flag, url, config)
-                    own = {key: tokens for key, tokens, _ in islice(read_tokens(file), limit)}
-            for tokens in own.values():
-                if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-                    raise ValueError(f"{tokens.dtype} of shape {tokens.shape}")
-        except UsageError:
+                    check_shard_tokenizer(url, config.tokenizer, "the model's")
+                    some = islice(read_tokens(file, with_json=False), limit)
+                    own = {key: tokens for key, tokens, _ in some}
+            for key, tokens in own.items():
+                check_array(tokens, None, name=key)
+        except UsageError as error:
+            error.argument, error.value = flag, url
+            error.remedy = error.remedy or remedy
             raise
-        except (OSError, EOFError, ValueError, AttributeError, tarfile.TarError) as error:
+        except (OSError, EOFError, ValueError) as error:
             problem = f"it holds no tokens ({one_line(error)})"
-            remedy = "give a token shard or an array of whole numbers"
             raise flags.unusable(flag, url, problem, remedy) from error
         for key, tokens in own.items():
             if key in prompts:
@@ -110,21 +111,6 @@ def token_prompts(values: list[str], config: LMConfig, limit: int | None) -> lis
                 raise flags.unusable(flag, url, other, "give one of them")
             prompts[key] = Prompt(key, tokens, flag=flag, url=url)
     return list(prompts.values())[:limit]
-
-
-def _check_maker(flag: str, url: str, config: LMConfig) -> None:
-    """Raises UsageError when the run.json of a shard's OUTPUT names another tokenizer."""
-    root, _, below = url.rpartition("/shards/")
-    if not below:
-        return
-    fs, path = flags.named(flag, filesystem, f"{root}/run.json")
-    if not fs.exists(path):
-        return
-    made_by = json.loads(fs.cat_file(path)).get("tokenizer")
-    if made_by != config.tokenizer:
-        theirs, ours = (name[:12] if name else "none" for name in (made_by, config.tokenizer))
-        problem = f"its tokens are of tokenizer {theirs}, and the model is of {ours}"
-        raise flags.unusable(flag, url, problem, "give tokens of the model's own tokenizer")
 
 
 def last_seconds(tokens: np.ndarray, seconds: float, frames_per_token: int) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Scoring with a language model: bits per token, pairs of recordings."""
+"""Evaluation of a language model: bits per token, and accuracy on pairs of recordings."""

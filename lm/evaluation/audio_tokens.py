@@ -1,4 +1,4 @@
-"""Audio files → tokens, in this process: for test sets of minutes or hours, not for a data lake."""
+"""Audio files → tokens, in this process: for test sets of minutes or hours."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from lm.config import LMError
 from tokenizer.audio.decoding import AudioError, read_utterance
-from tokenizer.audio.windows import Windowing
+from tokenizer.audio.windows import Window, Windowing
 from tokenizer.tokenizer import Tokenizer
 
 # As jobs/tokenize.py cuts unless told otherwise.
@@ -18,33 +18,28 @@ FILES_AT_ONCE = 16
 def audio_tokens(
     paths: Sequence[Path], tokenizer: Tokenizer, show: Callable[[int], object] | None = None
 ) -> Iterator[np.ndarray]:
-    """(T,) tokens of each file, in order, as jobs/tokenize.py makes them.
+    """(T,) tokens of each file, in order, the same as those of jobs/tokenize.py.
 
-    show: called with the number of files just done. Raises LMError that names a file which cannot
-    be tokenized, with the reason.
+    show: called with the number of files just done. Raises LMError with the name of a file that
+    cannot be tokenized, and the reason.
     """
-    windowing = Windowing.of_seconds(
-        WINDOW_SECONDS,
-        CONTEXT_SECONDS,
-        tokenizer.normalize,
-        tokenizer.frames_per_token,
-        *tokenizer.past_and_chunk,
-    )
+    windowing = tokenizer.windowing(WINDOW_SECONDS, CONTEXT_SECONDS)
     for start in range(0, len(paths), FILES_AT_ONCE):
-        some = paths[start : start + FILES_AT_ONCE]
-        waves, kept = [], []
-        for path in some:
-            plan, cut = _windows(path, windowing)
-            waves += cut
-            kept.append([window.kept_tokens(tokenizer.frames_per_token) for window in plan])
-        made = iter(tokenizer.encode_windows(waves))
-        for slices in kept:
-            yield np.concatenate([next(made)[own] for own in slices])
+        batch = paths[start : start + FILES_AT_ONCE]
+        waves, kept_slices = [], []
+        for path in batch:
+            plan, file_waves = _windows(path, windowing)
+            waves += file_waves
+            kept_slices.append([window.kept_tokens(tokenizer.frames_per_token) for window in plan])
+        tokens = iter(tokenizer.encode_windows(waves))
+        for slices in kept_slices:
+            yield np.concatenate([next(tokens)[kept] for kept in slices])
         if show:
-            show(len(some))
+            show(len(batch))
 
 
-def _windows(path: Path, windowing: Windowing) -> tuple[list, list[np.ndarray]]:
+def _windows(path: Path, windowing: Windowing) -> tuple[list[Window], list[np.ndarray]]:
+    """The windows of a file, and their waveforms."""
     try:
         with path.open("rb") as file:
             utterance = read_utterance(file, windowing.samples)

@@ -1,15 +1,15 @@
-"""Pairs of recordings of which a language model should find the first the likelier, from a folder.
+"""Benchmarks of pairs: a language model should give the first recording the higher likelihood.
 
-Told by what lies in a folder, below the one that is given, with no manifest of ours:
+The layout of a folder and its subfolders says which benchmark it is; no manifest is needed:
 
-* SALMon (arXiv 2409.07437): `TASK/sample_N_0.wav` is what hangs together, `sample_N_1.wav` and up
-  what does not; `TASK/metadata.json` may give samples a "group".
-* sWUGGY and sBLIMP (ZeroSpeech 2021, arXiv 2011.11588): `gold.csv` beside the recordings names for
-  each "filename" its "id", "voice" and whether it is "correct", with the "frequency" of a word or
-  the "type" and "subtype" of a sentence.
-* spoken StoryCloze (TWIST, arXiv 2305.13009), and sWUGGY and sBLIMP as SlamKit lays them out:
-  files that begin with a number and "_" or "+". Those of 2 i and 2 i + 1 belong together, and the
-  even one is right, unless their names say `correct` and `incorrect`.
+* SALMon (arXiv 2409.07437): `TASK/sample_N_0.wav` is the consistent recording, `sample_N_1.wav`
+  and up are inconsistent ones. `TASK/metadata.json` may give samples a "group".
+* sWUGGY and sBLIMP (ZeroSpeech 2021, arXiv 2011.11588): `gold.csv` beside the recordings gives the
+  "id" and "voice" of each "filename" and whether it is "correct", with the "frequency" of a word
+  or the "type" and "subtype" of a sentence.
+* spoken StoryCloze (TWIST, arXiv 2305.13009), and sWUGGY and sBLIMP in SlamKit's layout: file names
+  start with a number and "_" or "+". Numbers 2 i and 2 i + 1 form a pair, and the even one is
+  correct, unless the names end in `correct` and `incorrect`.
 """
 
 import csv
@@ -25,16 +25,16 @@ from lm.config import LMError
 ENDINGS = (".wav", ".flac")
 SALMON = re.compile(r"sample_(\d+)_(\d+)")
 NUMBERED = re.compile(r"(\d+)[_+]")
-# How often a word occurs in LibriSpeech, in ZeroSpeech's bands: the first that it is under.
+# ZeroSpeech's bands of a word's frequency in LibriSpeech: the first bound that is above it.
 BANDS = ((1, "oov"), (5, "1-4"), (20, "5-19"), (100, "20-99"), (float("inf"), "100-"))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two recordings to tell apart. task: the folder they are from, below the one that was given.
+    """A positive and a negative recording. task: their folder, relative to the benchmark's.
 
-    subset: a part of the task with a figure of its own, or None. group: pairs of one group, the
-    voices of a word say, are not independent, and count as one.
+    subset: a part of the task that gets its own figures, or None. group: pairs of one group, such
+    as one word in several voices, are not independent and count as one trial.
     """
 
     task: str
@@ -46,40 +46,41 @@ class Pair:
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """All pairs in a folder, to any depth, ordered. Raises LMError when there is none, or a file
-    that a pair needs is missing.
+    """All pairs of a folder and its subfolders, in order.
+
+    Raises LMError when there is none, or a file that a pair needs is missing.
     """
-    pairs = []
-    for place in sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())}):
-        task = place.relative_to(folder).as_posix() if place != folder else folder.resolve().name
+    pairs: list[Pair] = []
+    for subfolder in sorted({folder, *(path for path in folder.rglob("*") if path.is_dir())}):
+        task = subfolder.relative_to(folder).as_posix()
+        if subfolder == folder:
+            task = folder.resolve().name
         found = {
             path.stem: path
-            for path in sorted(place.iterdir())
+            for path in sorted(subfolder.iterdir())
             if path.suffix in ENDINGS and not path.name.startswith(".")
         }
-        if (place / "gold.csv").is_file():
-            pairs += _zerospeech(place / "gold.csv", task, found)
-        elif salmon := {stem: SALMON.fullmatch(stem) for stem in found if SALMON.fullmatch(stem)}:
-            numbers = {stem: (int(m[1]), int(m[2])) for stem, m in salmon.items()}
-            pairs += _salmon(place, task, numbers=numbers, found=found)
+        if (subfolder / "gold.csv").is_file():
+            pairs += _zerospeech(subfolder / "gold.csv", task, found)
+        elif any(map(SALMON.fullmatch, found)):
+            pairs += _salmon(subfolder, task, found)
         elif found and all(map(NUMBERED.match, found)):
             pairs += _numbered(task, found)
     if not pairs:
         raise LMError(
-            "it holds no pairs in the layout of SALMon (sample_0_0.wav), ZeroSpeech (gold.csv) or "
+            "it has no pairs in the layout of SALMon (sample_0_0.wav), ZeroSpeech (gold.csv) or "
             "StoryCloze (0_..._correct.wav)"
         )
     return pairs
 
 
-def _salmon(
-    place: Path, task: str, numbers: dict[str, tuple[int, int]], found: dict[str, Path]
-) -> Iterator[Pair]:
-    of_sample = defaultdict(dict)
-    for stem, (sample, option) in numbers.items():
-        of_sample[sample][option] = found[stem]
-    groups = _salmon_groups(place / "metadata.json")
-    for sample, options in sorted(of_sample.items()):
+def _salmon(folder: Path, task: str, found: dict[str, Path]) -> Iterator[Pair]:
+    options_of: dict[int, dict[int, Path]] = defaultdict(dict)
+    for stem, path in found.items():
+        if match := SALMON.fullmatch(stem):
+            options_of[int(match[1])][int(match[2])] = path
+    groups = _salmon_groups(folder / "metadata.json")
+    for sample, options in sorted(options_of.items()):
         if 0 not in options or len(options) < 2:
             raise LMError(f"sample {sample} of {task} lacks its sample_{sample}_{0 in options:d}")
         for option in sorted(options.keys() - {0}):
@@ -94,31 +95,34 @@ def _salmon(
 
 
 def _salmon_groups(file: Path) -> dict[int, object]:
-    """{sample: group} where the metadata has any; SALMon's own has none."""
+    """{sample: group} of samples that have a group. SALMon's own metadata has none."""
     try:
         rows = json.loads(file.read_text()) if file.is_file() else []
         return {row["index"]: row["group"] for row in rows if "group" in row}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LMError(f"its {file.parent.name}/metadata.json is not SALMon's: {error}") from error
+        raise LMError(
+            f"its {file.parent.name}/metadata.json does not have SALMon's form: {error}"
+        ) from error
 
 
 def _zerospeech(gold: Path, task: str, found: dict[str, Path]) -> Iterator[Pair]:
     with gold.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = rows[0].keys() if rows else set()
-    if lacking := {"filename", "id", "voice", "correct"} - columns:
-        raise LMError(f"its {task}/gold.csv has no column {min(lacking)!r}")
-    items = defaultdict(lambda: ([], []))
+    if missing := {"filename", "id", "voice", "correct"} - columns:
+        raise LMError(f"its {task}/gold.csv has no column {min(missing)!r}")
+    # {type, subtype, id, voice: (correct, incorrect)}
+    items: dict[tuple[str, str, str, str], tuple[list, list]] = defaultdict(lambda: ([], []))
     for row in rows:
         stem = row["filename"].removesuffix(".wav")
         if stem not in found:
             raise LMError(f"its {task}/gold.csv names {row['filename']}, which is not there")
-        kind = row.get("type", ""), row.get("subtype", ""), row["id"]
-        items[(*kind, row["voice"])][row["correct"] == "0"].append((stem, row))
-    for (type_, subtype, id_, voice), (right, wrong) in items.items():
-        if len(right) != len(wrong):
+        item = row.get("type", ""), row.get("subtype", ""), row["id"], row["voice"]
+        items[item][row["correct"] == "0"].append((stem, row))
+    for (type_, subtype, id_, voice), (correct, incorrect) in items.items():
+        if len(correct) != len(incorrect):
             raise LMError(f"item {id_} of {task}/gold.csv in voice {voice} is not in pairs")
-        for (positive, row), (negative, _) in zip(right, wrong):
+        for (positive, row), (negative, _) in zip(correct, incorrect):
             band = _band(row["frequency"]) if "frequency" in row else None
             group = "/".join(part for part in (type_, subtype, id_) if part)
             name = f"{group}/{voice}"
@@ -140,15 +144,16 @@ def _band(frequency: str) -> str | None:
 
 
 def _numbered(task: str, found: dict[str, Path]) -> Iterator[Pair]:
-    order = sorted(found, key=lambda stem: (int(NUMBERED.match(stem)[1]), stem))
+    numbers = {stem: int(match[1]) for stem in found if (match := NUMBERED.match(stem))}
+    order = sorted(found, key=lambda stem: (numbers[stem], stem))
     if len(order) % 2:
-        raise LMError(f"its {task} has {len(order)} recordings, which are not in pairs")
+        raise LMError(f"its {task} has {len(order)} recordings, an odd number")
     for positive, negative in zip(order[::2], order[1::2]):
-        first, second = (int(NUMBERED.match(stem)[1]) for stem in (positive, negative))
-        marks = {stem.rpartition("_")[2] for stem in (positive, negative)}
-        named = marks == {"correct", "incorrect"}
+        first, second = numbers[positive], numbers[negative]
+        endings = {stem.rpartition("_")[2] for stem in (positive, negative)}
+        named = endings == {"correct", "incorrect"}
         if second != first + 1 and not (named and second == first):
-            raise LMError(f"of its {task}, {positive} and {negative} do not belong together")
+            raise LMError(f"in its {task}, {positive} and {negative} do not belong together")
         if named and positive.endswith("_incorrect"):
             positive, negative = negative, positive
         group = str(first if first == second else first // 2)

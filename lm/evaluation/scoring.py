@@ -1,7 +1,7 @@
-"""How likely a language model finds utterances: nats over their tokens, and bits per token.
+"""Likelihood of utterances under a language model: nats of their tokens, and bits per token.
 
-An utterance is scored from its first chunk on, after a chunk of START, and with nothing but itself
-in sight: the model is causal, so what lies behind it in a row changes no logit of it.
+All tokens of an utterance count, the first chunk too: it is predicted from a chunk of START. A row
+holds one utterance. The model is causal, so that padding behind it does not change its logits.
 """
 
 import math
@@ -14,15 +14,15 @@ from torch import Tensor
 from lm.config import PAD, START, LMError
 from lm.model import SpeechLM, targets, token_losses
 
-# Positions of a batch, padding included, so that its logits, (positions, K) fp32, take 130 MB at
-# 4,096 codes and 2 GB at 65,536. One utterance that is longer goes through alone.
+# Positions in a batch, padding included. The logits, (positions, K) fp32, take 130 MB for 4,096
+# codes and 2 GB for 65,536. A longer utterance is a batch of its own.
 BATCH_TOKENS = 8192
 
 
 def check_tokens(tokens: np.ndarray, codebook_size: int, what: str) -> None:
-    """Raises LMError unless this is a (T,) array of one or more codes. what: for the message."""
+    """Raises LMError unless `tokens` are (T,) codes, T > 0. what: their name, for the message."""
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
-        raise LMError(f"{what} is no sequence of whole numbers")
+        raise LMError(f"{what} is not a sequence of whole numbers")
     if not len(tokens):
         raise LMError(f"{what} has no tokens")
     lowest, highest = int(tokens.min()), int(tokens.max())
@@ -32,37 +32,37 @@ def check_tokens(tokens: np.ndarray, codebook_size: int, what: str) -> None:
 
 
 def pad_rows(utterances: Sequence[np.ndarray], chunk: int) -> tuple[Tensor, Tensor]:
-    """(T,) tokens of each utterance → tokens (B, T') int64 and utterance (B, T') int32, a row each.
+    """(T,) tokens of each utterance → tokens (B, T') int64, utterance (B, T') int32, one row each.
 
-    A row begins with a chunk of START, so position i predicts token i.
+    A row starts with a chunk of START, so that position i predicts token i.
     """
     longest = max(map(len, utterances))
     size = chunk * (1 + -(-longest // chunk))
     tokens = torch.full((len(utterances), size), PAD, dtype=torch.int64)
     utterance = torch.full((len(utterances), size), -1, dtype=torch.int32)
     tokens[:, :chunk] = START
-    for row, own in enumerate(utterances):
-        tokens[row, chunk : chunk + len(own)] = torch.from_numpy(own.astype(np.int64))
-        utterance[row, : chunk * (1 + -(-len(own) // chunk))] = 0
+    for row, codes in enumerate(utterances):
+        tokens[row, chunk : chunk + len(codes)] = torch.from_numpy(codes.astype(np.int64))
+        utterance[row, : chunk * (1 + -(-len(codes) // chunk))] = 0
     return tokens, utterance
 
 
 def token_nats(model: SpeechLM, utterances: Sequence[np.ndarray]) -> Tensor:
-    """Nats of each token: (B, T') fp32, zero beyond an utterance's end. Gradients go through it."""
+    """Nats of each token: (B, T') fp32, zero after the end of an utterance. It has a gradient."""
     device, chunk = next(model.parameters()).device, model.config.chunk
     tokens, utterance = (part.to(device) for part in pad_rows(utterances, chunk))
     return token_losses(model(tokens, utterance), targets(tokens, utterance, chunk))
 
 
 def batches(lengths: Sequence[int], chunk: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Places of utterances of like length, shortest first, whose rows have at most batch_tokens."""
+    """Indices of utterances of similar length, shortest first, up to batch_tokens per batch."""
     batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        row = chunk * (1 + -(-lengths[place] // chunk))
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        row = chunk * (1 + -(-lengths[index] // chunk))
         if batch and row * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     if batch:
         yield batch
 
@@ -75,26 +75,26 @@ def utterance_scores(
     show: Callable[[int], object] | None = None,
     first: Sequence[int] | None = None,
 ) -> list[tuple[float, int]]:
-    """(nats, tokens) of each utterance, in order: minus its log-likelihood, and its length.
+    """(nats, tokens) of each utterance, in order: negative log-likelihood, and number of tokens.
 
-    utterances: (T,) whole numbers each. show: called with the number of utterances just scored.
-    first: of each utterance, the first token that counts; what is before it is its prompt. Without
-    it all tokens count. Raises LMError for an utterance that is empty or has other tokens than
-    codes, and for a model that gives no number.
+    utterances: (T,) codes each. show: called with the number of utterances just scored. first: the
+    first token of each utterance that counts, after its prompt; None counts all tokens. Raises
+    LMError for an utterance that is empty or has a token that is not a code, and for a model that
+    gives a likelihood that is not finite.
     """
-    for place, tokens in enumerate(utterances):
-        check_tokens(tokens, model.config.codebook_size, f"utterance {place}")
-    begins = first or [0] * len(utterances)
+    for index, tokens in enumerate(utterances):
+        check_tokens(tokens, model.config.codebook_size, f"utterance {index}")
+    starts = first or [0] * len(utterances)
     scores: list[tuple[float, int]] = [(0.0, 0)] * len(utterances)
     training = model.training
     model.eval()
     try:
         lengths = [len(tokens) for tokens in utterances]
         for batch in batches(lengths, model.config.chunk, batch_tokens):
-            nats = token_nats(model, [utterances[place] for place in batch]).double().cpu()
-            for row, place in zip(nats, batch):
-                begin, end = begins[place], lengths[place]
-                scores[place] = float(row[begin:end].sum()), end - begin
+            nats = token_nats(model, [utterances[index] for index in batch]).double().cpu()
+            for row, index in zip(nats, batch):
+                start, end = starts[index], lengths[index]
+                scores[index] = float(row[start:end].sum()), end - start
             if show:
                 show(len(batch))
     finally:
@@ -105,6 +105,6 @@ def utterance_scores(
 
 
 def bits_per_token(scores: Sequence[tuple[float, int]]) -> float:
-    """Over all tokens of all utterances: the mean of what utterance_scores gives."""
+    """Mean over all tokens of all utterances. scores: the result of utterance_scores."""
     nats, tokens = (sum(column) for column in zip(*scores))
     return nats / tokens / math.log(2)

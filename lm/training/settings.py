@@ -67,10 +67,11 @@ class PreferenceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TripleSettings:
-    """How triples are made. prompt_tokens: taken from the start of an utterance.
+    """How triples are made of utterances.
 
-    continuation_tokens: at most, of what follows. most: triples. seed: of what the model generates.
-    batch: prompts that are continued together. sampling: None takes Sampling's defaults.
+    prompt_tokens: length of the prompt. continuation_tokens: maximum length of the continuation.
+    most: maximum number of triples. seed: of sampling. batch: prompts that are continued at once.
+    sampling: None uses the defaults of Sampling.
     """
 
     prompt_tokens: int = 100

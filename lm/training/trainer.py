@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from lm.config import LMConfig
 from lm.files import save_lm
-from lm.model import SpeechLM, start_from_wavlm, targets, token_losses
+from lm.from_wavlm import start_from_wavlm
+from lm.model import SpeechLM, targets, token_losses
 from lm.training.data import TokenShards
 from lm.training.rows import RowLayout, RowStream
 from lm.training.settings import LMTrainingSettings
 from lm.training.speed import FlopCounter, matmul_flops
 from lm.training.validation import bits_per_token
 from tokenizer.config import EncoderConfig
-from tokenizer.storage.folder import Folder, fetch_folder
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import Interval, Loss, Show, Training, autocast, train
 from tokenizer.training.optimizers import make_optimizers

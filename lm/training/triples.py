@@ -1,8 +1,8 @@
-"""Triples of tokens to learn a preference from: a prompt, how it should go on, how it should not.
+"""Preference triples: a prompt, the chosen continuation and the rejected continuation, in tokens.
 
-As JSON lines of {"key", "prompt", "chosen", "rejected"}, gzipped or not, each part a list of codes,
-or as SlamKit writes it, {"units": [...]} or {"audio_repr": "<Un3><Un49>..."}. "tokenizer" may name
-the fingerprint of what made the tokens.
+The format is JSON lines of {"key", "prompt", "chosen", "rejected"}, gzipped or not. A part is a
+list of codes, or {"units": [...]} or {"audio_repr": "<Un3><Un49>..."} as SlamKit writes it.
+"tokenizer" may give the fingerprint of the tokenizer that made the tokens.
 """
 
 import gzip
@@ -22,7 +22,7 @@ from lm.training.settings import TripleSettings
 PARTS = ("prompt", "chosen", "rejected")
 GZIP = b"\x1f\x8b"
 UNIT = re.compile(r"<Un(\d+)>")
-# Fewer tokens than this say nothing of how a prompt should go on.
+# A shorter continuation is too little to express a preference.
 SHORTEST_CONTINUATION = 4
 
 
@@ -37,9 +37,9 @@ class Triple:
 
 
 def read_triples(data: bytes, codebook_size: int, tokenizer: str | None) -> list[Triple]:
-    """The triples of a file's content. Raises LMError that names a line which is none.
+    """Parse the content of a file. Raises LMError that names the line which is wrong.
 
-    codebook_size, tokenizer: of the model that is to learn from them.
+    codebook_size, tokenizer: those of the model that is trained on the triples.
     """
     try:
         text = (gzip.decompress(data) if data.startswith(GZIP) else data).decode()
@@ -53,9 +53,9 @@ def read_triples(data: bytes, codebook_size: int, tokenizer: str | None) -> list
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise LMError(f"line {number} is not JSON") from error
-        if not isinstance(row, dict) or (lacking := [part for part in PARTS if part not in row]):
-            what = lacking[0] if isinstance(row, dict) else PARTS[0]
-            raise LMError(f'line {number} has no "{what}"')
+        missing = [part for part in PARTS if not isinstance(row, dict) or part not in row]
+        if missing:
+            raise LMError(f'line {number} has no "{missing[0]}"')
         if row.get("tokenizer", tokenizer) != tokenizer:
             made_by, ours = str(row["tokenizer"])[:12], str(tokenizer)[:12]
             raise LMError(f"line {number} is of tokenizer {made_by}, and the model of {ours}")
@@ -74,14 +74,14 @@ def _codes(value: object, what: str) -> np.ndarray:
     if isinstance(value, str):
         value = [int(code) for code in UNIT.findall(value)]
     if not isinstance(value, list) or any(type(code) is not int for code in value):
-        raise LMError(f"{what} is no list of whole numbers")
+        raise LMError(f"{what} is not a list of whole numbers")
     if any(abs(code) >= 1 << 31 for code in value):
-        raise LMError(f"{what} has a token that is no code")
+        raise LMError(f"{what} has a token that is not a code")
     return np.array(value, np.int64)
 
 
 def write_triples(triples: Iterable[Triple], tokenizer: str | None) -> bytes:
-    """As read_triples reads them, gzipped; the same triples give the same bytes."""
+    """The gzipped file of some triples. The same triples give the same bytes."""
     lines = []
     for triple in triples:
         row = {"key": triple.key, **{part: getattr(triple, part).tolist() for part in PARTS}}
@@ -95,22 +95,26 @@ def make_triples(
     settings: TripleSettings,
     show: Callable[[int], object] | None = None,
 ) -> Iterator[Triple]:
-    """Triples of real utterances: chosen is how one goes on, rejected how the model makes it do.
+    """Triples of real utterances: chosen is the real continuation, rejected is the model's.
 
-    Both have as many tokens, so that length decides nothing. Utterances with fewer than 4 tokens
-    after the prompt are left out. utterances: (key, tokens). show: called with triples just made.
+    Both have the same length, so that length has no influence. Utterances with fewer than 4 tokens
+    after the prompt are left out. utterances: (key, tokens). show: called with the number of
+    triples just made.
     """
     least = settings.prompt_tokens + SHORTEST_CONTINUATION
-    usable = islice((own for own in utterances if len(own[1]) >= least), settings.most)
+    usable = ((key, tokens) for key, tokens in utterances if len(tokens) >= least)
+    limited = islice(usable, settings.most)
     made = 0
-    while some := list(islice(usable, settings.batch)):
-        begin, end = settings.prompt_tokens, settings.prompt_tokens + settings.continuation_tokens
-        prompts = [tokens[:begin].astype(np.int64) for _, tokens in some]
-        real = [tokens[begin:end].astype(np.int64) for _, tokens in some]
-        seeds = [settings.seed + made + place for place in range(len(some))]
-        said = generator.generate(prompts, max(map(len, real)), seeds, settings.sampling)
-        for (key, _), prompt, chosen, own in zip(some, prompts, real, said):
-            yield Triple(key, prompt, chosen=chosen, rejected=own[: len(chosen)])
-        made += len(some)
+    while batch := list(islice(limited, settings.batch)):
+        start, end = settings.prompt_tokens, settings.prompt_tokens + settings.continuation_tokens
+        prompts = [tokens[:start].astype(np.int64) for _, tokens in batch]
+        real = [tokens[start:end].astype(np.int64) for _, tokens in batch]
+        seeds = [settings.seed + made + index for index in range(len(batch))]
+        generated = generator.generate(
+            prompts, max(map(len, real)), seeds, sampling=settings.sampling
+        )
+        for (key, _), prompt, chosen, continuation in zip(batch, prompts, real, generated):
+            yield Triple(key, prompt, chosen=chosen, rejected=continuation[: len(chosen)])
+        made += len(batch)
         if show:
-            show(len(some))
+            show(len(batch))

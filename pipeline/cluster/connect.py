@@ -1,4 +1,4 @@
-"""The Ray cluster a job runs on: the one it was submitted to, or one of its own on this machine."""
+"""The Ray cluster a job runs on: the one it was submitted to, or its own on this machine."""
 
 import logging
 import os
@@ -13,15 +13,15 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 def connect() -> None:
     """Connect to the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start one here.
 
-    Workers of a cluster started here find the project wherever the job was called from; those of
-    another cluster have it from `--working-dir .`.
+    Workers of a cluster started here find the project from any working directory; those of another
+    cluster get it from `--working-dir .`.
     """
     if ray.is_initialized():
         return
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return
-    # A cluster for one job on one machine: nobody else is to reach it, or to be told of it.
+    # A cluster for one job on one machine is private: no usage statistics, no dashboard.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -32,10 +32,10 @@ def connect() -> None:
 
 
 def disconnect() -> None:
-    """End the cluster that `connect` started on this machine, if it did.
+    """Stop the cluster that `connect` started on this machine, if it started one.
 
-    Its own processes take turns with those that compute: beside a training on two cores they cost
-    a fifth of its speed.
+    Ray's own processes compete with a training for cores: on two cores they cost a fifth of its
+    speed.
     """
     if "RAY_ADDRESS" not in os.environ:
         ray.shutdown()

@@ -1,20 +1,39 @@
-"""Progress of a job over shards: one line that moves, or log lines where there is no terminal."""
+"""Progress on stderr: a line that moves on a terminal, and a line every half minute in a log.
+
+Work runs in other processes: they write how far they are to a board, an actor, and the driver shows
+what the board holds. Ray is imported only where a board is read: a bar alone needs none.
+"""
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import ray
 from tqdm import tqdm
 
-REFRESH_SECONDS = 1.0
+REFRESH_SECONDS = 0.5
 LOG_SECONDS = 30.0
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
-class ProgressBoard:
-    """Where shard tasks write how far they are, and the driver reads it.
+def bar(what: str, unit: str, total: float | None = None, **options: Any) -> tqdm:
+    """A progress bar; its update() takes how many more units are done.
 
-    A task writes its own totals, not steps, so that a retried task starts again at zero.
+    total: units in all, if known. options: other arguments of tqdm.
+    """
+    defaults = {
+        "unit": unit if options.get("unit_scale") else f" {unit}",
+        "dynamic_ncols": True,
+        "mininterval": 0.1 if sys.stderr.isatty() else LOG_SECONDS,
+    }
+    return tqdm(desc=what, total=total, **{**defaults, **options})
+
+
+class ProgressBoard:
+    """An actor: shard tasks write how far they are, and the driver reads it.
+
+    A task writes its totals, not steps, so that a retried task starts again at zero.
     """
 
     def __init__(self) -> None:
@@ -26,14 +45,14 @@ class ProgressBoard:
 
     def totals(self) -> tuple[float, float]:
         """Bytes and audio seconds over all shards."""
-        columns = zip(*self.shards.values(), strict=True) if self.shards else ([0], [0])
-        return tuple(sum(column) for column in columns)
+        written = self.shards.values()
+        return sum(size for size, _ in written), sum(seconds for _, seconds in written)
 
 
 class ShardProgress:
-    """A shard task's side: says how far it is, about once a second."""
+    """A shard task's side: writes to a ProgressBoard's actor, about once a second."""
 
-    def __init__(self, board, shard: str) -> None:
+    def __init__(self, board: Any, shard: str) -> None:
         self.board, self.shard = board, shard
         self.seconds_read = self.seconds_done = 0.0
         self.written = time.monotonic()
@@ -41,7 +60,7 @@ class ShardProgress:
     def advance(self, bytes_read: int, seconds: float) -> None:
         """seconds: of audio just encoded; bytes_read: of the tar so far, which runs ahead."""
         self.seconds_done += seconds
-        if time.monotonic() - self.written >= REFRESH_SECONDS:
+        if time.monotonic() - self.written >= 2 * REFRESH_SECONDS:
             self.written = time.monotonic()
             share = min(1.0, self.seconds_done / max(self.seconds_read, 1e-9))
             self.board.write.remote(self.shard, bytes_read * share, self.seconds_done)
@@ -51,22 +70,18 @@ class ShardProgress:
         self.board.write.remote(self.shard, size, self.seconds_done)
 
 
-class ProgressLine:
-    """The driver's side. Shows shards, audio hours, times real time, and the time that is left."""
+class ShardLine:
+    """The driver's side: shows shards, audio hours, times real time, and the time left."""
 
-    def __init__(self, name: str, shards: int, total_bytes: int, board) -> None:
+    def __init__(self, name: str, shards: int, *, total_bytes: int, board: Any) -> None:
         self.name, self.shards, self.total = name, shards, max(total_bytes, 1)
         self.board, self.started = board, time.monotonic()
         self.finished = self.failed = 0
         self.shown = 0.0
         self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=100.0,
-            disable=not self.terminal,
-            # The text is tqdm's description, at the end: its postfix begins with a comma.
-            bar_format=name + " {percentage:3.0f}%|{bar:24}| {desc}",
-            dynamic_ncols=True,
-        )
+        # The text is tqdm's description, at the end: its postfix begins with a comma.
+        form = name + " {percentage:3.0f}%|{bar:24}| {desc}"
+        self.bar = bar("", "%", total=100.0, bar_format=form, disable=not self.terminal)
 
     def shard_ended(self, ok: bool) -> None:
         """One shard is finished, or given up."""
@@ -75,7 +90,9 @@ class ProgressLine:
 
     def refresh(self, last: bool = False) -> None:
         """Show the present state, if it is time to."""
-        wait = REFRESH_SECONDS if self.terminal else LOG_SECONDS
+        import ray  # not above: see the module
+
+        wait = 2 * REFRESH_SECONDS if self.terminal else LOG_SECONDS
         if not last and time.monotonic() - self.shown < wait:
             return
         self.shown = time.monotonic()
@@ -96,6 +113,77 @@ class ProgressLine:
             print(f"{self.name} {100 * share:3.0f}%: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Show the last state and leave it standing."""
+        """Show the last state and leave it on the screen."""
         self.refresh(last=True)
         self.bar.close()
+
+
+class TrainingLine:
+    """Shows training: called with the stage's name, steps done, steps in all, and a text."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def __call__(self, name: str, step: int, steps: int, text: str) -> None:
+        """A new name begins a line of its own."""
+        if self.bar is None or self.bar.desc.removesuffix(": ") != name:
+            self.close()
+            self.bar = bar(name, "step", total=steps, initial=step - 1)
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(step - self.bar.n)
+
+    def close(self) -> None:
+        """End the line."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class TrainingBoard:
+    """An actor: a training process writes its last step, and the driver reads it."""
+
+    def __init__(self) -> None:
+        self.last: tuple[str, int, int, str] | None = None
+
+    def write(self, *, name: str, step: int, steps: int, text: str) -> None:
+        """As TrainingLine is called."""
+        self.last = (name, step, steps, text)
+
+    def read(self) -> tuple[str, int, int, str] | None:
+        """What was written last, if anything."""
+        return self.last
+
+
+class Reporter:
+    """A training process's side: writes about twice a second, and the last step of a stage."""
+
+    def __init__(self, board: Any) -> None:
+        self.board, self.written = board, 0.0
+
+    def __call__(self, name: str, step: int, steps: int, text: str) -> None:
+        """As TrainingLine is called."""
+        now = time.monotonic()
+        if now - self.written >= REFRESH_SECONDS or step == steps:
+            self.written = now
+            self.board.write.remote(name=name, step=step, steps=steps, text=text)
+
+
+@contextmanager
+def shown(board: Any) -> Iterator[None]:
+    """Show what is written to a TrainingBoard for as long as the body runs."""
+    import ray  # not above: see the module
+
+    line, done = TrainingLine(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(REFRESH_SECONDS):
+            if last := ray.get(board.read.remote()):
+                line(*last)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        line.close()

@@ -1,9 +1,10 @@
-"""ABX: is a sound nearer to one of its own phone than to one of another phone?
+"""ABX error: how often is a segment nearer to one of another phone than to one of the same phone.
 
-For triples of segments, A and X of one phone and B of another, all three between the same two
-phones, the error is the share with d(X, B) < d(X, A); a tie counts half. Within speaker all three
-are of one speaker; across, X is of another. d is dynamic time warping over the frames' angles.
-As Libri-Light and ZeroSpeech 2021 define it, written anew for tokens.
+A and X are segments of one phone, B of another. All three have the same phone before and after. The
+error is the share of such triples with d(X, B) < d(X, A); a tie counts half. Within speakers, all
+three segments are by one speaker; across speakers, X is by another. d is dynamic time warping (DTW)
+over the angles between frames. The definition is that of Libri-Light and ZeroSpeech 2021; this is a
+new implementation for tokens.
 """
 
 import math
@@ -18,17 +19,24 @@ import numpy as np
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 
 HEADER = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
-# Angles of all pairs of codes are held in one table up to this size: 64 MB of fp32.
+# Codebooks up to this size have one table of the angles of all pairs of codes: 64 MB of fp32.
 TABLE_CODES = 4096
-# Elements of the warping tables that are filled side by side.
-CELLS_AT_A_TIME = 1 << 20
-TASKS_AT_A_TIME = 1000
-# Sums of the same angles in another order are ties.
+# Angles in memory at a time, over all pairs of segments that are warped together.
+ANGLES_AT_A_TIME = 1 << 20
+CELLS_AT_A_TIME = 1000
+# Distances are rounded to this, so that sums of the same angles in another order tie.
 DECIMALS = 6
 
 
+# {(context, speaker): {phone: indices of segments}}
+_Groups = dict[tuple[tuple[str, str], str], dict[str, list[int]]]
+
+
 class Item(NamedTuple):
-    """A segment. first, stop: its frames. context: the phones before and after it."""
+    """A segment: frames [first, stop) of the utterance `key`.
+
+    context: the phones before and after it.
+    """
 
     key: str
     first: int
@@ -38,8 +46,11 @@ class Item(NamedTuple):
     speaker: str
 
 
-class Task(NamedTuple):
-    """Triples that share a context: members of X, A and B. Within speaker, X is A."""
+class Cell(NamedTuple):
+    """All triples of one context, pair of phones, speaker of A and B, and speaker of X.
+
+    phones: of A and of B. x, a, b: indices of the segments. Within speakers, x is a.
+    """
 
     speaker: str
     phones: tuple[str, str]
@@ -49,11 +60,11 @@ class Task(NamedTuple):
 
 
 def read_items(lines: Iterable[str]) -> list[Item]:
-    """Items of an item file: HEADER, then a segment a line, its times in seconds.
+    """Read an item file: HEADER, then one segment a line, with its times in seconds.
 
-    Frame i stands for 10 + 20 i ms, and a segment has the frames that stand in [onset, offset], as
-    in ABXpy and fastabx. Libri-Light's own script drops the last of them. Raises ValueError, naming
-    the line.
+    Frame i is at 10 + 20 i ms, and a segment has the frames within [onset, offset], both ends
+    included, as in ABXpy and fastabx. Libri-Light's script drops the last of these frames. Raises
+    ValueError that names the line.
     """
     items = []
     for number, line in enumerate(lines, 1):
@@ -68,14 +79,17 @@ def read_items(lines: Iterable[str]) -> list[Item]:
             raise ValueError(f"line {number} has {len(fields)} fields, not {len(HEADER)}")
         key, *times, phone, before, after, speaker = fields
         try:
-            # Decimal: in binary 0.35 s is another frame than 0.35 s.
+            # Decimal, because 0.35 s in binary floating point falls into another frame.
             onset, offset = (Decimal(time) * FRAMES_PER_SECOND - Decimal("0.5") for time in times)
             frames = math.ceil(onset), math.floor(offset) + 1
         except (InvalidOperation, ValueError, OverflowError) as error:
-            raise ValueError(f"line {number} has times that are no numbers") from error
+            raise ValueError(f"line {number} has times that are not numbers") from error
         if not Decimal("-0.5") <= onset <= offset:
             raise ValueError(f"line {number} has a segment that ends before it begins")
-        items.append(Item(key, *frames, phone, (before, after), speaker))
+        first, stop = frames
+        items.append(
+            Item(key, first=first, stop=stop, phone=phone, context=(before, after), speaker=speaker)
+        )
     if not items:
         raise ValueError("it has no segments")
     return items
@@ -89,15 +103,18 @@ def abx_errors(
     max_speakers: int = 5,
     seed: int = 0,
 ) -> dict[str, float | int]:
-    """ABX error within and across speakers, 0 to 1, of tokens that stand for their centroids.
+    """ABX error within and across speakers, 0 to 1. A token is represented by its centroid.
 
-    codes: {key: (T,)}. centroids: (K, D). max_group: most segments of one phone, context and
-    speaker; max_speakers: most speakers of X for an A and B of one; both drawn by `seed`. The
-    errors are averaged over contexts (and speakers of X), then over speakers, then over ordered
-    pairs of phones. NaN when there is no triple. Segments without audio or of no frame are counted.
+    codes: {key: (T,)}. centroids: (K, D). max_group: at most this many segments of one phone,
+    context and speaker. max_speakers: at most this many speakers of X for each speaker of A and B.
+    Both are drawn at random with `seed`. Errors are averaged over contexts (and speakers of X),
+    then over speakers, then over ordered pairs of phones. NaN when there is no triple. Segments
+    without audio and segments without a frame are counted.
     """
     random = np.random.default_rng(seed)
-    segments, groups, empty, missing = [], defaultdict(dict), 0, 0
+    segments: list[np.ndarray] = []
+    groups: _Groups = defaultdict(dict)
+    empty = missing = 0
     for item in items:
         if item.key not in codes:
             missing += 1
@@ -123,15 +140,15 @@ def abx_errors(
     }
 
 
-def _within(groups: dict) -> Iterator[Task]:
+def _within(groups: _Groups) -> Iterator[Cell]:
     for (_, speaker), phones in groups.items():
         for a, members in phones.items():
             for b in phones:
                 if a != b and len(members) > 1:
-                    yield Task(speaker, (a, b), members, members, phones[b])
+                    yield Cell(speaker, (a, b), x=members, a=members, b=phones[b])
 
 
-def _across(groups: dict, max_speakers: int, random: np.random.Generator) -> Iterator[Task]:
+def _across(groups: _Groups, max_speakers: int, random: np.random.Generator) -> Iterator[Cell]:
     speakers = defaultdict(list)
     for (context, speaker), phones in groups.items():
         for phone in phones:
@@ -145,36 +162,42 @@ def _across(groups: dict, max_speakers: int, random: np.random.Generator) -> Ite
                 for b in phones:
                     if a != b:
                         x = groups[context, other][a]
-                        yield Task(speaker, (a, b), x, members, phones[b])
+                        yield Cell(speaker, (a, b), x=x, a=members, b=phones[b])
 
 
-def _mean_error(tasks: Iterator[Task], segments: list[np.ndarray], angles: "_Angles") -> float:
+def _mean_error(cells: Iterator[Cell], segments: list[np.ndarray], angles: "_Angles") -> float:
     errors = defaultdict(list)
-    while part := list(islice(tasks, TASKS_AT_A_TIME)):
-        # A pair of segments is in many tasks, and is warped once.
-        wanted = [_pairs(task.x, side, segments) for task in part for side in (task.a, task.b)]
+    while batch := list(islice(cells, CELLS_AT_A_TIME)):
+        # A pair of segments occurs in many cells; its distance is computed once.
+        wanted = [_pair_ids(cell.x, side, segments) for cell in batch for side in (cell.a, cell.b)]
         pairs, places = np.unique(np.concatenate([w.ravel() for w in wanted]), return_inverse=True)
         distances = dtw_distances(
             [segments[pair // len(segments)] for pair in pairs],
             [segments[pair % len(segments)] for pair in pairs],
             angles,
         )
-        found = np.split(distances[places], np.cumsum([w.size for w in wanted])[:-1])
-        found = [values.reshape(w.shape) for values, w in zip(found, wanted)]
-        for task, to_a, to_b in zip(part, found[::2], found[1::2]):
-            errors[task.phones, task.speaker].append(_error(to_a, to_b, task.x is task.a))
-    of_pair = defaultdict(list)
+        parts = np.split(distances[places], np.cumsum([w.size for w in wanted])[:-1])
+        tables = [part.reshape(w.shape) for part, w in zip(parts, wanted)]
+        for cell, to_a, to_b in zip(batch, tables[::2], tables[1::2]):
+            errors[cell.phones, cell.speaker].append(_error(to_a, to_b, cell.x is cell.a))
+    of_phones = defaultdict(list)
     for (phones, _), values in errors.items():
-        of_pair[phones].append(np.mean(values))
-    return float(np.mean([np.mean(values) for values in of_pair.values()])) if of_pair else math.nan
+        of_phones[phones].append(np.mean(values))
+    if not of_phones:
+        return math.nan
+    return float(np.mean([np.mean(values) for values in of_phones.values()]))
 
 
-def _pairs(first: list[int], second: list[int], segments: list[np.ndarray]) -> np.ndarray:
+def _pair_ids(first: list[int], second: list[int], segments: list[np.ndarray]) -> np.ndarray:
+    """One integer for each pair of segments: (first, second)."""
     return np.add.outer(np.array(first) * len(segments), np.array(second))
 
 
 def _error(to_a: np.ndarray, to_b: np.ndarray, same: bool) -> float:
-    """Share of triples that go wrong. to_a: (X, A), to_b: (X, B). same: no X is its own A."""
+    """Share of triples with d(X, B) < d(X, A). to_a: (X, A) distances. to_b: (X, B).
+
+    same: X and A are the same segments, and a triple needs two different ones.
+    """
     difference = np.sign(to_a[:, :, None] - to_b[:, None, :])
     wrong = (1 + difference) / 2
     if same:
@@ -183,7 +206,7 @@ def _error(to_a: np.ndarray, to_b: np.ndarray, same: bool) -> float:
 
 
 class _Angles:
-    """Angles between centroids, as shares of a half turn; a code is at angle 0 to itself."""
+    """Angles between centroids over π, 0 to 1. The angle of a code to itself is exactly 0."""
 
     def __init__(self, centroids: np.ndarray) -> None:
         norms = np.linalg.norm(centroids, axis=1, keepdims=True)
@@ -202,16 +225,16 @@ class _Angles:
         return np.where(first[:, :, None] == second[:, None, :], 0, angles)
 
     def pairs_at_a_time(self, longest: int) -> int:
-        """How many pairs of segments of this many frames `between` is to be given."""
+        """How many pairs of segments of up to `longest` frames fit into one call of `between`."""
         size = longest if self.table is not None else max(longest, self.unit.shape[1])
-        return max(1, CELLS_AT_A_TIME // (longest * size))
+        return max(1, ANGLES_AT_A_TIME // (longest * size))
 
 
 def dtw_distances(first: list[np.ndarray], second: list[np.ndarray], angles: _Angles) -> np.ndarray:
     """Mean angle along the cheapest warping path of each pair of segments: (P,) float64.
 
-    first, second: P code sequences each. Of paths that cost the same it takes the one with most
-    diagonal steps from the end, then along the second, as Libri-Light does.
+    first, second: P code sequences each. Among paths of equal cost, a diagonal step is preferred,
+    then a step along the second segment, seen from the end, as in Libri-Light.
     """
     longest = np.array([max(len(x), len(y)) for x, y in zip(first, second)])
     order = np.argsort(-longest, kind="stable")
@@ -234,7 +257,10 @@ def _padded(sequences: list[np.ndarray]) -> np.ndarray:
 
 
 def _warp(frames: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """frames: (P, N, M) distances. ends: (2, P), the last frame of both. Returns (P,) means."""
+    """Mean cost of the cheapest path: (P,). frames: (P, N, M) angles.
+
+    ends: (2, P) last frame of the first and the second segment.
+    """
     pairs, height, width = frames.shape
     frames = np.ascontiguousarray(frames.transpose(1, 2, 0), np.float64)
     means = np.empty(pairs)
@@ -249,8 +275,10 @@ def _warp(frames: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return means
 
 
-def _next_row(cost: np.ndarray, steps: np.ndarray, frames: np.ndarray):
-    """Costs and lengths of the paths, (M, P) each, one frame of the first segment further."""
+def _next_row(
+    cost: np.ndarray, steps: np.ndarray, frames: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Costs and lengths of the paths at the first segment's next frame: (M, P) each."""
     new_cost, new_steps = np.empty_like(cost), np.empty_like(steps)
     new_cost[0], new_steps[0] = cost[0] + frames[0], steps[0] + 1
     for j in range(1, len(cost)):

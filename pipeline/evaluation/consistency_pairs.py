@@ -1,10 +1,10 @@
-"""Audio shards → pairs of recordings of which one hangs together, as SALMon lays them out.
+"""Audio shards → pairs of recordings, one consistent and one not, in the layout of SALMon.
 
-SALMon (arXiv 2409.07437) asks whether a speech language model minds when the voice, the background
-or the room changes in the middle. Both recordings of a pair begin with the same half; then one goes
-on as it began and the other as another version of the same speech would. Here every two versions
-make two pairs, either being once the one that goes on and once the one that breaks in: a model that
-merely prefers one voice, or clean speech, is right in one of them and wrong in the other.
+SALMon (arXiv 2409.07437) tests whether a speech language model notices a change of voice,
+background or room in the middle of a recording. Both recordings of a pair start with the same half.
+The consistent one continues with the same version of the speech, the other with another version.
+Every two versions give two pairs, each version being consistent in one of them: a model that just
+prefers one voice, or clean speech, is right in one pair and wrong in the other.
 """
 
 import json
@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.cluster.bars import bar
-from pipeline.evaluation.phone_labels import PhoneLabels
+from pipeline.cluster.progress import bar
+from pipeline.evaluation.phone_labels import PhoneLabels, metadata_text
 from pipeline.evaluation.versions import (
     Recording,
-    Versions,
-    another_background,
-    another_pitch,
-    another_room,
-    another_voice,
+    VersionPair,
+    background_versions,
+    pitch_versions,
+    room_versions,
+    voice_versions,
 )
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
@@ -34,76 +34,67 @@ from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.storage.folder import Folder
 
 SHORTEST_S, LONGEST_S = 1.5, 20.0
-# All recordings come at one level, so that a change of it gives nothing away.
+# All recordings have one level, so that the level does not give the change away.
 LEVEL_DBFS = -23.0
-# To nothing and up again where two halves meet, in all recordings alike.
+# Samples of fade-out and fade-in where two halves meet, in all recordings alike.
 FADE = SAMPLE_RATE // 200
 
 
 @dataclass(frozen=True)
-class Task:
-    """folder: SALMon's name for it where it has one. needs: what the metadata must say."""
+class ConsistencyTask:
+    """A kind of change. folder: SALMon's name for it, if it has one.
+
+    needs: the recordings that it needs, for messages.
+    """
 
     folder: str
     needs: str
-    make: Callable[[list[Recording], np.random.Generator], Iterator[Versions]]
+    make: Callable[[list[Recording], np.random.Generator], Iterator[VersionPair]]
 
 
-def _speaker(recordings: list[Recording], random: np.random.Generator) -> Iterator[Versions]:
-    return another_voice(recordings, random, lambda a, b: a.speaker != b.speaker)
+def _speaker(recordings: list[Recording], random: np.random.Generator) -> Iterator[VersionPair]:
+    return voice_versions(recordings, random, lambda a, b: a.speaker != b.speaker)
 
 
-def _gender(recordings: list[Recording], random: np.random.Generator) -> Iterator[Versions]:
-    return another_voice(recordings, random, lambda a, b: {a.gender, b.gender} == {"f", "m"})
+def _gender(recordings: list[Recording], random: np.random.Generator) -> Iterator[VersionPair]:
+    return voice_versions(recordings, random, lambda a, b: {a.gender, b.gender} == {"f", "m"})
 
 
 TASKS = {
-    "speaker": Task("speaker_consistency", "the same text by two speakers", _speaker),
-    "gender": Task("gender_consistency", "the same text by a woman and a man", _gender),
-    "pitch": Task("pitch_consistency", "recordings", another_pitch),
-    "noise": Task("bg_all_consistency", "recordings", another_background),
-    "room": Task("rir_consistency", "recordings", another_room),
+    "speaker": ConsistencyTask("speaker_consistency", "the same text by two speakers", _speaker),
+    "gender": ConsistencyTask("gender_consistency", "the same text by a woman and a man", _gender),
+    "pitch": ConsistencyTask("pitch_consistency", "recordings", pitch_versions),
+    "noise": ConsistencyTask("bg_all_consistency", "recordings", background_versions),
+    "room": ConsistencyTask("rir_consistency", "recordings", room_versions),
 }
 
 
 def read_recordings(shards: list[Shard], phones: PhoneLabels | None) -> list[Recording]:
-    """The recordings of 1.5 to 20 s, in order, with what their own json says of them.
+    """All recordings of 1.5 to 20 s, in order, with "speaker", "gender", "text" and "language".
 
-    Who speaks is under "speaker", whether a woman or a man under "gender", what is said under
-    "text", in which language under "language". All are held in memory: 230 MB an hour.
+    These come from the json member of a sample. All audio is held in memory: 230 MB an hour.
     """
     found = []
-    with bar("read", "recordings") as line:
+    with bar("read", "recordings") as progress:
         for shard in shards:
             with open_shard(shard) as stream:
-                longest = int(LONGEST_S * SAMPLE_RATE)
-                for sample, utterance, _ in read_utterances(stream, longest):
+                for sample, utterance, _ in read_utterances(stream, int(LONGEST_S * SAMPLE_RATE)):
                     wave = utterance.waveform if utterance else None
                     if wave is None or len(wave) < SHORTEST_S * SAMPLE_RATE or not wave.any():
                         continue
-                    about = sample.metadata if isinstance(sample.metadata, dict) else {}
-                    own = phones.of_key.get(sample.key) if phones else None
-                    names = list(phones.phones) if own else []
                     found.append(
                         Recording(
-                            sample.key,
-                            level(wave, LEVEL_DBFS),
-                            speaker=_said(about, "speaker"),
-                            gender=_said(about, "gender")[:1].lower(),
-                            text=_said(about, "text"),
-                            language=_said(about, "language"),
-                            phones=(own[0] / 1000, [names[code] for code in own[1]])
-                            if own
-                            else None,
+                            key=sample.key,
+                            wave=level(wave, LEVEL_DBFS),
+                            speaker=metadata_text(sample.metadata, "speaker"),
+                            gender=metadata_text(sample.metadata, "gender")[:1].lower(),
+                            text=metadata_text(sample.metadata, "text"),
+                            language=metadata_text(sample.metadata, "language"),
+                            phones=phones.seconds_and_names(sample.key) if phones else None,
                         )
                     )
-                    line.update()
+                    progress.update()
     return found
-
-
-def _said(about: dict, name: str) -> str:
-    value = about.get(name)
-    return str(value) if isinstance(value, str | int) else ""
 
 
 def make_pairs(
@@ -115,27 +106,27 @@ def make_pairs(
 ) -> dict[str, int]:
     """Write OUTPUT/TASK/sample_N_0.wav, sample_N_1.wav and metadata.json for each task.
 
-    tasks: some of TASKS. Samples 2 i and 2 i + 1 are of two versions and make one group. Returns
-    {task: pairs made}, fewer than asked for where there is no more speech to make them of. The same
+    tasks: keys of TASKS. Samples 2 i and 2 i + 1 come from the same two versions and form a group.
+    Returns {task: pairs made}, fewer than pairs_per_task if the recordings give no more. The same
     recordings and seed give the same bytes.
     """
     made = {}
     with (
         tempfile.TemporaryDirectory(prefix="wavmill-") as scratch,
-        bar("made", "pairs", len(tasks) * pairs_per_task) as line,
+        bar("made", "pairs", len(tasks) * pairs_per_task) as progress,
     ):
         for name in tasks:
-            task, rows = TASKS[name], []
+            task, rows = TASKS[name], list[dict]()
             random = np.random.default_rng([seed, list(TASKS).index(name)])
             for versions in islice(task.make(recordings, random), pairs_per_task // 2):
                 for order in ((0, 1), (1, 0)):
                     for option, ending in enumerate(order):
                         path = Path(scratch) / "sample.wav"
-                        wave = joined(versions, order[0], ending)
+                        wave = join_halves(versions, order[0], ending)
                         soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
                         output.publish(path, f"{task.folder}/sample_{len(rows)}_{option}.wav")
-                    rows.append(_about(versions, len(rows), order))
-                    line.update()
+                    rows.append(_metadata_row(versions, len(rows), order))
+                    progress.update()
             if rows:
                 text = json.dumps(rows, indent=1) + "\n"
                 output.publish_text(text, f"{task.folder}/metadata.json")
@@ -144,8 +135,8 @@ def make_pairs(
     return made
 
 
-def _about(versions: Versions, index: int, order: tuple[int, int]) -> dict:
-    """A pair's row in metadata.json: first the version that both recordings begin with."""
+def _metadata_row(versions: VersionPair, index: int, order: tuple[int, int]) -> dict:
+    """The row of a pair in metadata.json. order[0]: the version that both recordings start with."""
     return {
         "index": index,
         "group": index // 2,
@@ -157,14 +148,15 @@ def _about(versions: Versions, index: int, order: tuple[int, int]) -> dict:
     }
 
 
-def joined(versions: Versions, beginning: int, ending: int) -> np.ndarray:
-    """The first half of one version and the second half of one, faded out and in where they meet.
+def join_halves(versions: VersionPair, first: int, second: int) -> np.ndarray:
+    """The first half of version `first` and the second half of version `second`.
 
-    The same is done where both are of one version, so that the joint tells nothing.
+    They are faded out and in where they meet, also if both are of one version, so that the joint
+    does not give the change away.
     """
-    first = versions.waves[beginning][: versions.cuts[beginning]].copy()
-    second = versions.waves[ending][versions.cuts[ending] :].copy()
+    start = versions.waves[first][: versions.cuts[first]].copy()
+    end = versions.waves[second][versions.cuts[second] :].copy()
     fade = np.linspace(0, 1, FADE, dtype=np.float32)
-    first[-FADE:] *= fade[::-1]
-    second[:FADE] *= fade
-    return np.concatenate([first, second])
+    start[-FADE:] *= fade[::-1]
+    end[:FADE] *= fade
+    return np.concatenate([start, end])

@@ -1,6 +1,6 @@
-"""Audio shards → figures of what tokens can be turned back into: features, and sound.
+"""Audio shards → figures of what tokens decode to: features and speech.
 
-One process and one pass, utterance by utterance: it is for test sets of minutes or hours.
+One process and one pass, one utterance at a time: it is for test sets of minutes or hours.
 """
 
 from pathlib import Path
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 from transformers import WavLMModel
 
+from pipeline.cluster.progress import bar
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.augmentation import normalize
@@ -18,7 +18,7 @@ from tokenizer.audio.windows import Windowing
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import UpperLayers
 from tokenizer.codec.vocoder_losses import SpectralLoss
-from tokenizer.config import EncoderError, MFCCConfig
+from tokenizer.config import MFCCConfig
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.errors import UsageError
 from tokenizer.storage.encoder_files import read_encoder
@@ -27,36 +27,30 @@ from tokenizer.tokenizer import Tokenizer
 
 
 class FeatureFigures:
-    """How far decoded features are from WavLM's, at the layer and at the top.
+    """How far decoded features are from WavLM's features, at the tokenizer's layer and at the top.
 
-    feature_error: squared error over variance, 0 to 1 for anything better than the mean frame.
-    top_cosine: of what the upper layers make of decoded and of true features, the mean over frames.
+    feature_error: squared error over variance; the mean frame has 1. top_cosine: cosine similarity
+    of the upper layers' output for decoded and for true features, the mean over frames.
     """
 
-    def __init__(self, files: TokenizerFiles, encoder: str, folder: Path) -> None:
-        """encoder, folder: the WavLM that the tokenizer was made from. Raises UsageError else.
+    def __init__(self, files: TokenizerFiles, folder: Path) -> None:
+        """folder: the WavLM that the tokenizer was made from.
 
-        Of a causal tokenizer it is the bidirectional one that taught its encoder.
+        For a causal tokenizer, this is the bidirectional WavLM that its encoder was distilled from.
+        Raises UsageError, or EncoderError, if it is another one.
         """
-        remedy = "give the WavLM that the tokenizer was made from"
-        if isinstance(files.encoder, MFCCConfig):
-            raise UsageError(
-                "the tokenizer is of MFCCs", "leave it out", value=encoder, argument="encoder"
-            )
-        try:
-            config, weights = read_encoder(folder, files.encoder.layer)
-        except EncoderError as error:
-            raise UsageError(str(error), remedy, value=encoder, argument="encoder") from error
-        own = files.encoder
+        encoder = files.encoder
+        if isinstance(encoder, MFCCConfig):
+            raise UsageError("the tokenizer uses MFCCs, not a WavLM", "leave it out")
+        config, weights = read_encoder(folder, encoder.layer)
         for name, value in weights.items():
             weight = files.weights.get(f"encoder.{name}")
-            if not own.causal and (weight is None or not torch.equal(weight, value)):
-                problem = f"it is another one ({name} differs)"
-                raise UsageError(problem, remedy, value=encoder, argument="encoder")
-        if own.hidden_size != config.hidden_size:
-            problem = f"its features have {config.hidden_size} dimensions, not {own.hidden_size}"
-            raise UsageError(problem, remedy, value=encoder, argument="encoder")
-        self.normalize = config.normalize and not own.normalize
+            if not encoder.causal and (weight is None or not torch.equal(weight, value)):
+                raise UsageError(f"it is another WavLM than the tokenizer's ({name} differs)")
+        if encoder.hidden_size != config.hidden_size:
+            sizes = f"{config.hidden_size} dimensions, not {encoder.hidden_size}"
+            raise UsageError(f"its features have {sizes}")
+        self.normalize = config.normalize and not encoder.normalize
         self.lower = WavLM(config, weights)
         self.upper = UpperLayers(WavLMModel.from_pretrained(folder), config.layer)
         self.error = self.squares = self.cosine = 0.0
@@ -64,20 +58,20 @@ class FeatureFigures:
 
     @torch.inference_mode()
     def add(self, wave: np.ndarray, decoded: np.ndarray) -> None:
-        """wave: (n,) as the encoder wants it. decoded: (T', D), T' >= T."""
+        """wave: (n,) as the encoder expects it. decoded: (T', D), T' >= T."""
         if self.normalize:
             wave = normalize(wave)
         true = self.lower([torch.from_numpy(wave)])[0].float()
-        decoded = torch.from_numpy(decoded[: len(true)])
-        self.error += float((decoded - true).square().sum())
+        made = torch.from_numpy(decoded[: len(true)])
+        self.error += float((made - true).square().sum())
         self.squares += float(true.double().square().sum())
         self.sum += true.double().sum(0)
-        top, wanted = self.upper(torch.stack([decoded, true]))
-        self.cosine += float(F.cosine_similarity(top, wanted, dim=-1).sum())
+        made_top, true_top = self.upper(torch.stack([made, true]))
+        self.cosine += float(F.cosine_similarity(made_top, true_top, dim=-1).sum())
         self.frames += len(true)
 
     def figures(self) -> dict[str, float]:
-        """Of all that was added."""
+        """Figures of everything that was added."""
         variance = self.squares - float(self.sum.square().sum()) / self.frames
         return {"feature_error": self.error / variance, "top_cosine": self.cosine / self.frames}
 
@@ -86,7 +80,7 @@ class SoundFigures:
     """How far resynthesised speech is from the original.
 
     log_mel_distance: mean absolute difference of log mel magnitudes, in nepers, at four window
-    lengths (SpectralLoss), both at one level. tokens_back: share of the tokens that are the same
+    lengths (SpectralLoss), with both at one level. tokens_back: share of tokens that stay the same
     when the resynthesised speech is tokenized.
     """
 
@@ -96,11 +90,11 @@ class SoundFigures:
 
     @torch.inference_mode()
     def add(self, wave: np.ndarray, tokens: np.ndarray) -> None:
-        """wave: (n,) at any level. tokens: (T,) of it."""
+        """wave: (n,) at any level. tokens: (T,) of the same speech."""
         made = self.tokenizer.decode(tokens)
-        own = wave[: len(made)]
-        own = LEVEL * (own - own.mean()) / own.std().clip(1e-7)
-        pair = [torch.from_numpy(each[None, : len(own)].astype(np.float32)) for each in (made, own)]
+        true = wave[: len(made)]
+        true = LEVEL * (true - true.mean()) / true.std().clip(1e-7)
+        pair = [torch.from_numpy(x[None, : len(true)].astype(np.float32)) for x in (made, true)]
         self.distance += float(self.spectra(*pair)[0])
         self.utterances += 1
         again = self.tokenizer.encode(made)
@@ -108,7 +102,7 @@ class SoundFigures:
         self.tokens += len(tokens)
 
     def figures(self) -> dict[str, float]:
-        """Of all that was added."""
+        """Figures of everything that was added."""
         return {
             "log_mel_distance": self.distance / self.utterances,
             "tokens_back": self.same / self.tokens,
@@ -121,30 +115,31 @@ def decoding_figures(
     windowing: Windowing,
     features: FeatureFigures | None,
 ) -> dict[str, float]:
-    """Over the first window of every utterance. {} where there is nothing to measure.
+    """Figures over the first window of every utterance. {} if there is nothing to measure.
 
-    features: to be filled, if asked for. Sound is measured of a tokenizer with a vocoder.
+    features: an empty one, if they are to be measured. Speech is measured if the tokenizer has a
+    vocoder.
     """
     tokenizer = Tokenizer(files)
     sound = SoundFigures(tokenizer) if files.vocoder else None
-    asked = [part for part in (features, sound) if part]
-    if not asked:
+    measured = [part for part in (features, sound) if part]
+    if not measured:
         return {}
-    with tqdm(desc="decoded", unit=" utterances", dynamic_ncols=True) as bar:
+    with bar("decoded", "utterances") as progress:
         for shard in shards:
             with open_shard(shard) as stream:
                 for _, utterance, _ in read_utterances(stream, windowing.samples):
                     if utterance is None:
                         continue
                     plan = windowing.plan(utterance.num_frames)
-                    wave = next(iter(windowing.cut(utterance, plan)))
+                    wave = next(windowing.cut(utterance, plan))
                     tokens = tokenizer.encode_windows([wave])[0]
                     if features:
                         features.add(wave, tokenizer.decode_features([tokens])[0])
                     if sound:
                         sound.add(wave, tokens)
-                    bar.update()
-    found = {}
-    for part in asked:
-        found.update(part.figures())
-    return found
+                    progress.update()
+    figures = {}
+    for part in measured:
+        figures.update(part.figures())
+    return figures

@@ -1,26 +1,31 @@
-"""What a person knows of the speech that is scored: phone labels of frames, and ABX items."""
+"""Annotation of the speech that is scored: metadata, phone labels of frames, ABX item files."""
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.evaluation.abx import Item, read_items
-from tokenizer.errors import UsageError
+from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import filesystem
+
+# The label of silence. Measures treat it as a phone like any other.
+SILENCE = "SIL"
 
 
 @dataclass
 class PhoneLabels:
-    """{key: (label duration in ms, (labels,) int32 into `phones`)}. Silence is a phone like any."""
+    """Phone labels of utterances, at a fixed label duration.
+
+    phones: {phone: index}. of_key: {key: (label duration in ms, (labels,) int32 indices)}.
+    """
 
     phones: dict[str, int] = field(default_factory=dict)
     of_key: dict[str, tuple[float, np.ndarray]] = field(default_factory=dict)
 
     def add(self, line: str) -> None:
-        """Take one JSON line. Raises ValueError saying what is wrong with it."""
+        """Add one JSON line. Raises ValueError that says what is wrong with it."""
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -30,19 +35,27 @@ class PhoneLabels:
         if not isinstance(key, str):
             raise ValueError('has no string under "key"')
         if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
-            raise ValueError('has no number over zero under "frame_ms"')
+            raise ValueError('has no positive number under "frame_ms"')
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError('has no list of strings under "phones"')
         if key in self.of_key:
-            raise ValueError(f'has the key "{key}" of an earlier line')
+            raise ValueError(f'has the key "{key}", as an earlier line has')
         codes = [self.phones.setdefault(name, len(self.phones)) for name in names]
         self.of_key[key] = (duration, np.array(codes, np.int32))
 
+    def seconds_and_names(self, key: str) -> tuple[float, list[str]] | None:
+        """Duration of a label in seconds, and the labels of an utterance; None if it has none."""
+        if key not in self.of_key:
+            return None
+        milliseconds, codes = self.of_key[key]
+        names = list(self.phones)
+        return milliseconds / 1000, [names[code] for code in codes]
+
 
 def read_phones(url: str) -> PhoneLabels:
-    """Read JSON lines of {"key", "frame_ms", "phones"}: a phone every `frame_ms` milliseconds.
+    """Read JSON lines of {"key", "frame_ms", "phones"}, with a phone every `frame_ms` milliseconds.
 
-    Raises UsageError when the file cannot be read, and names a line that is not of this form.
+    Raises UsageError when the file cannot be read or a line does not have this form.
     """
     labels = PhoneLabels()
     for number, line in enumerate(_lines(url), 1):
@@ -51,31 +64,35 @@ def read_phones(url: str) -> PhoneLabels:
         try:
             labels.add(line)
         except ValueError as error:
-            remedy = 'a line is {"key": ..., "frame_ms": 10, "phones": [...]}'
+            remedy = 'write lines of {"key": ..., "frame_ms": 10, "phones": [...]}'
             raise UsageError(f"line {number} {error}", remedy, value=url) from error
     if not labels.of_key:
         raise UsageError("it has no labels", "give a file of JSON lines", value=url)
     return labels
 
 
+def metadata_text(metadata: object, name: str) -> str:
+    """A field of a sample's json member, as text: "" if there is none."""
+    value = metadata.get(name) if isinstance(metadata, dict) else None
+    return str(value) if isinstance(value, str | int) else ""
+
+
 def read_item_file(url: str) -> list[Item]:
-    """Read an item file. Raises UsageError when it is none, and names the line."""
+    """Read an ABX item file. Raises UsageError that names the line which is wrong."""
+    lines = _lines(url)
     try:
-        return read_items(_lines(url))
+        return read_items(lines)
     except ValueError as error:
-        if isinstance(error, UsageError):
-            raise
-        remedy = "give an item file as Libri-Light's"
+        remedy = "give an item file in Libri-Light's format"
         raise UsageError(str(error), remedy, value=url) from error
 
 
-def _lines(url: str) -> Iterator[str]:
+def _lines(url: str) -> list[str]:
     fs, path = filesystem(url)
     try:
-        data = fs.cat_file(path)
-        yield from io.StringIO(data.decode())
+        return list(io.StringIO(fs.cat_file(path).decode()))
     except UnicodeDecodeError as error:
         raise UsageError("it is not UTF-8 text", "give a text file", value=url) from error
-    except Exception as error:  # whatever a store raises, this file cannot be read
-        problem = f"it cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
-        raise UsageError(problem[:300], "check the path and your credentials", value=url) from error
+    except Exception as error:  # stores raise errors of many kinds
+        problem = f"it cannot be read: {one_line(error)}"
+        raise UsageError(problem, "check the path and your credentials", value=url) from error

@@ -1,7 +1,8 @@
-"""Two versions of the same speech, and where in each of them its second half begins.
+"""Pairs of versions of the same speech, each with the sample at which its second half starts.
 
-Another voice that says the same text; or the same recording at another pitch, before another
-background, in another room. Where texts are cut is told by their phones, if these are known.
+The other version is another voice that says the same text, or the same recording with another
+pitch, background noise or room. Recordings of one text are cut at the same phone if phone labels
+are known.
 """
 
 from collections import Counter, defaultdict
@@ -13,33 +14,37 @@ from itertools import combinations, pairwise
 import numpy as np
 import soxr
 
-from pipeline.synthesis.alignment import SILENCE
+from pipeline.evaluation.phone_labels import SILENCE
 from tokenizer.audio.augmentation import room
 from tokenizer.audio.effects import level
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.audio.noises import make_noise
 
 LEVEL_DBFS = -23.0
-# What make_noise makes of no speech, but for pink, which is between white and brown.
+# The kinds of make_noise that need no speech, without pink, which lies between white and brown.
 BACKGROUNDS = ("clean", "white", "brown", "hum", "clicks", "music")
+# Signal-to-noise ratio.
 NOISE_DB = (0.0, 10.0)
-# Semitones up for one version and down for the other.
+# One version is shifted up by this, the other down.
 SEMITONES = (2.0, 3.5)
-# Seconds to -60 dB of the drier and of the more echoing room.
+# Reverberation time (seconds to -60 dB) of the small and of the large room.
 SMALL_ROOM, LARGE_ROOM = (0.15, 0.3), (0.7, 1.2)
-# A cut lies in the middle part of a recording, this far from its ends, as a share.
-MIDDLE = 0.3
-# Frames of 10 ms in which quiet places are sought.
+# Cuts are this far from either end, as a share of the recording.
+MARGIN = 0.3
+# Power is measured in frames of 10 ms.
 FRAME = SAMPLE_RATE // 100
-# Below its loudest frame by this a recording has not begun, or is over.
+# Frames this far below the loudest one are silent.
 SILENT_DB = 35
 
+# Two waveforms, and what they are.
+_Waves = tuple[tuple[np.ndarray, np.ndarray], tuple[str, str]]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Recording:
     """wave: (n,) float32 at 16 kHz. speaker, gender ("f" or "m"), text, language: "" if not known.
 
-    phones: seconds that a label is long, and the labels; or None.
+    phones: duration of a label in seconds, and the labels; or None.
     """
 
     key: str
@@ -51,11 +56,11 @@ class Recording:
     phones: tuple[float, list[str]] | None = None
 
 
-@dataclass(frozen=True)
-class Versions:
-    """Two waves (n,), and of each the sample at which its second half begins.
+@dataclass(frozen=True, kw_only=True)
+class VersionPair:
+    """Two waveforms (n,), and the sample at which the second half of each starts.
 
-    keys, speakers: of the recordings. names: what the versions are.
+    keys, speakers: of the two recordings. names: descriptions of the two versions.
     """
 
     waves: tuple[np.ndarray, np.ndarray]
@@ -66,149 +71,176 @@ class Versions:
     text: str
 
 
-def another_voice(
+def voice_versions(
     recordings: list[Recording],
     random: np.random.Generator,
     differ: Callable[[Recording, Recording], bool],
-) -> Iterator[Versions]:
-    """Recordings of one text that `differ`, in a random order, those that were used least first."""
+) -> Iterator[VersionPair]:
+    """Two recordings of one text for which `differ` is true.
+
+    In random order; recordings that were used least come first.
+    """
     of_text = defaultdict(list)
     for recording in recordings:
         if recording.text and recording.speaker:
             of_text[recording.language, recording.text].append(recording)
-    couples = [
-        couple for same in of_text.values() for couple in combinations(same, 2) if differ(*couple)
-    ]
-    couples = [couples[place] for place in random.permutation(len(couples))]
-    used = Counter()
-    while couples:
-        often = [max(used[one.key], used[other.key]) for one, other in couples]
-        one, other = couples.pop(int(np.argmin(often)))
-        cuts = cut_together(one, other)
+    pairs = [pair for same in of_text.values() for pair in combinations(same, 2) if differ(*pair)]
+    pairs = [pairs[place] for place in random.permutation(len(pairs))]
+    used: Counter[str] = Counter()
+    while pairs:
+        uses = [max(used[first.key], used[second.key]) for first, second in pairs]
+        first, second = pairs.pop(int(np.argmin(uses)))
+        cuts = matching_cuts(first, second)
         if cuts is None:
             continue
-        used.update((one.key, other.key))
-        pair = (one, other)
-        names = tuple(f"{r.speaker} ({r.gender or 'gender unknown'})" for r in pair)
-        waves, keys, speakers = zip(*((r.wave, r.key, r.speaker) for r in pair))
-        yield Versions(waves, cuts, keys=keys, speakers=speakers, names=names, text=one.text)
-
-
-def another_pitch(recordings: list[Recording], random: np.random.Generator) -> Iterator[Versions]:
-    """One version is higher by 2 to 3.5 semitones, formants and all, and the other lower."""
-
-    def make(wave: np.ndarray):
-        semitones = float(random.uniform(*SEMITONES))
-        up, down = (shift_pitch(wave, sign * semitones) for sign in (1, -1))
-        return (up, down), (f"+{semitones:.1f} semitones", f"-{semitones:.1f} semitones")
-
-    return _of_one(recordings, random, make)
-
-
-def another_background(
-    recordings: list[Recording], random: np.random.Generator
-) -> Iterator[Versions]:
-    """Before two different backgrounds, one of them perhaps none, at 0 to 10 dB under the voice."""
-
-    def make(wave: np.ndarray):
-        names = tuple(BACKGROUNDS[i] for i in random.permutation(len(BACKGROUNDS))[:2])
-        return tuple(_before(wave, name, random) for name in names), names
-
-    return _of_one(recordings, random, make)
-
-
-def another_room(recordings: list[Recording], random: np.random.Generator) -> Iterator[Versions]:
-    """In a small and in a large room."""
-
-    def make(wave: np.ndarray):
-        times = [float(random.uniform(*limits)) for limits in (SMALL_ROOM, LARGE_ROOM)]
-        names = tuple(f"{seconds:.2f} s to -60 dB" for seconds in times)
-        return tuple(room(wave, seconds, random) for seconds in times), names
-
-    return _of_one(recordings, random, make)
-
-
-def _of_one(recordings: list[Recording], random: np.random.Generator, make) -> Iterator[Versions]:
-    for place in random.permutation(len(recordings)):
-        own = recordings[place]
-        waves, names = make(own.wave)
-        waves = tuple(level(wave, LEVEL_DBFS) for wave in waves)
-        cut = quietest(own.wave, len(own.wave) // 2, len(own.wave) // 10)
-        yield Versions(
-            waves,
-            (cut, cut),
-            keys=(own.key,) * 2,
-            speakers=(own.speaker,) * 2,
-            names=names,
-            text=own.text,
+        used.update((first.key, second.key))
+        yield VersionPair(
+            waves=(first.wave, second.wave),
+            cuts=cuts,
+            keys=(first.key, second.key),
+            speakers=(first.speaker, second.speaker),
+            names=(_voice_name(first), _voice_name(second)),
+            text=first.text,
         )
 
 
-def cut_together(one: Recording, other: Recording) -> tuple[int, int] | None:
-    """Where to cut two recordings of one text so that halves fit; None when they say it too
-    differently.
+def _voice_name(recording: Recording) -> str:
+    return f"{recording.speaker} ({recording.gender or 'gender unknown'})"
 
-    With phones, between two that both have there, at a pause if there is one near the middle. Else
-    at the same share of what is between the silences at their ends, at the quietest sample near.
+
+def pitch_versions(
+    recordings: list[Recording], random: np.random.Generator
+) -> Iterator[VersionPair]:
+    """One recording shifted up, and shifted down, by 2 to 3.5 semitones, formants included."""
+
+    def make(wave: np.ndarray) -> _Waves:
+        semitones = float(random.uniform(*SEMITONES))
+        names = f"+{semitones:.1f} semitones", f"-{semitones:.1f} semitones"
+        return (shift_pitch(wave, semitones), shift_pitch(wave, -semitones)), names
+
+    return _versions_of_each(recordings, random, make)
+
+
+def background_versions(
+    recordings: list[Recording], random: np.random.Generator
+) -> Iterator[VersionPair]:
+    """One recording with two different backgrounds, at a signal-to-noise ratio of 0 to 10 dB.
+
+    One of the backgrounds may be none.
     """
-    if one.phones and other.phones:
-        return _between_phones(one, other)
-    begin, end = _spoken(one.wave)
-    first = quietest(one.wave, (begin + end) // 2, (end - begin) // 10)
-    share = (first - begin) / (end - begin)
-    begin, end = _spoken(other.wave)
-    second = quietest(other.wave, int(begin + share * (end - begin)), SAMPLE_RATE // 20)
-    return first, second
+
+    def make(wave: np.ndarray) -> _Waves:
+        first, second = (BACKGROUNDS[i] for i in random.permutation(len(BACKGROUNDS))[:2])
+        waves = _with_background(wave, first, random), _with_background(wave, second, random)
+        return waves, (first, second)
+
+    return _versions_of_each(recordings, random, make)
 
 
-def _between_phones(one: Recording, other: Recording) -> tuple[int, int] | None:
-    segments = [_segments(*recording.phones) for recording in (one, other)]
-    names = [[name for name, _, _ in own] for own in segments]
-    best, cost = None, np.inf
-    for first, second, size in SequenceMatcher(None, *names, autojunk=False).get_matching_blocks():
+def room_versions(
+    recordings: list[Recording], random: np.random.Generator
+) -> Iterator[VersionPair]:
+    """One recording in a small and in a large room."""
+
+    def make(wave: np.ndarray) -> _Waves:
+        small, large = (float(random.uniform(*limits)) for limits in (SMALL_ROOM, LARGE_ROOM))
+        names = f"{small:.2f} s to -60 dB", f"{large:.2f} s to -60 dB"
+        return (room(wave, small, random), room(wave, large, random)), names
+
+    return _versions_of_each(recordings, random, make)
+
+
+def _versions_of_each(
+    recordings: list[Recording],
+    random: np.random.Generator,
+    make: Callable[[np.ndarray], _Waves],
+) -> Iterator[VersionPair]:
+    for place in random.permutation(len(recordings)):
+        recording = recordings[place]
+        (first, second), names = make(recording.wave)
+        size = len(recording.wave)
+        cut = quietest(recording.wave, size // 2, size // 10)
+        yield VersionPair(
+            waves=(level(first, LEVEL_DBFS), level(second, LEVEL_DBFS)),
+            cuts=(cut, cut),
+            keys=(recording.key, recording.key),
+            speakers=(recording.speaker, recording.speaker),
+            names=names,
+            text=recording.text,
+        )
+
+
+def matching_cuts(first: Recording, second: Recording) -> tuple[int, int] | None:
+    """The samples at which to cut two recordings of one text, so that their halves fit together.
+
+    With phone labels, the cut is between two phones that both recordings contain, in a pause if
+    there is one near the middle; None if there is no such place. Without labels, it is at the same
+    share of the speech between leading and trailing silence, at the quietest sample nearby.
+    """
+    if first.phones and second.phones:
+        return _cuts_between_phones(first, second)
+    begin, end = _speech_span(first.wave)
+    first_cut = quietest(first.wave, (begin + end) // 2, (end - begin) // 10)
+    share = (first_cut - begin) / (end - begin)
+    begin, end = _speech_span(second.wave)
+    middle = int(begin + share * (end - begin))
+    return first_cut, quietest(second.wave, middle, SAMPLE_RATE // 20)
+
+
+def _cuts_between_phones(first: Recording, second: Recording) -> tuple[int, int] | None:
+    sides = [
+        (_segments(*recording.phones), len(recording.wave))
+        for recording in (first, second)
+        if recording.phones
+    ]
+    names = [[name for name, _, _ in segments] for segments, _ in sides]
+    best, lowest_cost = None, np.inf
+    matcher = SequenceMatcher(None, names[0], names[1], autojunk=False)
+    for *starts, size in matcher.get_matching_blocks():
         for step in range(1, size):
-            sides, far, pauses = [], 0.0, []
-            for recording, own, place in zip((one, other), segments, (first, second)):
-                ends, begins = own[place + step - 1][2], own[place + step][1]
-                sides.append((ends + begins) / 2)
-                far = max(far, abs(sides[-1] / len(recording.wave) * SAMPLE_RATE - 0.5))
-                pauses.append(begins - ends)
-            # A pause is worth going a tenth of the recording away from its middle.
-            own_cost = far - 0.1 * (min(pauses) > 0)
-            if far < 0.5 - MIDDLE and own_cost < cost:
-                best, cost = tuple(int(side * SAMPLE_RATE) for side in sides), own_cost
+            cuts, distances, pauses = [], [], []
+            for (segments, samples), start in zip(sides, starts):
+                pause_begin, pause_end = segments[start + step - 1][2], segments[start + step][1]
+                cuts.append((pause_begin + pause_end) / 2)
+                distances.append(abs(cuts[-1] / samples * SAMPLE_RATE - 0.5))
+                pauses.append(pause_end - pause_begin)
+            # A pause is preferred if it is up to a tenth of the recording further from the middle.
+            cost = max(distances) - 0.1 * (min(pauses) > 0)
+            if max(distances) < 0.5 - MARGIN and cost < lowest_cost:
+                best, lowest_cost = (int(cuts[0] * SAMPLE_RATE), int(cuts[1] * SAMPLE_RATE)), cost
     return best
 
 
-def _segments(seconds: float, labels: list[str]) -> list[tuple[str, float, float]]:
-    """Labels of equal length → (phone, begin, end in seconds) without the silences."""
+def _segments(label_seconds: float, labels: list[str]) -> list[tuple[str, float, float]]:
+    """Labels of equal duration → (phone, begin, end in seconds), without silences."""
     edges = [0, *(i for i in range(1, len(labels)) if labels[i] != labels[i - 1]), len(labels)]
-    spans = ((labels[a], a * seconds, b * seconds) for a, b in pairwise(edges))
+    spans = ((labels[a], a * label_seconds, b * label_seconds) for a, b in pairwise(edges))
     return [span for span in spans if span[0] != SILENCE]
 
 
 def _powers(wave: np.ndarray) -> np.ndarray:
+    """Mean power of each frame of 10 ms."""
     whole = wave[: len(wave) // FRAME * FRAME].reshape(-1, FRAME)
     return np.square(whole, dtype=np.float64).mean(1)
 
 
-def _spoken(wave: np.ndarray) -> tuple[int, int]:
-    """The samples between the silences at both ends."""
+def _speech_span(wave: np.ndarray) -> tuple[int, int]:
+    """First and last sample of the part between leading and trailing silence."""
     powers = _powers(wave)
     loud = np.flatnonzero(powers > powers.max() * 10 ** (-SILENT_DB / 10))
     return int(loud[0]) * FRAME, int(loud[-1] + 1) * FRAME
 
 
 def quietest(wave: np.ndarray, middle: int, reach: int) -> int:
-    """The middle of the quietest 30 ms whose middle is within `reach` samples of `middle`."""
+    """The centre of the quietest 30 ms that are centred within `reach` samples of `middle`."""
     powers = np.convolve(_powers(wave), np.ones(3), "same")
     first = max(1, (middle - reach) // FRAME)
     last = min(len(powers) - 1, max(first + 1, (middle + reach) // FRAME))
     return (first + int(np.argmin(powers[first:last]))) * FRAME + FRAME // 2
 
 
-def _before(wave: np.ndarray, background: str, random: np.random.Generator) -> np.ndarray:
-    """Lay a noise of make_noise behind the whole of a voice."""
+def _with_background(wave: np.ndarray, background: str, random: np.random.Generator) -> np.ndarray:
+    """Add a noise of make_noise to the whole recording."""
     if background == "clean":
         return wave
     noise = np.resize(make_noise(background, [], random), len(wave))
@@ -217,10 +249,10 @@ def _before(wave: np.ndarray, background: str, random: np.random.Generator) -> n
 
 
 def shift_pitch(wave: np.ndarray, semitones: float) -> np.ndarray:
-    """Pitch and formants up or down, (n,) → (n,) at the same pace.
+    """Shift pitch and formants, (n,) → (n,), at the same tempo.
 
-    Played faster or slower, then brought back to its length by WSOLA (Verhelst and Roelands, 1993):
-    pieces of 40 ms laid over each other, each from where the wave goes on best from the last.
+    Resampling changes pitch and length; WSOLA (Verhelst and Roelands, 1993) restores the length. It
+    overlap-adds pieces of 40 ms, each taken where it best continues the piece before it.
     """
     factor = 2 ** (semitones / 12)
     fast = soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE)
@@ -232,9 +264,10 @@ def shift_pitch(wave: np.ndarray, semitones: float) -> np.ndarray:
     for start in range(0, len(wave) + hop, hop):
         ideal = min(reach + int(start * len(fast) / len(wave)), len(padded) - size - hop - reach)
         if start:
-            near = padded[ideal - reach : ideal + reach + size]
-            goes_on = padded[place + hop : place + hop + size]
-            place = ideal - reach + int(np.argmax(np.correlate(near, goes_on, "valid")))
+            candidates = padded[ideal - reach : ideal + reach + size]
+            continuation = padded[place + hop : place + hop + size]
+            offset = int(np.argmax(np.correlate(candidates, continuation, "valid")))
+            place = ideal - reach + offset
         out[start : start + size] += window * padded[place : place + size]
         weight[start : start + size] += window
     return (out / np.maximum(weight, 1e-3))[: len(wave)].astype(np.float32)

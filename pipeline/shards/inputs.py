@@ -1,12 +1,12 @@
-"""What goes in: files that the inputs name, on any filesystem, and the shards among them."""
+"""The inputs of a job: the files that they name, on any filesystem, and the shards among them."""
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import fsspec
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import UsageError, one_line
@@ -17,7 +17,10 @@ SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 @dataclass(frozen=True)
 class Shard:
-    """One input tar. name: its path below the inputs' common folder, without its ending."""
+    """One input tar. name: its path below the inputs' common folder, without its ending.
+
+    size: in bytes.
+    """
 
     name: str
     url: str
@@ -32,7 +35,8 @@ def find_files(
     values: files, folders (searched to any depth for `endings`), globs and brace ranges, on any
     filesystem. Raises UsageError when one matches nothing or cannot be listed.
     """
-    bases, found = [], {}
+    bases: list[str] = []
+    found: dict[str, int] = {}
     for value in values:
         try:
             patterns = list(braceexpand(value))
@@ -59,13 +63,17 @@ def find_shards(values: list[str]) -> tuple[str, list[Shard]]:
         name = re.sub(r"(\.tar|\.tar\.gz|\.tgz)$", "", path)
         if name in shards:
             raise UsageError(
-                f"its output would lie where {shards[name].url}'s does", "rename one", value=url
+                f"its output would have the same name as that of {shards[name].url}",
+                "rename one",
+                value=url,
             )
         shards[name] = Shard(name, url, size)
     return root, sorted(shards.values(), key=lambda shard: shard.name)
 
 
-def _expand(value: str, patterns: list[str], endings: tuple[str, ...]):
+def _expand(
+    value: str, patterns: list[str], endings: tuple[str, ...]
+) -> Iterator[tuple[str, str, int]]:
     """(base folder, url, size) of each file that one input value names."""
     listings: dict[str, dict[str, dict]] = {}
     missing = []
@@ -91,7 +99,7 @@ def _expand(value: str, patterns: list[str], endings: tuple[str, ...]):
                     matches = {p: i for p, i in matches.items() if p.lower().endswith(endings)}
         except FileNotFoundError:
             matches = {}
-        except Exception as error:  # whatever a store raises, it is this argument it cannot serve
+        except Exception as error:  # whatever a store raises, this input cannot be listed
             raise UsageError(
                 one_line(error), "check the path, the bucket and your credentials", value=value
             ) from error
@@ -110,14 +118,14 @@ def _scheme(url: str) -> str:
     return url.partition("://")[0]
 
 
-def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    # A local "a/../b" is the same folder as "b"; in a store it is a name like any other.
+def _url(fs: Any, path: str) -> str:
+    # A local "a/../b" is the same folder as "b"; in a store it is a name of its own.
     path = posixpath.normpath(path) if isinstance(fs, LocalFileSystem) else path
     return fs.unstrip_protocol(path)
 
 
 def _path(url: str) -> str:
-    """Bucket and key, or local path, always from a "/"."""
+    """Bucket and key, or local path, with a leading "/"."""
     return "/" + url.partition("://")[2].lstrip("/")
 
 

@@ -1,7 +1,7 @@
-"""What became of every input sample: a report for each shard, and all of them in one table.
+"""The status of every input sample: a report for each shard, and all reports in one table.
 
-A report is a Parquet file with a row per input sample, in order. Facts about the whole shard lie
-in its schema's metadata: whether the tar was read to its end, and how often each code was used.
+A report is a Parquet file with a row per input sample, in order. Its schema's metadata holds what
+is of the whole shard: whether the tar was incomplete, and how often each code was used.
 """
 
 import json
@@ -22,7 +22,7 @@ from pipeline.shards import samples as shards
 from tokenizer.audio import decoding as audio
 from tokenizer.storage.folder import Folder
 
-# Every reason a row can have, and what it means. A test holds the README to this list.
+# Every reason a row can have, and what it means. A test holds the documentation to this list.
 REASONS = {
     audio.NOT_AUDIO: "the audio member cannot be decoded as audio",
     audio.TRUNCATED: "the audio ends before its header, or its last page, says it does",
@@ -57,22 +57,20 @@ class ShardReport:
     rows: list[dict] = field(default_factory=list)
     incomplete: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.code_counts = np.zeros(self.codebook_size, np.int64)
 
     def ok(self, key: str, duration_s: float, tokens: np.ndarray) -> None:
         """Add the row of a tokenized sample."""
         self.code_counts += np.bincount(tokens, minlength=self.codebook_size)
-        self._add(key, "ok", None, duration_s, len(tokens))
+        row = {"reason": None, "duration_s": duration_s, "num_tokens": len(tokens)}
+        self.rows.append({"shard": self.shard, "key": key, "status": "ok", **row})
 
     def reject(self, key: str, reason: str) -> None:
-        """Add the row of a sample that was not; `reason` is one of REASONS."""
+        """Add the row of a rejected sample. reason: one of REASONS, or of an import's."""
         self.incomplete |= reason == shards.BROKEN_TAR
-        self._add(key, "rejected", reason, None, 0)
-
-    def _add(self, key, status, reason, duration_s, num_tokens) -> None:
-        values = (self.shard, key, status, reason, duration_s, num_tokens)
-        self.rows.append(dict(zip(SCHEMA.names, values, strict=True)))
+        row = {"reason": reason, "duration_s": None, "num_tokens": 0}
+        self.rows.append({"shard": self.shard, "key": key, "status": "rejected", **row})
 
     def write(self, path: Path) -> None:
         """Write the report to a local file."""
@@ -85,9 +83,9 @@ class ShardReport:
 
 
 def gather(output: Folder, write_manifest: bool) -> dict:
-    """Totals over all reports of an OUTPUT; with write_manifest also all rows in manifest.parquet.
+    """Totals over all reports of an OUTPUT; with write_manifest also writes manifest.parquet.
 
-    Holds few shards' reports at a time, whatever their number.
+    Holds a few hundred reports in memory at a time.
     """
     totals = _Totals()
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,7 +101,7 @@ def gather(output: Folder, write_manifest: bool) -> dict:
 
 
 def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
-    """(shard name, report) of every report, by name; some are fetched ahead, for a slow store."""
+    """(shard name, report) of every report, sorted by name; a slow store is asked in parallel."""
     names = output.names("reports", ".parquet")
 
     def read(name: str) -> pa.Table:
@@ -119,7 +117,9 @@ def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
 class _Totals:
     def __init__(self) -> None:
         self.shards = 0
-        self.status, self.reasons, self.incomplete = Counter(), Counter(), []
+        self.status: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.incomplete: list[str] = []
         self.seconds, self.tokens = 0.0, 0
         self.code_counts = np.zeros(0, np.int64)
 

@@ -1,1 +1,1 @@
-"""Training speech from synthesisers: see job.py."""
+"""Speech that the project makes for training, from synthesisers, prompts and games: see job.py."""

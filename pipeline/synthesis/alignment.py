@@ -1,10 +1,11 @@
-"""Phone labels of made speech: what the synthesisers call their segments, as ARPABET per 10 ms."""
+"""Phone labels of synthetic speech: synthesisers' segments → ARPABET labels of 10 ms."""
 
 import numpy as np
 
-SILENCE = "SIL"
+from pipeline.evaluation.phone_labels import SILENCE
+
 FRAME_MS = 10
-# flite's and festival's English voices use ARPABET in small letters, with these on top.
+# The English voices of flite and festival use ARPABET in lower case, and these names besides.
 _RADIO = {
     "pau": SILENCE, "ax": "AH", "axr": "ER", "ix": "IH", "ux": "UW", "hv": "HH", "dx": "T",
     "nx": "N", "em": "M", "en": "N", "el": "L", "#": SILENCE,
@@ -14,7 +15,7 @@ _NAMES = """
     Z ZH SIL
 """
 ARPABET = frozenset(_NAMES.split())
-# espeak-ng's phonemes of English, which stand for a sound whatever the dialect makes of it.
+# espeak-ng's phonemes of English. They are the same for all dialects.
 _ESPEAK = {
     "_": "SIL", "_:": "SIL", "_!": "SIL", "?": "SIL",
     "a": "AE", "aa": "AE", "a#": "AH", "A:": "AA", "A@": "AA", "0": "AA", "O": "AO", "O:": "AO",
@@ -33,7 +34,7 @@ _ESPEAK = {
 
 
 def radio_phones(segments: list[tuple[str, float]]) -> list[tuple[str, float]] | None:
-    """Flite's or festival's (name, end in seconds) as (ARPABET, end); None if a name is unknown."""
+    """(name, end in seconds) of flite or festival → (ARPABET, end); None if a name is unknown."""
     phones = []
     for name, end in segments:
         phone = _RADIO.get(name, name.upper())
@@ -44,29 +45,31 @@ def radio_phones(segments: list[tuple[str, float]]) -> list[tuple[str, float]] |
 
 
 def espeak_phones(events: list, rate: int, seconds: float) -> list[tuple[str, float]] | None:
-    """espeak-ng's [phoneme, first sample] as (ARPABET, end in seconds); None as in radio_phones.
+    """[phoneme, first sample] of espeak-ng → (ARPABET, end in seconds); None as in radio_phones.
 
-    What comes before the first is silence.
+    The audio before the first phoneme is silence.
     """
     phones = [(SILENCE, events[0][1] / rate)] if events else []
     for (name, _), (_, end) in zip(events, [*events[1:], ["_", seconds * rate]]):
         phone = _ESPEAK.get(name, "")
         if phone == "":
             return None
-        # A palatal glide mark has no length of its own.
+        # The mark of palatalisation (None) extends the phone before it.
         phones.append((phone or phones[-1][0], end / rate))
     return phones or None
 
 
-def moved(phones: list[tuple[str, float]], factor: float, start: float) -> list[tuple[str, float]]:
-    """The same after playing `factor` times as fast and cutting `start` seconds off the front."""
+def shift_phones(
+    phones: list[tuple[str, float]], factor: float, start: float
+) -> list[tuple[str, float]]:
+    """Phones of audio that is played `factor` times as fast and then loses its first `start` s."""
     return [(phone, end / factor - start) for phone, end in phones]
 
 
-def frames(phones: list[tuple[str, float]], seconds: float) -> list[str]:
-    """One label for each whole 10 ms of `seconds`: the phone at the middle of the frame."""
+def frame_labels(phones: list[tuple[str, float]], seconds: float) -> list[str]:
+    """The phone at the centre of each whole frame of 10 ms in `seconds`."""
     count = int(round(seconds * 1000, 3) // FRAME_MS)
-    middles = (np.arange(count) + 0.5) * FRAME_MS / 1000
-    places = np.searchsorted([end for _, end in phones], middles, side="right")
+    centres = (np.arange(count) + 0.5) * FRAME_MS / 1000
+    places = np.searchsorted([end for _, end in phones], centres, side="right")
     names = [phone for phone, _ in phones] + [SILENCE]
     return [names[place] for place in places]

@@ -1,18 +1,20 @@
-"""Speak with libespeak-ng and tell when each phoneme starts, which the program espeak-ng does not.
+"""Synthesise speech with libespeak-ng and print when each phoneme starts.
 
-Run as a process of its own, one for each batch: the library keeps noise and vibrato states between
-utterances, so only a fresh one gives the same samples again. No project imports, for a quick start.
+The command espeak-ng does not print these times. Run this file as a process of its own for each
+batch: the library keeps the state of its noise and vibrato between utterances, so that only a fresh
+process gives the same samples again. It imports nothing of the project and starts fast.
 
 usage: espeak_events.py FOLDER < REQUESTS
 REQUESTS are JSON lines [voice, words per minute, pitch 0-100, text]. Request i makes FOLDER/i.pcm
-(16-bit mono), and prints a JSON line [sample rate, [[phoneme, first sample], ...]], or null for a
-voice there is not.
+(16-bit mono), and prints a JSON line [sample rate, [[phoneme, first sample], ...]], or null if the
+voice does not exist.
 """
 
 import ctypes
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 RETRIEVE, PHONEME_EVENTS, UTF8, RATE, PITCH = 2, 1, 1, 1, 3
 PHONEME = 7
@@ -34,7 +36,7 @@ class Event(ctypes.Structure):
 
 
 def main() -> None:
-    """Speak all requests."""
+    """Synthesise all requests."""
     folder = Path(sys.argv[1])
     library = ctypes.CDLL("libespeak-ng.so.1")
     sample_rate = library.espeak_Initialize(RETRIEVE, 200, None, PHONEME_EVENTS)
@@ -42,7 +44,8 @@ def main() -> None:
         sys.exit("libespeak-ng does not start: is espeak-ng-data installed?")
     pcm, phones = bytearray(), []
 
-    def take(samples, count, events) -> int:
+    # samples: the address of `count` int16. events: a pointer that ends with an event of type 0.
+    def take(samples: int | None, count: int, events: Any) -> int:
         if samples:
             pcm.extend(ctypes.string_at(samples, 2 * count))
         index = 0

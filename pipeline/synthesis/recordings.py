@@ -1,7 +1,7 @@
 """Recorded speech that Debian packages: telephone prompts, a game's actors, words for children.
 
-Synthetic voices alone teach little of real ones: what volunteers in thirty languages say moves the
-codes to where real voices are.
+A tokenizer trained on synthetic voices alone serves real voices poorly. Recordings of volunteers in
+thirty languages move its codes towards real voices.
 """
 
 import re
@@ -17,13 +17,13 @@ import soxr
 from tokenizer.audio.effects import RATE
 
 G722_BYTES_A_SECOND = 8000
-# Tones, silences and monkeys.
+# Prompts that are tones, silence or the noise of monkeys.
 NOT_SPEECH = re.compile(r"(^|/)silence/|beep|\dtone|tt-monkeys\.|confbridge-(join|leave)\.")
 
 
 @dataclass(frozen=True)
-class Source:
-    """Recordings of one person, or of a cast. pattern: a glob of files below "/"."""
+class RecordingSource:
+    """Recordings of one person, or of several. pattern: a glob of files below "/"."""
 
     name: str
     language: str
@@ -32,10 +32,10 @@ class Source:
 
 
 _PROMPTS = "usr/share/asterisk/sounds/{}/**/*.g722"
-_FISH = "usr/share/games/fillets-ng/sound/*/{}/*.ogg"
-# What Tux Paint says of its stamps, KTuberling of its toys, and KLettres' letters and
-# syllables; the languages by half. One volunteer may have spoken for two: a language is in one
-# half alone.
+_FILLETS = "usr/share/games/fillets-ng/sound/*/{}/*.ogg"
+# Tux Paint's descriptions of stamps, KTuberling's names of toys, and KLettres' letters and
+# syllables, with the languages of each half. One volunteer may have recorded for two of these, so
+# that a language is in one half only.
 _CHILDREN = {
     "tuxpaint": (
         "usr/share/tuxpaint/stamps/**/*_desc_{}.ogg",
@@ -52,37 +52,45 @@ _CHILDREN = {
 }
 
 
-def _children(half: str) -> list[Source]:
+def _children(half: str) -> list[RecordingSource]:
     return [
-        Source(f"{game}-{language}", language, gender="several", pattern=pattern.format(language))
+        RecordingSource(
+            f"{game}-{language}", language, gender="several", pattern=pattern.format(language)
+        )
         for game, (pattern, languages) in _CHILDREN.items()
         for language in languages[half].split()
     ]
 
 
-# By half. Of a cast nobody says who speaks when.
-RECORDED = {
+# By half. The speakers within a source with several are not known.
+RECORDING_SOURCES = {
     "a": [
-        Source("en_US_f_Allison", "en", gender="f", pattern=_PROMPTS.format("en_US_f_Allison")),
-        Source("es_MX_f_Allison", "es", gender="f", pattern=_PROMPTS.format("es_MX_f_Allison")),
-        Source("fillets-cs", "cs", gender="several", pattern=_FISH.format("cs")),
+        RecordingSource(
+            "en_US_f_Allison", "en", gender="f", pattern=_PROMPTS.format("en_US_f_Allison")
+        ),
+        RecordingSource(
+            "es_MX_f_Allison", "es", gender="f", pattern=_PROMPTS.format("es_MX_f_Allison")
+        ),
+        RecordingSource("fillets-cs", "cs", gender="several", pattern=_FILLETS.format("cs")),
         *_children("a"),
     ],
     "b": [
-        Source("fr_CA_f_June", "fr", gender="f", pattern=_PROMPTS.format("fr_CA_f_June")),
-        Source("it_IT_m_Carlo", "it", gender="m", pattern=_PROMPTS.format("it_IT_m_Carlo")),
-        Source(
+        RecordingSource("fr_CA_f_June", "fr", gender="f", pattern=_PROMPTS.format("fr_CA_f_June")),
+        RecordingSource(
+            "it_IT_m_Carlo", "it", gender="m", pattern=_PROMPTS.format("it_IT_m_Carlo")
+        ),
+        RecordingSource(
             "ru_RU_f_IvrvoiceRU", "ru", gender="f", pattern=_PROMPTS.format("ru_RU_f_IvrvoiceRU")
         ),
-        Source("fillets-nl", "nl", gender="several", pattern=_FISH.format("nl")),
+        RecordingSource("fillets-nl", "nl", gender="several", pattern=_FILLETS.format("nl")),
         *_children("b"),
     ],
 }
 
 
-@cache  # asked whether there are any, and again which: every file is opened
-def recordings(source: Source) -> list[tuple[str, float]]:
-    """(path, seconds) of each, in order; empty if the source is not installed."""
+@cache  # called twice for each source, and opens every file
+def list_recordings(source: RecordingSource) -> list[tuple[str, float]]:
+    """(path, seconds) of each recording, in order; empty if the source is not installed."""
     found = []
     for path in sorted(map(str, Path("/").glob(source.pattern))):
         if path.endswith((".ogg", ".wav")):
@@ -92,8 +100,8 @@ def recordings(source: Source) -> list[tuple[str, float]]:
     return found
 
 
-def decode(path: str) -> np.ndarray:
-    """A recording as (n,) float32 at 16 kHz. Empty if ffmpeg cannot read it."""
+def decode_recording(path: str) -> np.ndarray:
+    """Decode a recording: (n,) float32 at 16 kHz. Empty if ffmpeg cannot read it."""
     if path.endswith(".g722"):
         return _decode_g722(path)
     signal, rate = soundfile.read(path, dtype="float32", always_2d=True)

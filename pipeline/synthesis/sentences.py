@@ -1,4 +1,4 @@
-"""What made speech says: sentences out of Debian's fortunes and King James Bible, and own texts."""
+"""Sentences to synthesise, from Debian's fortunes and King James Bible and the user's texts."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 from tokenizer.errors import UsageError
 
 FORTUNES = Path("/usr/share/games/fortunes")
-# Drawings, song texts, programs, and subjects that no one would have read aloud to him at work.
+# Files of drawings, song texts and programs, and of subjects that are unfit for the workplace.
 LEFT_OUT = (
     "ascii-art",
     "art",
@@ -27,24 +27,24 @@ COARSE = re.compile(
     r"\b(fuck|shit|bitch|whor|cunt|dick|piss|nigg|rape|sex|slut|bastard|penis|vagina|harlot|dung)",
     re.I,
 )
-# Anything else, such as digits, brackets or e-mail addresses, is read differently by each engine.
+# Engines read anything else, such as digits, brackets or e-mail addresses, in different ways.
 PLAIN = re.compile(r"[A-Za-z][A-Za-z' ,-]*[A-Za-z]")
 
 
 def english(files: list[str]) -> list[str]:
     """Distinct sentences of 3 to 20 words, in a fixed order, without final punctuation.
 
-    files: text files whose sentences are added. Raises UsageError when one cannot be read, or when
-    there is no text at all.
+    files: text files of the user, whose sentences come first. Raises UsageError when one cannot be
+    read, or when there is no text at all.
     """
     texts = [_read(file) for file in files] + _fortunes()
     found = dict.fromkeys(sentence for text in texts for sentence in split(text))
     old = split(_bible())
-    # No more of the 17th century than of our own.
+    # At most as many sentences of the Bible, with its 17th-century English, as of other texts.
     found.update(dict.fromkeys(old[:: max(1, len(old) // max(len(found), 10_000))]))
     if not found:
         raise UsageError(
-            "there is nothing to say",
+            "there are no sentences to say",
             "apt-get install fortunes fortunes-min bible-kjv bible-kjv-text, or give a text file",
             value=" ".join(files) or "none",
             argument="text",
@@ -53,7 +53,7 @@ def english(files: list[str]) -> list[str]:
 
 
 def split(text: str) -> list[str]:
-    """The plain sentences of a text; what has odd symbols or is too short or long is dropped."""
+    """The sentences of a text, without those that are too short, too long, or have odd symbols."""
     text = text.replace("\n", " ").replace("’", "'").replace("--", ", ")
     pieces = (" ".join(p.split()).strip(" ,'-\"") for p in re.split(r"[.!?;:\"]+(?=\s|$)", text))
     return [
@@ -81,7 +81,7 @@ def _fortunes() -> list[str]:
         if path.suffix or path.name in LEFT_OUT or not path.is_file():
             continue
         for fortune in path.read_text(errors="replace").split("\n%"):
-            # An attribution starts with dashes; after it come only more of its lines.
+            # An attribution starts with dashes and goes on to the end.
             text = re.split(r"\n\s*--", fortune)[0]
             if "\t" not in text.strip() and "  " not in re.sub(r"([.!?:])  ", r"\1 ", text):
                 texts.append(text)
@@ -91,7 +91,7 @@ def _fortunes() -> list[str]:
 def _bible() -> str:
     if not which("bible"):
         return ""
-    said = subprocess.run(
+    text = subprocess.run(
         ["bible", "-f", "-l", "10000", "gen1:1-rev22:21"],
         capture_output=True,
         text=True,
@@ -99,7 +99,7 @@ def _bible() -> str:
         check=False,
         stdin=subprocess.DEVNULL,
     ).stdout
-    verses = re.findall(r"^\w+:\d+ (.*)$", said, re.M)
+    verses = re.findall(r"^\w+:\d+ (.*)$", text, re.M)
     return " ".join(verse.rstrip(" ,") + "." for verse in verses)
 
 
@@ -113,7 +113,7 @@ _VOWELS = {
     "fr": "a e i o u ou oi ai eau é an on",
     "pl": "a e i o u y ą ę",
 }
-# A leading blank makes an empty one of several.
+# Split at single blanks: each leading blank gives one empty coda.
 _CODAS = {"fi": "  n s l", "cs": "  k l t š č"}
 _ONSETS_OF = {
     "ru": "б в г д ж з к л м н п р с т ф х ц ч ш тр пр ст",
@@ -128,7 +128,7 @@ _VOWELS_OF = {
 
 
 def invented(language: str, rng: np.random.Generator) -> str:
-    """A sentence of made-up words in the alphabet of a language: its sounds without its sense."""
+    """A sentence of random words in the alphabet of a language: its sounds without a meaning."""
     onsets = _ONSETS_OF.get(language, _ONSETS).split(" ")
     vowels = _VOWELS_OF.get(language, _VOWELS.get(language, _VOWELS["it"])).split(" ")
     codas = _CODAS.get(language, "" if language in _VOWELS_OF else "   n l r s").split(" ")

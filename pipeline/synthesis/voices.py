@@ -1,16 +1,16 @@
-"""Who speaks in made speech: the voices of Debian's free synthesisers, in two halves.
+"""The voices of synthetic speech: those of Debian's free synthesisers, in two halves.
 
-The halves share no voice, and no person either where one person lent the voice to two engines: slt
-is in flite and in festival, kal too, and NSK speaks two languages. So what a model learnt from
-one half can be tried on people it has not heard.
+The halves share no voice. They share no person either: slt and kal are voices of both flite and
+festival, and NSK speaks two languages. A model that is trained on one half can therefore be tested
+on unseen speakers.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 HALVES = ("a", "b")
-# What --engines takes, and each one's share of the synthetic hours. flite's voices are the most
-# natural; espeak-ng's are the most.
+# Families of voices, with their shares of the synthetic hours. flite has the most natural voices,
+# espeak-ng the largest number of them.
 SHARES = {"flite": 0.39, "festival": 0.22, "festival-other": 0.08, "espeak-ng": 0.31}
 RECORDINGS, GAMES = "recordings", "games"
 PACKAGES = {
@@ -43,9 +43,9 @@ FESTIVAL_VOICES = Path("/usr/share/festival/voices")
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker. family: a key of SHARES, RECORDINGS or GAMES. name: in the engine's own terms.
+    """One speaker. family: a key of SHARES, RECORDINGS or GAMES. name: the engine's name for it.
 
-    pitch_hz: what the voice speaks at, where the engine takes a pitch in Hz, else 0.
+    pitch_hz: the voice's mean pitch if the engine takes one in Hz, else 0.
     """
 
     family: str
@@ -56,14 +56,14 @@ class Voice:
 
     @property
     def engine(self) -> str:
-        """The program that speaks, or "recording"."""
+        """The program that synthesises it, or "recording"."""
         if self.family in (RECORDINGS, GAMES):
             return "recording"
         return self.family.removesuffix("-other")
 
     @property
     def speaker(self) -> str:
-        """The voice's name among all, without a dot."""
+        """A name that is unique among all voices, and has no dot."""
         return f"{self.engine}-{self.name}".replace("+", "-").replace("_", "-").replace(" ", "-")
 
 
@@ -95,8 +95,8 @@ _FESTIVAL_OTHER = {
 }
 # espeak-ng 1.51 silently ignores a variant on plain en-gb.
 _DIALECTS = ("en-us", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc", "en-gb-x-gbclan")
-# The variant is what makes another person of a voice, so the halves differ in variants. Left out
-# are those that sound like a machine, a demon or a loudspeaker.
+# A variant changes the voice into that of another person, so the halves have different variants.
+# Variants that sound like a machine, a demon or a loudspeaker are left out.
 _VARIANTS = {
     "a": (
         ("m1 m3 m5 m7 klatt klatt3 klatt5 adam Alex antonio benjamin Denis ed Gene grandpa", "m"),
@@ -117,7 +117,7 @@ _OTHER_VARIANTS = {
 
 
 def voices(half: str, family: str) -> list[Voice]:
-    """All voices of a family (a key of SHARES) in one half; espeak-ng's are its English ones."""
+    """All voices of a family (a key of SHARES) in one half. Of espeak-ng: the English ones."""
     if family == "flite":
         return [
             Voice(family, name, language="en", gender=gender, pitch_hz=hz)
@@ -142,7 +142,7 @@ def voices(half: str, family: str) -> list[Voice]:
 
 
 def foreign_espeak(half: str) -> list[Voice]:
-    """espeak-ng's voices of a half that speak another language than English."""
+    """The voices of espeak-ng in one half that speak other languages than English."""
     return [
         Voice("espeak-ng", f"{language}+{variant}", language=language, gender=gender)
         for language in _OTHER_LANGUAGES

@@ -1,7 +1,7 @@
-"""Token shards → audio shards: what has to be done, and doing it."""
+"""Token shards → audio shards: claim an OUTPUT, and decode what is missing."""
 
-import json
 from dataclasses import replace
+from typing import Any
 
 import ray
 
@@ -11,6 +11,7 @@ from pipeline.shards.inputs import Shard, find_shards
 from pipeline.tokenize.detokenize_shard import detokenize_shard
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_shards import TokenFolder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.storage.vocoder_file import digest_of
 
@@ -19,41 +20,20 @@ def find_token_shards(url: str, files: TokenizerFiles, source: str) -> tuple[str
     """The finished shards of an OUTPUT of jobs/tokenize.py, and the folder they lie in.
 
     source: where the tokenizer came from, for the message. Raises UsageError when `url` is no such
-    OUTPUT, when this tokenizer is not the one that made it, or when it has no finished shard.
+    OUTPUT, when another tokenizer made it, or when no shard of it is finished.
     """
-    folder, remedy = Folder(url, "input"), "give an OUTPUT of jobs/tokenize.py"
-    try:
-        text = folder.read_text("run.json")
-        made_by = json.loads(text)["tokenizer"] if text else None
-        finished = set(folder.names("reports", ".parquet"))
-    except (ValueError, KeyError, TypeError):
-        made_by = None
-    except Exception as error:  # whatever a store raises, this folder cannot be used
-        raise folder.unusable(error) from error
-    if made_by is None:
-        raise UsageError(
-            "it has no run.json that names a tokenizer", remedy, value=url, argument="input"
-        )
-    if made_by != files.fingerprint:
-        raise UsageError(
-            f"the tokens of the input are of another ({str(made_by)[:12]}, not "
-            f"{files.fingerprint[:12]})",
-            "give that one, or what jobs/train_vocoder.py made of it",
-            value=source,
-            argument="tokenizer",
-        )
-    if not finished:
-        raise UsageError(
-            "it has no finished shard", "finish jobs/tokenize.py", value=url, argument="input"
-        )
+    tokens = TokenFolder.open(url, argument="input")
+    tokens.check_tokenizer(files.fingerprint, source)
     root, shards = find_shards([f"{url.rstrip('/')}/shards"])
+    finished = set(tokens.names)
     return root, [shard for shard in shards if shard.name in finished]
 
 
 def open_output(url: str, files: TokenizerFiles, root: str) -> Folder:
-    """The OUTPUT folder, with run.json in it. root: the token shards' folder.
+    """Claim the OUTPUT folder with run.json. root: the token shards' folder.
 
-    Raises UsageError when it cannot be written, or was made of other tokens or by another vocoder.
+    Raises UsageError when it cannot be written, or was made from other tokens or by another
+    vocoder.
     """
     folder = Folder(url)
     record = {
@@ -65,16 +45,16 @@ def open_output(url: str, files: TokenizerFiles, root: str) -> Folder:
     return folder
 
 
-def detokenize(shards: list[Shard], output: Folder, files: TokenizerFiles, device: str) -> dict:
-    """Make the audio shards that are not there yet, one task a core or a GPU.
+def detokenize(shards: list[Shard], output: Folder, *, files: TokenizerFiles, device: str) -> dict:
+    """Make the audio shards that are missing, one task per core or GPU.
 
     device: "auto", "cpu" or "cuda". Returns {"shards", "already_done", "audio_hours", "failed":
     {shard name: why}}; hours are of this run. Raises UsageError for a device the cluster lacks.
     """
     present = set(output.names("", ".tar"))
     todo = [shard for shard in shards if shard.name not in present]
-    done = {"shards": len(shards), "already_done": len(shards) - len(todo)}
-    seconds, failed = 0.0, {}
+    seconds: dict[str, float] = {}
+    failed: dict[str, str] = {}
     if todo:
         connect()
         resources = ray.cluster_resources()
@@ -87,25 +67,30 @@ def detokenize(shards: list[Shard], output: Folder, files: TokenizerFiles, devic
                 argument="device",
             )
         device = "cuda" if gpus and device != "cpu" else "cpu"
-        at_once = gpus if device == "cuda" else max(1, int(resources.get("CPU", 1)))
-        task = ray.remote(num_gpus=1 if device == "cuda" else 0)(detokenize_shard)
-        speaking = ray.put(without_encoder(files))
+        stored = ray.put(without_encoder(files))
 
-        def arguments(shard, number, left, board):
-            return shard, output.url, speaking, device, board
+        def arguments(**_: Any) -> dict[str, Any]:
+            return {"output": output.url, "files": stored, "device": device}
 
-        for shard, own, why in run_shards(
-            "detokenize", todo, at_once=at_once, num_cpus=1, function=task, arguments=arguments
-        ):
-            if why:
-                failed[shard.name] = why
-            else:
-                seconds += own
+        seconds, failed = run_shards(
+            "detokenize",
+            todo,
+            at_once=gpus if device == "cuda" else max(1, int(resources.get("CPU", 1))),
+            num_cpus=1,
+            num_gpus=1 if device == "cuda" else 0,
+            function=detokenize_shard,
+            arguments=arguments,
+        )
         output.sweep()
-    return {**done, "audio_hours": seconds / 3600, "failed": failed}
+    return {
+        "shards": len(shards),
+        "already_done": len(shards) - len(todo),
+        "audio_hours": sum(seconds.values()) / 3600,
+        "failed": failed,
+    }
 
 
 def without_encoder(files: TokenizerFiles) -> TokenizerFiles:
-    """What decoding needs: WavLM's layers are most of a tokenizer, and go to every task."""
+    """The tokenizer without its encoder: decoding needs none, and it is most of the bytes."""
     weights = {name: w for name, w in files.weights.items() if not name.startswith("encoder.")}
     return replace(files, weights=weights)

@@ -1,4 +1,4 @@
-"""The shard task of the way back: one token shard → one audio shard, whole or not at all."""
+"""The shard task of decoding: one token shard → one audio shard, whole or not at all."""
 
 import json
 import tempfile
@@ -12,31 +12,32 @@ from ray.actor import ActorHandle
 from pipeline.cluster.progress import ShardProgress
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard
-from pipeline.shards.samples import TarWriter, read_tokens
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.codec.decoder import Decoding
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.tars import TarWriter
+from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
 def detokenize_shard(
-    shard: Shard, output: str, files: TokenizerFiles, device: str, board: ActorHandle
+    shard: Shard, board: ActorHandle, *, output: str, files: TokenizerFiles, device: str
 ) -> float:
     """Make audio of one token shard; runs as a Ray task. Returns the seconds of audio.
 
     files: the tokenizer; its encoder's weights are not needed. Writes NAME.tar below `output`, with
-    KEY.flac (16 kHz, 16 bit) and KEY.json, the token shard's own, in its order. A task that dies
-    has changed nothing, and one that runs twice writes the same bytes twice.
+    KEY.flac (16 kHz, 16 bit) and the token shard's own KEY.json, in its order. A task that dies has
+    changed nothing, and one that runs twice writes the same bytes twice.
     """
     if device == "cpu":
-        # Another number of threads adds up in another order: bytes would depend on the machine.
+        # The number of threads changes the order of sums: bytes would depend on the machine.
         torch.set_num_threads(1)
     decoding = Decoding(files, device)
     progress = ShardProgress(board, shard.name)
     with open_shard(shard) as stream, tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
         tar_path, flac = Path(scratch) / "shard.tar", Path(scratch) / "speech.flac"
         tar = TarWriter(tar_path)
-        for key, tokens, about in read_tokens(stream):
+        for key, tokens, about in read_tokens(stream, codebook_size=files.codebook_size):
             seconds = decoding.frames_per_token * len(tokens) / FRAMES_PER_SECOND
             progress.seconds_read += seconds
             write_flac(flac, decoding, tokens)

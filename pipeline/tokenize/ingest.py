@@ -1,4 +1,4 @@
-"""Loose audio files → WebDataset shards of about one size, in the files' order, bytes unchanged."""
+"""Loose audio files → WebDataset shards of similar size: in order, and each file's bytes as is."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -14,15 +15,17 @@ from ray.actor import ActorHandle
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
 from pipeline.shards.inputs import Shard, find_files
-from pipeline.shards.samples import AUDIO_ENDINGS, TarWriter
+from pipeline.shards.samples import AUDIO_ENDINGS
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder, filesystem
+from tokenizer.storage.tars import TarWriter
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A loose file. key: its sample's. path: below the inputs' common folder. metadata: a .json
-    beside it of the same name, or None.
+    """A loose file. key: of its sample. path: below the inputs' common folder.
+
+    metadata: URL of the .json beside it with the same name, or None.
     """
 
     key: str
@@ -33,9 +36,10 @@ class AudioFile:
 
 
 def find_audio(values: list[str]) -> list[AudioFile]:
-    """The audio files that the inputs name, in the order of their paths, each with its own key.
+    """The audio files that the inputs name, sorted by path, each with its own key.
 
-    A key is the path without its ending, other dots made "_": a sample's key ends at its first dot.
+    A key is the path without its ending, with other dots as "_": a sample's key ends at its first
+    dot.
     Raises UsageError when an input names no audio file.
     """
     endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
@@ -64,7 +68,8 @@ def find_audio(values: list[str]) -> list[AudioFile]:
 
 def plan_shards(files: list[AudioFile], shard_bytes: int) -> list[list[AudioFile]]:
     """Cut the files, in order, into shards; each ends with the file that fills it."""
-    shards, size = [[]], 0
+    shards: list[list[AudioFile]] = [[]]
+    size = 0
     for file in files:
         if size >= shard_bytes:
             shards.append([])
@@ -75,58 +80,48 @@ def plan_shards(files: list[AudioFile], shard_bytes: int) -> list[list[AudioFile
 
 
 def ingest(files: list[AudioFile], output: Folder, shard_bytes: int) -> dict:
-    """Write shard-000000.tar and so on below `output`; tars that are there already are left.
+    """Write shard-000000.tar and so on below `output`, where they are missing.
 
     Returns {"shards", "files", "bytes", "failed": {shard name: why}}. Raises UsageError when the
     output was made from other files or with another shard size.
     """
-    plan = plan_shards(files, shard_bytes)
     listing = [[file.key, file.path, file.size] for file in files]
     digest = hashlib.sha256(json.dumps([listing, shard_bytes]).encode()).hexdigest()
     made_from = {"files": len(files), "shard_bytes": shard_bytes, "sha256_of_listing": digest}
-    _claim(output, made_from)
+    if output.claim("ingest.json", made_from) != made_from:
+        raise output.refused(
+            "it was made from other files or with another shard size", "give another folder"
+        )
     present = set(output.names("", ".tar"))
-    shards, members = [], {}
-    for number, part in enumerate(plan):
-        name = f"shard-{number:06d}"
-        members[name] = part
-        if name not in present:
-            shards.append(Shard(name, "", sum(file.size for file in part)))
-    failed = {}
-    if shards:
+    members = {
+        f"shard-{number:06d}": part for number, part in enumerate(plan_shards(files, shard_bytes))
+    }
+    todo = [
+        Shard(name, "", sum(file.size for file in part))
+        for name, part in members.items()
+        if name not in present
+    ]
+    failed: dict[str, str] = {}
+    if todo:
         connect()
 
-        def arguments(shard, number, left, board):
-            return shard, output.url, members[shard.name], board
+        def arguments(*, shard: Shard, **_: Any) -> dict[str, Any]:
+            return {"output": output.url, "files": members[shard.name]}
 
-        at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for shard, _, why in run_shards(
+        _, failed = run_shards(
             "ingest",
-            shards,
-            at_once=at_once,
+            todo,
+            at_once=max(1, int(ray.cluster_resources().get("CPU", 1))),
             num_cpus=1,
-            function=write_shard_task,
+            function=write_shard,
             arguments=arguments,
-        ):
-            if why:
-                failed[shard.name] = why
+        )
         output.sweep()
     total = sum(file.size for file in files)
-    return {"shards": len(plan), "files": len(files), "bytes": total, "failed": failed}
+    return {"shards": len(members), "files": len(files), "bytes": total, "failed": failed}
 
 
-def _claim(output: Folder, made_from: dict) -> None:
-    """Write ingest.json, or see that the one that is there says the same."""
-    if output.claim("ingest.json", made_from) != made_from:
-        raise UsageError(
-            "it was made from other files or with another shard size",
-            "give another folder",
-            value=output.url,
-            argument="output",
-        )
-
-
-def write_shard(shard: Shard, output: str, files: list[AudioFile], board: ActorHandle) -> None:
+def write_shard(shard: Shard, board: ActorHandle, *, output: str, files: list[AudioFile]) -> None:
     """Pack files into one tar and publish it whole; runs as a Ray task."""
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
         path = Path(scratch) / "shard.tar"
@@ -136,17 +131,14 @@ def write_shard(shard: Shard, output: str, files: list[AudioFile], board: ActorH
             with fs.open(source, "rb") as audio:
                 ending = file.path.rpartition(".")[2].lower()
                 tar.add_file(f"{file.key}.{ending}", audio, file.size)
-            tar.add(f"{file.key}.json", _about(file))
+            tar.add(f"{file.key}.json", _metadata(file))
         tar.close()
         Folder(output).publish(path, f"{shard.name}.tar")
     board.write.remote(shard.name, shard.size, 0.0)
 
 
-def _about(file: AudioFile) -> bytes:
+def _metadata(file: AudioFile) -> bytes:
     if file.metadata is None:
         return json.dumps({"path": file.path}).encode()
     fs, source = filesystem(file.metadata)
     return fs.cat_file(source)
-
-
-write_shard_task = ray.remote(write_shard)

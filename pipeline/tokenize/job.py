@@ -1,49 +1,59 @@
-"""Audio shards → token shards: what has to be done, doing it, and the account of it."""
+"""Audio shards → token shards: claim an OUTPUT, tokenize what is missing, sum up."""
 
 import json
 import platform
 import time
-from dataclasses import asdict
-from importlib.metadata import version
+import tomllib
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-from pipeline.cluster.connect import connect
+from pipeline.cluster.connect import PROJECT, connect
 from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import gather
-from pipeline.tokenize.shard_task import tokenize_shard_task
+from pipeline.tokenize.shard_task import tokenize_shard
 from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
+@dataclass(frozen=True)
+class TokenizeRun:
+    """A claimed OUTPUT, and what decides the bytes of its shards."""
+
+    folder: Folder
+    files: TokenizerFiles
+    settings: TokenizeSettings
+    windowing: Windowing
+
+
 def open_output(
-    url: str, files: TokenizerFiles, source: str, settings: TokenizeSettings, inputs_root: str
-) -> Folder:
-    """The OUTPUT folder, with run.json in it.
+    url: str,
+    files: TokenizerFiles,
+    *,
+    source: str,
+    settings: TokenizeSettings,
+    inputs_root: str,
+) -> TokenizeRun:
+    """Claim the OUTPUT folder: write run.json, or check the one that is there.
 
     source: where the tokenizer came from, for the record. inputs_root: the inputs' common folder.
-    Raises UsageError when it cannot be written, or was made with another tokenizer or setting, or
-    windows are too short for the tokenizer.
+    Raises UsageError when the folder cannot be written, or was made with another tokenizer or other
+    settings, or windows are too short for the tokenizer.
     """
-    try:
-        settings.windowing_of(files)
-    except ValueError as error:
-        raise UsageError(
-            str(error),
-            "make the window longer",
-            value=settings.window_seconds,
-            argument="window_seconds",
-        ) from error
+    windowing = settings.windowing(files)
     folder = Folder(url)
     decisive = {
         "tokenizer": files.fingerprint,
         "settings": asdict(settings),
         "inputs": inputs_root,
     }
-    versions = {name: version(name) for name in ("torch", "ray", "numpy", "soundfile", "soxr")}
     record = folder.claim(
         "run.json",
         {
@@ -51,45 +61,62 @@ def open_output(
             "tokenizer_source": source,
             "codebook_size": files.codebook_size,
             "tokens_per_second": FRAMES_PER_SECOND / files.frames_per_token,
-            "versions": {"python": platform.python_version(), **versions},
+            "versions": versions(),
         },
     )
     for name, value in decisive.items():
         if record.get(name) != value:
+            difference, fields = _difference(name, record.get(name), value)
             raise UsageError(
-                f"it was made with {_difference(name, record.get(name), value)}",
+                f"it was made with {difference}",
                 "repeat that run's settings, or give another folder",
                 value=url,
                 argument="output",
+                mentions=fields,
             )
-    return folder
+    return TokenizeRun(folder, files, settings=settings, windowing=windowing)
 
 
-def _difference(name: str, before: object, now: object) -> str:
+def versions() -> dict[str, str]:
+    """The versions of wavmill, Python, and the packages that decide tokens, for the record."""
+    packages = ("torch", "ray", "numpy", "soundfile", "soxr")
+    return {
+        "wavmill": _wavmill_version(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def _wavmill_version() -> str:
+    """As installed, or as pyproject.toml says where the checkout runs without being installed."""
+    try:
+        return version("wavmill")
+    except PackageNotFoundError:
+        pass
+    try:
+        return tomllib.loads(Path(PROJECT, "pyproject.toml").read_text())["project"]["version"]
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def _difference(name: str, before: Any, now: Any) -> tuple[str, tuple[str, ...]]:
+    """How an OUTPUT's record differs from this run's, and the settings fields that this names."""
     if name == "settings" and isinstance(before, dict):
-        parts = [
-            f"--{key.replace('_', '-')} {before.get(key)}, not {value}"
-            for key, value in now.items()
-            if before.get(key) != value
-        ]
-        return " and ".join(parts)
+        fields = tuple(key for key, value in now.items() if before.get(key) != value)
+        parts = [f"{key} {before.get(key)}, not {now[key]}" for key in fields]
+        return " and ".join(parts), fields
     if name == "tokenizer":
-        return f"another tokenizer ({str(before)[:12]}, not {str(now)[:12]})"
-    return f"inputs below {before}, not {now}"
+        return f"another tokenizer ({str(before)[:12]}, not {str(now)[:12]})", ()
+    return f"inputs below {before}, not {now}", ()
 
 
-def tokenize(
-    shards: list[Shard],
-    folder: Folder,
-    files: TokenizerFiles,
-    settings: TokenizeSettings,
-    encoder_settings: EncoderSettings,
-) -> dict:
+def tokenize(shards: list[Shard], run: TokenizeRun, encoder_settings: EncoderSettings) -> dict:
     """Tokenize the shards that have no report yet; write manifest.parquet and summary.json.
 
-    Returns the summary, with "failed": {shard name: why} of those given up. Where nothing is
-    missing nothing is written or started, and "this_run" is None.
+    Returns the summary, with "failed": {shard name: why}. Where no shard is missing, nothing is
+    written or started, and "this_run" is None.
     """
+    folder, files, limits = run.folder, run.files, run.settings.batch_limits()
     finished = set(folder.names("reports", ".parquet"))
     todo = [shard for shard in shards if shard.name not in finished]
     last = folder.read_text("summary.json")
@@ -97,30 +124,28 @@ def tokenize(
         folder.sweep()
         return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
     connect()
-    pool = start_encoders(files, encoder_settings)
-    windowing = settings.windowing_of(files)
+    pool = start_encoders(files, encoder_settings, run.settings.precision)
 
-    def arguments(shard, number, left, board):
-        common = (folder.url, windowing, settings.batch_limits(), files.codebook_size)
-        return (shard, *common, pool.actors, pool.batches_in_flight(left), number, board)
+    def arguments(*, number: int, shards_left: int, **_: Any) -> dict[str, Any]:
+        return {
+            "output": folder.url,
+            "windowing": run.windowing,
+            "limits": limits,
+            "codebook_size": files.codebook_size,
+            "dispatcher": pool.dispatcher("encode", shard_number=number, shards_left=shards_left),
+        }
 
-    started, failed, audio = time.monotonic(), {}, 0.0
-    runs = run_shards(
+    started = time.monotonic()
+    audio_seconds, failed = run_shards(
         "tokenize",
         todo,
         at_once=pool.shards_at_once,
         num_cpus=pool.cpus_per_shard,
-        function=tokenize_shard_task,
+        function=tokenize_shard,
         arguments=arguments,
     )
-    for shard, audio_seconds, why in runs:
-        if why:
-            failed[shard.name] = why
-        else:
-            audio += audio_seconds
-    seconds = time.monotonic() - started
-    totals = gather(folder, write_manifest=True)
-    run = {
+    seconds, audio = time.monotonic() - started, sum(audio_seconds.values())
+    this_run = {
         "shards": len(todo) - len(failed),
         "shards_already_done": len(shards) - len(todo),
         "audio_hours": audio / 3600,
@@ -129,7 +154,7 @@ def tokenize(
         "device": pool.device,
         "encoders": len(pool.actors),
     }
-    summary = {**totals, "failed": failed, "this_run": run}
+    summary = {**gather(folder, write_manifest=True), "failed": failed, "this_run": this_run}
     folder.publish_text(json.dumps(summary, indent=2) + "\n", "summary.json")
     folder.sweep()
     return summary

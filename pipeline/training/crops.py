@@ -19,7 +19,6 @@ from torch import Tensor
 from pipeline.settings import CropSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.shards.samples import read_tokens
 from tokenizer.audio.augmentation import change_speed, channel, mix, normalize, room
 from tokenizer.audio.frames import (
     FRAMES_PER_SECOND,
@@ -30,6 +29,7 @@ from tokenizer.audio.frames import (
 )
 from tokenizer.encoder.span_mask import span_mask
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_shards import read_tokens
 
 # Batches of a segment: few, as a killed training reads again what it had read of its segment; many,
 # as a segment fills its buffer anew.

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 from transformers import WavLMModel
 
-from pipeline.cluster.training_progress import Reporter
+from pipeline.cluster.progress import Reporter
 from pipeline.settings import CropSettings, DistillSettings
 from pipeline.shards.inputs import Shard
 from pipeline.training.causal_encoder import Features, causal_form, train_causal_encoder

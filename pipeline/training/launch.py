@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 from ray.actor import ActorHandle
 
-from pipeline.cluster.training_progress import TrainingBoard, shown
+from pipeline.cluster.progress import TrainingBoard, shown
 from tokenizer.errors import TrainingFailed, UsageError, one_line
 
 
@@ -24,7 +26,7 @@ def run_in_processes(
     function: of a module, so that the process can import it. make_run: gets the TrainingBoard that
     progress is reported to. Raises TrainingFailed when a process ends in an error.
     """
-    board = TrainingBoard.remote()
+    board: Any = ray.remote(num_cpus=0)(TrainingBoard).remote()
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
         trainer = ray.train.torch.TorchTrainer(
             function,

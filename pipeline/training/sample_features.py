@@ -1,40 +1,42 @@
-"""Features to train a codebook on: an even sample over all shards, of bounded size.
+"""Features to train a codebook on: a sample of bounded size, evenly from all shards.
 
-Each shard task keeps a reservoir of small pieces of utterances, those with the lowest of random
-ranks (Efraimidis and Spirakis 2006, all weights equal). A piece is drawn before it is encoded, so
-that of a long shard only what enters the reservoir is encoded: a thousand frames out of ten hours
-cost minutes of encoding, not hours.
+Each shard task keeps a reservoir of small pieces of utterances: every piece draws a random rank,
+and those with the lowest ranks stay (Efraimidis and Spirakis 2006, all weights equal). Pieces are
+drawn before encoding, and a window is encoded only if one of its pieces enters the reservoir: a
+thousand frames out of ten hours cost minutes of encoding, not hours.
 """
 
 import heapq
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
-import ray
 from ray.actor import ActorHandle
 
-from pipeline.cluster.dispatch import Dispatcher, encode_all
+from pipeline.cluster.dispatch import Dispatcher
 from pipeline.cluster.progress import ShardProgress
 from pipeline.settings import BatchLimits
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
-from tokenizer.audio.windows import Windowing
+from tokenizer.audio.windows import Window, Windowing
 
-# Frames drawn together from one window: a second's worth, from all over it.
+# Frames of a piece: one second's worth, taken at random from all over a window.
 PIECE_FRAMES = 50
 
 
 class Reservoir:
-    """Pieces of a stream of unknown length, each as likely to be kept as any other.
+    """A uniform random sample of the pieces of a stream of unknown length.
 
-    Every piece draws a random rank, and those of lowest rank stay, as many as fit. One that ranks
-    above any piece dropped before is not taken, though there may be room: room comes by the way.
+    Every piece draws a random rank, and the pieces with the lowest ranks that fit are kept. A piece
+    with a higher rank than one that was dropped is not kept, even where there is room: pieces
+    differ in size, and late or short ones would be kept too often.
     """
 
     def __init__(self, max_frames: int, seed: int | list[int]) -> None:
-        """max_frames: at most this many are kept, and no more than a piece fewer if there are."""
+        """max_frames: the most to keep. Of a longer stream at most a piece fewer are kept."""
         self.max_frames = max_frames
         self.random = np.random.default_rng(seed)
         self.ranks: list[tuple[float, int, int]] = []  # a heap: (-rank, number, frames)
@@ -44,8 +46,12 @@ class Reservoir:
         self.kept: dict[int, np.ndarray | None] = {}
 
     def draw(self, frames: int) -> list[tuple[int, np.ndarray]]:
-        """Split a window's frames at random into pieces; (number, frames) of those that enter."""
-        entering = []
+        """Split a window's frames at random into pieces.
+
+        Returns (piece's number, its frames counted from the window's start) of those that are kept
+        for now.
+        """
+        entered = []
         shuffled = self.random.permutation(frames)
         size = min(PIECE_FRAMES, self.max_frames)
         for first in range(0, frames, size):
@@ -57,35 +63,35 @@ class Reservoir:
             heapq.heappush(self.ranks, (-rank, number, len(piece)))
             self.kept[number] = None
             self.frames += len(piece)
-            entering.append((number, piece))
+            entered.append((number, piece))
             while self.frames > self.max_frames:
                 rank, number, dropped = heapq.heappop(self.ranks)
                 self.lowest_dropped = -rank
                 self.frames -= dropped
                 del self.kept[number]
-        return [(number, piece) for number, piece in entering if number in self.kept]
+        return [(number, piece) for number, piece in entered if number in self.kept]
 
     def put(self, number: int, features: np.ndarray) -> None:
-        """Give a piece its features, unless it has been dropped since; any order will do."""
+        """Set a piece's features, in any order; ignored if it has been dropped since."""
         if number in self.kept:
             self.kept[number] = features
 
     def features(self) -> np.ndarray | None:
         """(n, D) kept features in the order of the stream, or None if there are none."""
-        return np.concatenate(list(self.kept.values())) if self.kept else None
+        parts = cast(list[np.ndarray], list(self.kept.values()))
+        return np.concatenate(parts) if parts else None
 
 
 def sample_features(
     shard: Shard,
+    board: ActorHandle,
+    *,
     max_frames: int,
     seed: int,
     windowing: Windowing,
-    batching: BatchLimits,
-    encoders: list[ActorHandle],
-    in_flight: int,
-    first_encoder: int,
-    board: ActorHandle,
-) -> tuple[np.ndarray | None, Counter]:
+    limits: BatchLimits,
+    dispatcher: Dispatcher,
+) -> tuple[np.ndarray | None, Counter[str]]:
     """At most `max_frames` features of one shard, (n, D) fp32, drawn evenly from all its frames.
 
     Runs as a Ray task. Also returns how many samples were rejected, by reason.
@@ -93,34 +99,28 @@ def sample_features(
     # The name is part of the seed: shards draw differently, and the same way in every run.
     reservoir = Reservoir(max_frames, seed=[seed, zlib.crc32(shard.name.encode())])
     progress = ShardProgress(board, shard.name)
-    rejected = Counter()
+    rejected: Counter[str] = Counter()
     with open_shard(shard) as stream:
 
-        def windows():
+        def windows() -> Iterator[tuple[tuple[Window, list[tuple[int, np.ndarray]]], np.ndarray]]:
             for _, utterance, reason in read_utterances(stream, windowing.samples):
-                if reason:
-                    rejected[reason] += 1
+                if utterance is None:
+                    rejected[str(reason)] += 1
                     continue
                 progress.seconds_read += utterance.samples / SAMPLE_RATE
                 plan = windowing.plan(utterance.num_frames)
                 for window, wave in zip(plan, windowing.cut(utterance, plan), strict=True):
-                    entering = reservoir.draw(window.keep_to - window.keep_from)
-                    if entering:
-                        yield (window, entering), wave
+                    kept_frames = window.keep_to - window.keep_from
+                    pieces = reservoir.draw(kept_frames)
+                    if pieces:
+                        yield (window, pieces), wave
                     else:
-                        progress.advance(
-                            stream.bytes_read,
-                            (window.keep_to - window.keep_from) / FRAMES_PER_SECOND,
-                        )
+                        progress.advance(stream.bytes_read, kept_frames / FRAMES_PER_SECOND)
 
-        dispatcher = Dispatcher(encoders, "features", limit=in_flight, start=first_encoder)
-        for (window, entering), features in encode_all(windows(), dispatcher, batching):
+        for (window, pieces), features in dispatcher.encode_all(windows(), limits):
             kept = features[window.kept]
-            for number, frames in entering:
+            for number, frames in pieces:
                 reservoir.put(number, kept[frames])
             progress.advance(stream.bytes_read, len(kept) / FRAMES_PER_SECOND)
     progress.finish(shard.size)
     return reservoir.features(), rejected
-
-
-sample_features_task = ray.remote(sample_features)

@@ -30,7 +30,8 @@ from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import MFCCConfig
 from tokenizer.encoder.pretraining import MaskedPrediction
 from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.folder import Folder, fetch_folder
+from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.checkpoints import check_layout
 from tokenizer.training.loop import Show
@@ -169,7 +170,7 @@ class EncoderTraining:
         self, folder: Folder, *, before: Folder | None, this_round: Round
     ) -> dict[str, str]:
         """Make what is missing of folder/tokenizer and folder/labels. Returns failed shards."""
-        settings = TokenizeSettings(precision=self.encoding.precision)
+        settings = TokenizeSettings(precision=self.recipe.precision)
         tokenizer = folder.below("tokenizer")
         if tokenizer.read_text("config.json") is None:
             files = _unclustered(before, this_round)
@@ -188,8 +189,7 @@ class EncoderTraining:
                     center=center,
                     whiten=self.recipe.whiten if center else 0,
                 ),
-                windowing=settings.windowing(files.encoder.normalize),
-                batching=settings.batch_limits(),
+                encoding=settings,
                 encoder_settings=self.encoding,
             )
             if done["failed"]:
@@ -203,10 +203,7 @@ class EncoderTraining:
             settings=settings,
             inputs_root=root,
         )
-        done = tokenize(
-            self.shards, labels, files=files, settings=settings, encoder_settings=self.encoding
-        )
-        return done["failed"]
+        return tokenize(self.shards, labels, self.encoding)["failed"]
 
 
 def _unclustered(before: Folder | None, this_round: Round) -> TokenizerFiles:

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from pipeline.cluster.connect import connect
-from pipeline.cluster.training_progress import Reporter
+from pipeline.cluster.progress import Reporter
 from pipeline.settings import CropSettings, VocoderSettings
 from pipeline.shards.inputs import Shard
 from pipeline.training.crop_training import train_on_crops
@@ -95,12 +95,14 @@ def train_in_process(config: dict) -> None:
     tokenizer = Tokenizer(run.files, run.runtime.device, settings.precision)
     # An encoder that does not normalise gets speech at the level that the vocoder gives.
     level = 1.0 if tokenizer.normalize else LEVEL
+    decoding = tokenizer.decoding
+    assert decoding is not None
 
     def decoded(waves: Tensor) -> Tensor:
         # As tokenizing does it: with autocast, the codebook lookup would not be in fp32.
         with torch.autocast(waves.device.type, enabled=False):
             tokens = tokenizer.encode_windows(list((level * waves).cpu().numpy()))
-            rows = tokenizer.decoding.features(tokens)
+            rows = decoding.features(tokens)
         # Cloned out of inference mode, so that gradients can pass. The last token of a row may
         # stand for more frames than the row has.
         return torch.stack([row[: settings.frames].clone() for row in rows])

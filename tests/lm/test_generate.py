@@ -23,10 +23,10 @@ from lm.files import save_lm
 from lm.generation import Generator, Sampling
 from lm.inference import BLOCK
 from lm.model import SpeechLM
-from pipeline.shards.samples import TarWriter
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.token_shards import TokenShardWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -212,9 +212,10 @@ def shard(models, tmp_path) -> Path:
     fingerprint = TokenizerFiles.read(models / "lm/tokenizer").fingerprint
     (tmp_path / "tokens/run.json").write_text(json.dumps({"tokenizer": fingerprint}))
     path = tmp_path / "tokens/shards/a.tar"
-    tar = TarWriter(path)
+    tar = TokenShardWriter(path, shard="a", codebook_size=256)
     for number in range(4):
-        tar.add_tokens(f"v/{number}", np.arange(20 + 40 * number, dtype=np.uint16), {})
+        tokens = np.arange(20 + 40 * number)
+        tar.add(f"v/{number}", tokens, duration_s=1.0, sample_rate=16_000, metadata=None)
     tar.close()
     return path
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import re
 import tarfile
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import soundfile
 import soxr
 from conftest import (
     ONE_THREAD,
-    ROOT,
     SPEECH,
     Run,
     agreement,
@@ -25,8 +23,6 @@ from conftest import (
     rows_of,
     run_job,
 )
-
-from pipeline.shards.report import REASONS
 
 RATE = 16_000
 
@@ -228,14 +224,3 @@ def test_broken_tars_keep_what_can_be_read(good, tokenizer, tmp_path):
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["incomplete_shards"] == ["cut", "damaged", "noise"]
     assert summary["failed"] == {}
-
-
-def test_the_readme_lists_the_reasons():
-    readme = ROOT / "README.md"
-    if not readme.is_file():
-        pytest.xfail("README.md is not written yet")
-    text = readme.read_text()
-    assert not [reason for reason in REASONS if f"`{reason}`" not in text]
-    tables = re.split(r"\n(?!\|)", text)
-    listed = [re.findall(r"(?m)^\| *`(\w+)`", part) for part in tables if "`not_audio`" in part]
-    assert sorted(REASONS) in [sorted(names) for names in listed]

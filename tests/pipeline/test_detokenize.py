@@ -118,7 +118,9 @@ def test_tokens_and_tokenizers_that_do_not_fit_are_refused(
     files.weights["codebook.codes"][0] += 1
     files.save(tmp_path / "other")
     done = run_here("detokenize", *flags(good.output, tmp_path / "other", output))
-    assert_refused(done, "--tokenizer", tmp_path / "other", files.fingerprint[:12])
+    made_by = TokenizerFiles.read(speaking).fingerprint
+    assert_refused(done, f"--input {good.output}", tmp_path / "other", files.fingerprint[:12])
+    assert_refused(done, f"its tokens are of tokenizer {made_by[:12]}")
     done = run_here("detokenize", *flags(SPEECH, speaking, output))
     assert_refused(done, "--input", SPEECH, "run.json")
     assert not output.exists()

@@ -10,11 +10,11 @@ from conftest import ONE_THREAD, ROOT, SPEECH, kill_when, run_here, run_job
 from models import distilled
 from refusals import assert_refused
 
-from pipeline.shards.samples import read_tokens
 from tokenizer.audio.frames import num_frames
 from tokenizer.codec.quantizers import BinarySpherical, LearnedCodebook
 from tokenizer.config import FocalConfig
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 

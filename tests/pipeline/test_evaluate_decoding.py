@@ -11,7 +11,7 @@ from refusals import assert_refused
 from pipeline.evaluation.evaluate_decoding import FeatureFigures
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ def test_perfect_features_have_no_error_and_the_mean_frame_has_one():
         (true, 0, 1),
         ([np.broadcast_to(mean, rows.shape).copy() for rows in true], 1, None),
     ):
-        figures = FeatureFigures(files, "wavlm-tiny", ENCODER)
+        figures = FeatureFigures(files, ENCODER)
         for wave, rows in zip(waves, decoded):
             figures.add(wave, rows)
         found = figures.figures()

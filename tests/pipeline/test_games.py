@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.synthesis.games import GAME_RATE, decode, lines
-from pipeline.synthesis.recordings import Source
-from pipeline.synthesis.speech_shard import Recordings, ShardPlan, make_noise_shard, make_shard
+from pipeline.synthesis.games import GAME_RATE, decode_dialogue, list_dialogue
+from pipeline.synthesis.plan import RecordingGroup, ShardPlan
+from pipeline.synthesis.recordings import RecordingSource
+from pipeline.synthesis.speech_shard import make_noise_shard, make_shard
 from pipeline.synthesis.voices import GAMES, Voice
 
 
@@ -80,7 +81,7 @@ def sky(path, files, far=0):
 
 def game(path):
     """A game whose lines are at an absolute path, or at those of a glob."""
-    return Source("made-up", "en", gender="several", pattern=str(path).lstrip("/"))
+    return RecordingSource("made-up", "en", gender="several", pattern=str(path).lstrip("/"))
 
 
 def mp3(hz, seconds):
@@ -94,16 +95,16 @@ def test_lines_of_the_queen(tmp_path):
     path = tmp_path / "queen.1c"
     speech = {"020001P2.SB": mp3(300, 2), "TOM_0826.SB": mp3(500, 1)}
     queen(path, {"ZOMBIE.ACT": b"no speech", **speech})
-    found = dict(lines(game(path)))
+    found = dict(list_dialogue(game(path)))
     assert list(found) == [f"{path}/020001P2.SB", f"{path}/TOM_0826.SB"]
     for (name, seconds), wanted, hz in zip(found.items(), (2, 1), (300, 500)):
-        signal = decode(name)
+        signal = decode_dialogue(name)
         assert signal.dtype == np.float32 and signal.ndim == 1
         # An MP3 is padded to whole frames.
         assert abs(seconds - wanted) < 0.2 and abs(len(signal) / 16_000 - seconds) < 0.1
         assert abs(pitch(signal) - hz) < 3 and 0.4 < np.abs(signal).max() < 0.55
     with pytest.raises(ValueError, match="no line 1"):
-        decode(f"{path}/1")
+        decode_dialogue(f"{path}/1")
 
 
 @pytest.mark.parametrize("far", [0, (1 << 23) + 16])
@@ -112,9 +113,9 @@ def test_lines_of_the_sky(tmp_path, far):
     said = tone(300, 1.5)
     speech, picture = bytes(22) + rnc(said), bytes(range(99))
     sky(path, {7: speech, 50_001: picture, 59_494: speech, 60_000: speech}, far)
-    assert lines(game(path)) == [(f"{path}/59494", len(said) / GAME_RATE)]
+    assert list_dialogue(game(path)) == [(f"{path}/59494", len(said) / GAME_RATE)]
     if shutil.which("ancient"):
-        signal = decode(f"{path}/59494")
+        signal = decode_dialogue(f"{path}/59494")
         assert signal.dtype == np.float32 and abs(len(signal) - 24_000) <= 2
         assert abs(pitch(signal) - 300) < 3 and 0.4 < np.abs(signal).max() < 0.5
 
@@ -122,10 +123,10 @@ def test_lines_of_the_sky(tmp_path, far):
 def test_files_of_samples_make_an_utterance_and_noise_needs_no_synthesiser(tmp_path):
     for number in (1, 2):
         (tmp_path / f"{number}.ALS").write_bytes(tone(300, number).tobytes())
-    found = lines(game(tmp_path / "*.ALS"))
+    found = list_dialogue(game(tmp_path / "*.ALS"))
     assert found == [(f"{tmp_path}/{n}.ALS", n) for n in (1, 2)]
     cast = Voice(GAMES, "made-up", language="en", gender="several")
-    said = [Recordings(cast, tuple(name for name, _ in found))]
+    said = [RecordingGroup(cast, tuple(name for name, _ in found))]
     (row,) = make_shard(
         ShardPlan("a/a-000", "a", number=0, seed=(1,), seconds={}, sentences=[], recordings=said),
         tmp_path / "a.tar",
@@ -143,25 +144,25 @@ def test_damaged_games_are_told(tmp_path):
     queen(path, {"020001P2.SB": mp3(300, 2)})
     whole = path.read_bytes()
     wrong = {
-        "short.1c": (whole[:-100], "more than there is"),
+        "short.1c": (whole[:-100], "more than it contains"),
         "table.1c": (whole[:20], "table of contents"),
         "garbage.1c": (b"garbage", "not Flight of the Amazon Queen"),
         "other.1c": (whole[:12] + b"\2" + whole[13:], "not Flight of the Amazon Queen"),
-        "noise.1c": (whole[:36] + bytes(len(whole) - 36), "no MP3"),
+        "noise.1c": (whole[:36] + bytes(len(whole) - 36), "not an MP3"),
         "garbage.dnr": (b"garbage", "table of contents"),
     }
     for name, (content, why) in wrong.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.*{why}"):
-            lines(game(tmp_path / name))
+            list_dialogue(game(tmp_path / name))
     sky(tmp_path / "sky.dnr", {50_000: bytes(22) + rnc(tone(300, 1))})
     (tmp_path / "sky.dsk").write_bytes((tmp_path / "sky.dsk").read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"sky\.dnr.*more than there is"):
-        lines(game(tmp_path / "sky.dnr"))
+    with pytest.raises(ValueError, match=r"sky\.dnr.*more than it contains"):
+        list_dialogue(game(tmp_path / "sky.dnr"))
     sky(tmp_path / "odd.dnr", {50_000: bytes(22) + rnc(tone(300, 1))[:40]})
     if shutil.which("ancient"):
         with pytest.raises(ValueError, match=r"odd\.dnr/50000 is damaged"):
-            decode(f"{tmp_path}/odd.dnr/50000")
+            decode_dialogue(f"{tmp_path}/odd.dnr/50000")
     (tmp_path / "odd.dsk").unlink()
     with pytest.raises(OSError, match=r"odd\.dsk"):
-        lines(game(tmp_path / "odd.dnr"))
+        list_dialogue(game(tmp_path / "odd.dnr"))

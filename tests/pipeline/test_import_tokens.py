@@ -9,7 +9,7 @@ import pytest
 from conftest import read_tokens, rows_of, run_job, snapshot
 from refusals import assert_refused_after_bar
 
-from pipeline.tokenize.import_tokens import IMPORT_REASONS
+from pipeline.tokenize.unit_lines import IMPORT_REASONS
 
 GOOD = {
     "speaker/a": {"units": [3, 3, 299], "speaker": 7, "nested": {"b": [None]}},

@@ -12,7 +12,7 @@ from test_synthesize import needs_engines
 
 from lm.evaluation.benchmarks import read_pairs
 from pipeline.evaluation.phone_labels import PhoneLabels
-from pipeline.evaluation.versions import Recording, cut_together, shift_pitch
+from pipeline.evaluation.versions import Recording, matching_cuts, shift_pitch
 
 RATE = 16_000
 
@@ -100,15 +100,19 @@ def test_two_voices_are_cut_at_the_same_phone():
         waves[key] = np.ones(len(phones) * 160, np.float32)
         waves[key][: lengths[0] * 160] = 0
     recordings = [
-        Recording(key, wave, phones=(0.01, [list(labels.phones)[c] for c in labels.of_key[key][1]]))
+        Recording(key=key, wave=wave, phones=labels.seconds_and_names(key))
         for key, wave in waves.items()
     ]
-    assert cut_together(*recordings) == (38 * 160, 52 * 160)
-    other = Recording("c", waves["a"], phones=(0.01, ["X", "Y"] * 35))
-    assert cut_together(recordings[0], other) is None
+    assert recordings[0].phones == (
+        0.01,
+        ["SIL"] * 10 + ["AA"] * 12 + ["B"] * 10 + ["SIL"] * 12 + ["CH"] * 14 + ["D"] * 12,
+    )
+    assert matching_cuts(*recordings) == (38 * 160, 52 * 160)
+    other = Recording(key="c", wave=waves["a"], phones=(0.01, ["X", "Y"] * 35))
+    assert matching_cuts(recordings[0], other) is None
     # Without phones: the same share of what lies between the silences, near the quietest place.
-    one, two = (Recording(key, wave) for key, wave in waves.items())
-    first, second = cut_together(one, two)
+    one, two = (Recording(key=key, wave=wave) for key, wave in waves.items())
+    first, second = matching_cuts(one, two)
     shares = [
         (cut - 1600) / (len(wave) - 1600) for cut, wave in ((first, one.wave), (second, two.wave))
     ]

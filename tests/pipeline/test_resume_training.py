@@ -30,7 +30,8 @@ from tokenizer.codec import quantizers
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
 from tokenizer.errors import UsageError
 from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.folder import PRETRAINED, Folder
+from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training import loop
 from tokenizer.training.checkpoints import check_layout, checkpoint_steps

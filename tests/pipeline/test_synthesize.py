@@ -12,8 +12,8 @@ import soundfile
 from conftest import run_here, run_job, snapshot
 from refusals import assert_refused
 
-from pipeline.synthesis.alignment import ARPABET, frames, moved
-from pipeline.synthesis.job import SynthesisSettings
+from pipeline.synthesis.alignment import ARPABET, frame_labels, shift_phones
+from pipeline.synthesis.plan import SynthesisSettings
 from pipeline.synthesis.sentences import split
 from pipeline.synthesis.voices import HALVES, SHARES, foreign_espeak, voices
 
@@ -143,8 +143,10 @@ def test_no_voice_is_in_both_halves_and_both_have_women_and_men():
 
 def test_labels_follow_speed_and_trimming():
     phones = [("SIL", 0.4), ("AA", 0.6), ("S", 1.0)]
-    assert frames(moved(phones, 2.0, 0.1), 0.4) == ["SIL"] * 10 + ["AA"] * 10 + ["S"] * 20
-    assert frames(phones, 1.035)[-4:] == ["S", "SIL", "SIL", "SIL"]
+    assert (
+        frame_labels(shift_phones(phones, 2.0, 0.1), 0.4) == ["SIL"] * 10 + ["AA"] * 10 + ["S"] * 20
+    )
+    assert frame_labels(phones, 1.035)[-4:] == ["S", "SIL", "SIL", "SIL"]
 
 
 def test_sentences_are_plain():

@@ -12,7 +12,7 @@ from conftest import SPEECH, run_here, run_job
 from refusals import assert_refused
 
 from tokenizer.codec.vocoder_losses import SpectralLoss
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 

@@ -219,7 +219,7 @@ def test_what_is_not_kept_is_decoded_again_to_the_same(form, monkeypatch):
     assert (again.samples, again.mean, again.scale) == (kept.samples, kept.mean, kept.scale)
     for _ in range(2):
         assert np.array_equal(np.concatenate(list(again.blocks())), kept.waveform)
-    windowing = Windowing(60, 7, normalize=True)
+    windowing = Windowing(frames=60, context=7, normalize=True)
     plan = windowing.plan(kept.num_frames)
     assert len(plan) > 5
     pairs = zip(windowing.cut(again, plan), windowing.cut(kept, plan), strict=True)
@@ -230,7 +230,7 @@ def test_half_an_hour_is_cut_in_little_memory():
     rate, seconds = 8000, 1800
     wave = (np.sin(np.arange(rate * 60) / 3) * 9000).astype(np.int16)
     file = io.BytesIO(encoded(np.tile(wave, seconds // 60), rate))
-    windowing = Windowing.of_seconds(30, 2, normalize=True)
+    windowing = Windowing.of_seconds(window_seconds=30, context_seconds=2, normalize=True)
     tracemalloc.start()
     try:
         utterance = read_utterance(file, windowing.samples)

@@ -17,7 +17,6 @@ from transformers import WavLMModel
 from pipeline.settings import CropSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.shards.samples import read_tokens
 from pipeline.training.causal_encoder import train_causal_encoder
 from pipeline.training.crops import UNCHANGED_SOUND, Crops
 from tokenizer.audio.windows import Windowing
@@ -27,7 +26,9 @@ from tokenizer.config import EncoderError, FocalConfig
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
 from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.folder import PRETRAINED, Folder
+from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
@@ -150,7 +151,9 @@ def test_the_end_of_a_stream(student):
 
 
 def test_windows_of_long_audio_keep_the_grid_and_the_past():
-    windowing = Windowing.of_seconds(2.05, 0.2, False, past=PAST, chunk=4)
+    windowing = Windowing.of_seconds(
+        window_seconds=2.05, context_seconds=0.2, normalize=False, past=PAST, chunk=4
+    )
     assert windowing.frames == 100
     for frames in (100, 101, 175, 176, 177, 500, 1003):
         plan = windowing.plan(frames)
@@ -161,7 +164,9 @@ def test_windows_of_long_audio_keep_the_grid_and_the_past():
             assert window.start % 4 == 0 and window.stop - window.start <= 100
             assert window.keep_from - window.start >= min(PAST, window.keep_from)
     with pytest.raises(ValueError, match=r"0\.56 seconds"):
-        Windowing.of_seconds(0.5, 0.1, False, past=PAST, chunk=4)
+        Windowing.of_seconds(
+            window_seconds=0.5, context_seconds=0.1, normalize=False, past=PAST, chunk=4
+        )
 
 
 def test_a_folder_says_that_it_is_causal(student, tmp_path):

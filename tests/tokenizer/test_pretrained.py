@@ -12,7 +12,7 @@ from transformers import WavLMModel
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 

@@ -79,7 +79,7 @@ def test_loss_falls_and_gradients_reach_every_weight(model):
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     losses = []
     for _ in range(30):
-        loss, found = model(waves, masked, labels, heard_weight=0.5)
+        loss, found = model(waves, masked, labels, unmasked_weight=0.5)
         loss.backward()
         if not losses:
             unused = {

@@ -11,9 +11,9 @@ from models import distilled
 from tokenizer.audio.frames import num_frames
 from tokenizer.codec.decoder import limited
 from tokenizer.codec.vocoder import Vocoder, inverse_stft
-from tokenizer.codec.vocoder_losses import SpectralLoss, VocoderTraining
+from tokenizer.codec.vocoder_losses import SpectralLoss, VocoderTraining, discriminator_loss
 from tokenizer.config import FocalConfig, VocoderConfig
-from tokenizer.storage.folder import PRETRAINED
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -137,7 +137,7 @@ def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
     together = {name: p.grad.clone() for name, p in training.named_parameters()}
     training.zero_grad()
     made = training.vocoder(features)[:, : 26 * 320]
-    training._told_apart(made.detach(), waves[:, : 26 * 320]).backward()
+    discriminator_loss(training.discriminators, made.detach(), waves[:, : 26 * 320]).backward()
     for name, p in training.discriminators.named_parameters():
         torch.testing.assert_close(together[f"discriminators.{name}"], p.grad)
         # Nothing is known yet, and so the verdicts' biases have nowhere to go.
@@ -158,7 +158,7 @@ def test_what_learns_in_standard_units_speaks_in_those_of_the_features(causal):
     vocoder = Vocoder(config)
     vocoder.load_state_dict(training.weights())
     features = mean + scale * torch.randn(2, 30, 24)
-    torch.testing.assert_close(vocoder(features), training.speak(features))
+    torch.testing.assert_close(vocoder(features), training.synthesize(features))
     # In the middle, where no edge is heard, as if they had come standardised.
     plain = training.vocoder((features - mean) / scale)
     torch.testing.assert_close(

@@ -3,6 +3,7 @@ utterance; and a folder's weights are read up to the layer, and no further.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_position_bias_is_that_of_transformers_at_any_length(saved):
     encoder = WavLM(*read_encoder(folder, 1))
     attention = model.encoder.layers[0].attention
     for buckets, far in ((32, 60), (320, 800)):
-        encoder.config.num_buckets, encoder.config.max_bucket_distance = buckets, far
+        encoder.config = replace(encoder.config, num_buckets=buckets, max_bucket_distance=far)
         attention.num_buckets, attention.max_distance = buckets, far
         table = torch.randn(buckets, 4, generator=torch.Generator().manual_seed(3))
         encoder.bias_table = attention.rel_attn_embed.weight.data = table

@@ -1,7 +1,7 @@
-"""Audio files of any kind → 16 kHz mono, a block at a time, so that hours fit in little memory.
+"""Audio files → 16 kHz mono, block by block, so that hours of audio fit in little memory.
 
-libsndfile (through soundfile) decodes flac, wav, ogg, opus and mp3; soxr resamples block by block
-with the very samples that a single call would give.
+libsndfile (through soundfile) decodes flac, wav, ogg, opus and mp3. soxr resamples block by block
+and gives the same samples as a single call.
 """
 
 import io
@@ -16,13 +16,13 @@ import soxr
 from tokenizer.audio.frames import SAMPLE_RATE, num_frames
 from tokenizer.audio.mp3 import length_frame
 
-# Decoded at a time, over all channels: 2 MB of float32.
+# Samples of a block, over all channels: 2 MB of float32.
 BLOCK_SAMPLES = 1 << 19
 
-# Under this nothing is speech, and a damaged header would turn into hours of resampled audio.
+# Speech has no lower sample rate, and a damaged header must not become hours of resampled audio.
 LOWEST_RATE = 1000
-LARGEST_OGG_PAGE = 65_307
-UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a flac that a pipe wrote
+LARGEST_OGG_PAGE = 65_307  # bytes
+UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a flac that was written to a pipe
 
 NOT_AUDIO = "not_audio"
 TRUNCATED = "truncated_audio"
@@ -32,7 +32,7 @@ TOO_SHORT = "too_short"
 
 
 class AudioError(ValueError):
-    """Audio that cannot be tokenized. `reason` is one of the reasons this module names."""
+    """Audio that cannot be tokenized. `reason` is one of the constants of this module."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -41,12 +41,12 @@ class AudioError(ValueError):
 
 @dataclass
 class Utterance:
-    """What is known of one audio file after reading it once.
+    """One utterance after a first pass over its audio.
 
-    sample_rate, duration_s: the source's own. samples: its length at 16 kHz.
+    sample_rate, duration_s: of the source. samples: length at 16 kHz.
     mean, scale: (x - mean) * scale has zero mean and unit variance over the whole utterance.
-    waveform: (samples,) float32 when it is no longer than was asked to be kept, else None.
-    file: the source, to be decoded again when the waveform was not kept.
+    waveform: (samples,) float32 at 16 kHz; None if it was too long to be kept.
+    file: the source, which is decoded again where the waveform was not kept.
     """
 
     sample_rate: int
@@ -59,26 +59,28 @@ class Utterance:
 
     @property
     def num_frames(self) -> int:
-        """Tokens of the utterance."""
+        """Frames of 20 ms."""
         return num_frames(self.samples)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The 16 kHz waveform again, in order, as float32 pieces."""
+        """The 16 kHz waveform once more, in order, as float32 pieces."""
         if self.waveform is not None:
             return iter([self.waveform])
+        if self.file is None:
+            raise ValueError("neither waveform nor file was kept")
         return resample(*decode(self.file))
 
 
 def read_utterance(file: BinaryIO, keep_samples: int) -> Utterance:
-    """Decode a whole file once: is it sound, how long is it, and what normalises it?
+    """Decode a whole file once, to check it and to measure its length, mean and variance.
 
-    file: seekable, binary. keep_samples: keep the waveform if it has no more 16 kHz samples.
-    Raises AudioError with its reason for audio that cannot be tokenized.
+    file: seekable, binary. keep_samples: the waveform is kept if it has no more samples at 16 kHz.
+    Raises AudioError, with its reason, for audio that cannot be tokenized.
     """
     blocks, sample_rate = decode(file)
     source_samples = 0
 
-    def counted():
+    def counted() -> Iterator[np.ndarray]:
         nonlocal source_samples
         for block in blocks:
             source_samples += len(block)
@@ -96,7 +98,7 @@ def read_utterance(file: BinaryIO, keep_samples: int) -> Utterance:
 
 
 def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
-    """Length and moments of 16 kHz blocks. Sums are float64: hours add up without loss."""
+    """Length, mean and scale of 16 kHz blocks. Sums are float64, exact enough for hours."""
     kept: list[np.ndarray] | None = []
     count, total, squares = 0, 0.0, 0.0
     for block in blocks:
@@ -111,7 +113,7 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
     mean = total / max(count, 1)
     variance = max(squares / max(count, 1) - mean * mean, 0.0)
     waveform = None if kept is None else np.concatenate([np.empty(0, np.float32), *kept])
-    # 1e-7 as in Hugging Face's Wav2Vec2FeatureExtractor, which WavLM was trained with.
+    # 1e-7 as in Hugging Face's Wav2Vec2FeatureExtractor, with which WavLM was trained.
     scale = 1.0 / (variance + 1e-7) ** 0.5
     return Utterance(
         SAMPLE_RATE, count / SAMPLE_RATE, samples=count, mean=mean, scale=scale, waveform=waveform
@@ -129,9 +131,9 @@ def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
         data = file.read()
         if (info := length_frame(data)) is not None:
             file = io.BytesIO(info + data)
-        sound = _open(file)  # the other one's place in the file was moved by reading it here
+        sound = _open(file)  # again, because reading has moved the position in the file
     if sound.samplerate < LOWEST_RATE:
-        raise AudioError(NOT_AUDIO, f"its sample rate is {sound.samplerate}")
+        raise AudioError(NOT_AUDIO, f"its sample rate is {sound.samplerate} Hz")
     return _read_blocks(sound, file), sound.samplerate
 
 
@@ -148,36 +150,41 @@ def _read_blocks(sound: soundfile.SoundFile, file: BinaryIO) -> Iterator[np.ndar
         claimed, seen = sound.frames, 0
         step = max(1, BLOCK_SAMPLES // sound.channels)
         cut = _says_truncated(sound, file)
-        # soundfile seeks after each read of a seekable file, which fails at the end of a flac that
-        # a pipe wrote; reading straight on needs no seek.
+        # soundfile seeks after each read of a seekable file. At the end of a flac that was written
+        # to a pipe that fails, and sequential reading needs no seek.
         sound._info.seekable = 0
         while True:
             try:
-                # float32 always: int16 reads of float files give zeros without an error.
+                # Always float32: reading a float file as int16 gives zeros without an error.
                 block = sound.read(step, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise AudioError(TRUNCATED, f"decoding stopped: {error}") from error
             if not len(block):
                 break
             seen += len(block)
-            block = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-            if not np.isfinite(block).all():
-                raise AudioError(NOT_FINITE)
-            yield block
+            yield mixed_down(block)
         if cut or seen < claimed != UNKNOWN_LENGTH:
             raise AudioError(TRUNCATED, f"{seen} of {claimed} samples could be read")
 
 
-def _says_truncated(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
-    """Whether a format's own bookkeeping says that the end is missing.
+def mixed_down(block: np.ndarray) -> np.ndarray:
+    """(n, channels) float32 → (n,), the channels' mean. Raises AudioError(NOT_FINITE)."""
+    mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise AudioError(NOT_FINITE)
+    return mono
 
-    libsndfile shortens a cut wav or ogg without an error, and reports the shorter length.
+
+def _says_truncated(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
+    """Whether a wav's header or an ogg's last page shows that the end is missing.
+
+    libsndfile shortens such files without an error, and reports the shorter length.
     """
     if sound.format in ("WAV", "WAVEX"):
         for line in sound.extra_info.splitlines():
             if line.strip().startswith("data") and "should be" in line:
                 claimed, real = (int(part.split()[0]) for part in _numbers(line))
-                # A stream written to a pipe claims the largest size there is; that is no cut.
+                # A header written to a pipe claims the largest possible size; nothing is missing.
                 return real < claimed < 0x7FFFF000
     if sound.format == "OGG":
         position = file.tell()
@@ -190,7 +197,7 @@ def _says_truncated(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
 
 
 def _ends_with_last_page(tail: bytes) -> bool:
-    """Whether an Ogg stream's last page (RFC 3533) is marked as such, and is all there."""
+    """Whether an Ogg stream's last page (RFC 3533) has the end-of-stream flag and is complete."""
     start = tail.rfind(b"OggS")
     page = tail[start:] if start >= 0 else b""
     if len(page) < 27 or not page[5] & 0x04:

@@ -1,4 +1,4 @@
-"""Pure noises to mix into speech during training: colours, hums, clicks, music, babble."""
+"""Synthetic noises to mix into training speech: coloured noise, hum, clicks, music, babble."""
 
 import numpy as np
 
@@ -8,7 +8,10 @@ KINDS = ("white", "pink", "brown", "hum", "clicks", "music", "babble")
 
 
 def make_noise(kind: str, voices: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """5 to 15 s of one of KINDS, (n,) float32. voices: clean speech, for babble of 4 to 8."""
+    """5 to 15 s of a kind of noise, (n,) float32 at 16 kHz, at -32 to -18 dBFS.
+
+    kind: one of KINDS. voices: clean speech, of which babble mixes 4 to 8.
+    """
     count = int(rng.uniform(5, 15) * RATE)
     if kind == "hum":
         noise = hum(count, rng)
@@ -17,7 +20,8 @@ def make_noise(kind: str, voices: list[np.ndarray], rng: np.random.Generator) ->
     elif kind == "music":
         noise = _music(count, rng)
     elif kind == "babble":
-        chosen = rng.choice(len(voices), min(len(voices), rng.integers(4, 9)), replace=False)
+        speakers = min(len(voices), int(rng.integers(4, 9)))
+        chosen = rng.choice(len(voices), speakers, replace=False)
         noise = babble(count, [voices[i] for i in chosen], rng)
     else:
         slope = {"white": 0.0, "pink": 1.0, "brown": 2.0}[kind] + rng.uniform(-0.3, 0.3)
@@ -28,13 +32,14 @@ def make_noise(kind: str, voices: list[np.ndarray], rng: np.random.Generator) ->
 
 
 def _slow_gain(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A loudness that wanders by some 6 dB over seconds."""
+    """(n,) gain that drifts at random, by about 6 dB from second to second."""
     points = max(2, count // RATE)
     decibels = np.interp(np.arange(count), np.linspace(0, count, points), rng.normal(0, 4, points))
     return 10 ** (decibels / 20)
 
 
 def _clicks(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Random short bursts of noise or tones with a decay, 1 to 12 a second."""
     total = 0.02 * coloured(count, 1.0, rng)
     for _ in range(int(count / RATE * rng.uniform(1, 12))):
         size = int(rng.uniform(0.002, 0.08) * RATE)
@@ -50,7 +55,7 @@ def _clicks(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _music(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Chords of a few harmonic tones that change a few times a second, over a bass."""
+    """Chords of 1 to 4 harmonic tones on one root; a new chord every 0.2 to 1.6 s."""
     total = np.zeros(count)
     root, start = rng.uniform(80, 220), 0
     beat = int(rng.uniform(0.18, 0.8) * RATE)

@@ -1,14 +1,14 @@
-"""Long utterances in overlapping windows: each frame is taken where it has context on both sides.
+"""Long utterances in overlapping windows, so that each kept frame has context on both sides.
 
-A window of W frames keeps what lies more than `context` frames from its inner edges. The number of
-frames is that of a single pass, whatever the length, and an utterance of one window is one pass.
-Where a token stands for several frames, windows begin and are cut between tokens.
+Of a window's frames, those closer than `context` to an inner edge are discarded. Whatever the
+length, the number of frames is that of a single pass, and an utterance of one window is one pass.
+Where a token spans several frames, windows start and are cut between tokens.
 
-A causal encoder needs no context after a frame, and all of its past before one. Its windows begin
-on the grid of its chunks and keep everything but their first `past` frames, so that in each layer a
-kept frame attends to as many frames as in a stream. Those frames have themselves heard less than in
-a stream, layer by layer: over one window (30 s) tokens are a stream's, over more nearly all are
-(wavlm-tiny's layer 4, 200 s of speech: 99.9 %).
+A causal encoder needs no context after a frame, but its whole past before it. Its windows start at
+a chunk's start and discard only their first `past` frames, so that a kept frame attends to as many
+frames as in a stream. The discarded frames have a shorter past than in a stream, and the deeper
+layers see that. Within one window (30 s) the tokens are those of a stream; in longer audio nearly
+all are (wavlm-tiny's layer 4, 200 s of speech: 99.9 %).
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,14 @@ import numpy as np
 
 from tokenizer.audio.decoding import Utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND, RECEPTIVE_FIELD, SAMPLES_PER_FRAME
+from tokenizer.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames [start, stop) go through the encoder; of these, frames [keep_from, keep_to) are kept.
+    """Frames [start, stop) are encoded; frames [keep_from, keep_to) of them are kept.
 
-    All four count from the utterance's first frame.
+    All four are counted from the utterance's first frame.
     """
 
     start: int
@@ -34,23 +35,24 @@ class Window:
 
     @property
     def kept(self) -> slice:
-        """The kept frames, counted from the window's own start."""
+        """The kept frames, counted from the window's first."""
         return slice(self.keep_from - self.start, self.keep_to - self.start)
 
     def kept_tokens(self, frames_per_token: int) -> slice:
-        """The tokens of the kept frames, counted likewise; an utterance's last may be of fewer."""
+        """The kept tokens, counted from the window's first; an utterance's last may be partial."""
         kept = self.kept
         return slice(kept.start // frames_per_token, -(-kept.stop // frames_per_token))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Windowing:
-    """How utterances are cut: frames of a window, and of the context discarded at inner edges.
+    """How utterances are cut into windows. All lengths are in frames.
 
-    normalize: whether the encoder wants zero mean and unit variance over the whole utterance.
-    frames_per_token: both numbers of frames are multiples of it. past, chunk: of a causal encoder,
-    in frames; its windows have no other context, and are of whole chunks. Raises ValueError unless
-    a window is longer than its context on both sides, or than its past.
+    frames: length of a window. context: discarded at each inner edge; ignored for a causal encoder.
+    normalize: whether the encoder needs zero mean and unit variance over the whole utterance.
+    frames_per_token: `frames` and `context` are multiples of it. past, chunk: what a causal encoder
+    sees before a chunk, and the length of a chunk; past = 0 for any other encoder. Raises
+    UsageError unless a window is longer than twice its context, and than a causal past.
     """
 
     frames: int
@@ -60,40 +62,59 @@ class Windowing:
     past: int = 0
     chunk: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.past and self.frames < self.past + self.chunk:
             seconds = (self.past + self.chunk) / FRAMES_PER_SECOND
-            raise ValueError(f"this causal tokenizer needs windows of {seconds:g} seconds")
+            raise UsageError(
+                "it is shorter than what the causal encoder looks back on",
+                f"give at least {seconds:g} seconds",
+                argument="window_seconds",
+            )
         if self.frames <= 2 * self.context:
-            raise ValueError("a window must be longer than its context on both sides")
+            raise UsageError(
+                "a window must be longer than its context on both sides",
+                "make the window longer or the context shorter",
+                argument="window_seconds",
+            )
 
     @classmethod
     def of_seconds(
         cls,
-        window: float,
-        context: float,
+        *,
+        window_seconds: float,
+        context_seconds: float,
         normalize: bool,
         frames_per_token: int = 1,
         past: int = 0,
         chunk: int = 1,
     ) -> "Windowing":
-        """From seconds, rounded to whole tokens, a causal encoder's window down to whole chunks."""
+        """From a window and a context in seconds; the rest as Windowing's, in frames.
+
+        Both are rounded to whole tokens. A causal encoder's window is then rounded down to whole
+        chunks.
+        """
         tokens_per_second = FRAMES_PER_SECOND / frames_per_token
-        frames, around = [
-            round(s * tokens_per_second) * frames_per_token for s in (window, context)
-        ]
-        return cls(frames - frames % chunk, around, normalize, frames_per_token, past, chunk)
+        window_frames = round(window_seconds * tokens_per_second) * frames_per_token
+        return cls(
+            frames=window_frames - window_frames % chunk,
+            context=round(context_seconds * tokens_per_second) * frames_per_token,
+            normalize=normalize,
+            frames_per_token=frames_per_token,
+            past=past,
+            chunk=chunk,
+        )
 
     @property
     def samples(self) -> int:
-        """The most 16 kHz samples that still make one window."""
+        """The largest number of 16 kHz samples that is one window."""
         return self.frames * SAMPLES_PER_FRAME + RECEPTIVE_FIELD - 1
 
     def plan(self, frames: int) -> list[Window]:
-        """Windows that together keep each of an utterance's `frames` frames once.
+        """The windows of an utterance of so many frames; each frame is kept exactly once.
 
-        All are of full length, the last by reaching further back, so that they batch unpadded; but
-        for the frames that are no whole token.
+        All windows have full length, so they batch without padding: the last one starts earlier
+        instead of being shorter. It can be shorter by less than a token or a causal chunk, since
+        windows start at the start of one.
         """
         if frames <= self.frames:
             return [Window(0, frames, keep_from=0, keep_to=frames)]
@@ -110,13 +131,13 @@ class Windowing:
         return windows
 
     def cut(self, utterance: Utterance, plan: list[Window]) -> Iterator[np.ndarray]:
-        """The float32 waveform of each window, in order, holding little more than one at a time.
+        """The (n,) float32 waveform of each window, in order; little more than one is in memory.
 
-        Normalised, where the encoder wants it, by the moments of the whole utterance.
+        Normalised by the mean and variance of the whole utterance, where the encoder needs it.
         """
         blocks = utterance.blocks()
         if len(plan) == 1:
-            # Whole, with the tail under one frame: a group norm over time sees it.
+            # With the last samples that fill no frame: a group norm over time sees them.
             yield self._normalized(np.concatenate(list(blocks)), utterance)
             return
         buffer, offset = np.empty(0, np.float32), 0

@@ -1,46 +1,53 @@
-"""The one codebook: K code vectors, and the nearest of them for each frame."""
+"""The codebook: K code vectors, and the lookup of the nearest one for each frame."""
 
 import torch
 from torch import Tensor
 
 from tokenizer.encoder.linear import InferenceLinear
+from tokenizer.errors import UsageError
 
-# Scores of (rows, K) are held for no more elements than this at a time: 64 MB of fp32.
+# The lookup holds at most this many scores, rows times K, at a time: 64 MB of fp32.
 SCORES_AT_A_TIME = 1 << 24
 
 
 class Codebook:
-    """Nearest-code lookup, by Euclidean distance ("l2") or by angle ("cosine", spherical k-means).
+    """Nearest-code lookup by Euclidean distance ("l2") or by angle ("cosine", spherical k-means).
 
-    The lookup is in fp32 whatever the encoder's precision: it decides the token. Ties go to the
-    lowest code, as in FAISS.
+    The lookup decides the token, so it is in fp32 whatever the encoder's precision. Of equally near
+    codes the lowest wins, as in FAISS.
     """
 
     def __init__(
         self,
         codes: Tensor,
         metric: str = "l2",
+        *,
         device: torch.device | str = "cpu",
         projection: Tensor | None = None,
     ) -> None:
-        """codes: (K, D) on any device. projection: (P, D), with "l2": near is what is near by it.
+        """codes: (K, D) on any device. projection: (P, D), only for "l2": the distance is between
+        projected features and projected codes.
 
-        Raises ValueError for another metric, and for a projection with "cosine".
+        Raises UsageError for another metric, and for a projection with "cosine".
         """
         if metric not in ("l2", "cosine"):
-            raise ValueError(f"metric is {metric!r}; it is 'l2' or 'cosine'")
+            raise UsageError(
+                "there is no such metric", "give 'l2' or 'cosine'", value=metric, argument="metric"
+            )
         if projection is not None and metric != "l2":
-            raise ValueError("a projection goes with Euclidean distance alone")
+            raise UsageError(
+                "a projection goes with the metric 'l2' only", "give no projection with 'cosine'"
+            )
         codes = codes.to(device=device, dtype=torch.float32)
         self.size = len(codes)
         self.bias = None
         if metric == "cosine":
             codes = torch.nn.functional.normalize(codes, dim=1)
         elif projection is None:
-            # argmin |x - c|^2 = argmax x.c - |c|^2 / 2: one product with a bias.
+            # argmin |x - c|² = argmax x·c - |c|² / 2: one product with a bias.
             self.bias = -codes.square().sum(1) / 2
         else:
-            # argmin |Px - Pc|^2 = argmax x.P'Pc - |Pc|^2 / 2: no more work than without.
+            # argmin |Px - Pc|² = argmax x·P'Pc - |Pc|² / 2: the same work as without a projection.
             projection = projection.to(codes)
             projected = codes @ projection.T
             self.bias = -projected.square().sum(1) / 2

@@ -1,8 +1,10 @@
-"""A distilled tokenizer at work: features → latents to look up, codes → features.
+"""Compressor and decompressor for inference: features → latents to look up, codes → features.
 
-On a CPU utterances go through one by one, so that no work is spent on padding and no result depends
-on a neighbour; on a GPU they are padded and masked.
+On a CPU utterances are processed one by one: no work is spent on padding, and no result depends on
+the rest of the batch. On a GPU they are padded and masked.
 """
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,11 @@ from tokenizer.codec.focal import State
 from tokenizer.config import FocalConfig
 from tokenizer.encoder.linear import pack_linears
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 class Compression:
-    """Both directions, without gradients."""
+    """Compressor and decompressor of a distilled tokenizer, without gradients."""
 
     def __init__(
         self,
@@ -23,72 +27,88 @@ class Compression:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """weights: a tokenizer's, with "features.mean", "features.scale", "compressor.*" and
-        "decompressor.*"; see check_weights.
+        """weights: a tokenizer's, among them "features.mean", "features.scale", "compressor.*"
+        and "decompressor.*", as check_weights wants them.
         """
         self.device, self.dtype = torch.device(device), dtype
         self.mean = weights["features.mean"].to(self.device, torch.float32)
         self.scale = weights["features.scale"].to(self.device, torch.float32)
-        self.compressor = self._ready(Compressor(config), weights, "compressor.")
-        self.decompressor = self._ready(Decompressor(config), weights, "decompressor.")
-
-    def _ready(self, module: nn.Module, weights: dict[str, Tensor], prefix: str) -> nn.Module:
-        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        module.load_state_dict(own)
-        module.to(self.device, self.dtype).eval().requires_grad_(False)
-        if self.device.type == "cpu":
-            pack_linears(module)
-        return module
+        self.compressor, self.decompressor = Compressor(config), Decompressor(config)
+        for prefix, module in (
+            ("compressor.", self.compressor),
+            ("decompressor.", self.decompressor),
+        ):
+            state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            for_inference(module, state, device=self.device, dtype=self.dtype)
 
     @torch.inference_mode()
     def latents(self, features: list[Tensor]) -> list[Tensor]:
         """(T, D) of each utterance → (ceil(T / frames_per_token), latent) fp32 of each."""
-        rows = [self._standard(own) for own in features]
-        return self._each(self.compressor, rows, 1, self.compressor.config.frames_per_token)
+        rows = [self._standardised(utterance) for utterance in features]
+        frames_per_token = self.compressor.config.frames_per_token
+        return self._run(self.compressor, rows, multiply=1, divide=frames_per_token)
 
     @torch.inference_mode()
     def next_latents(
         self, features: Tensor, state: list[State] | None
     ) -> tuple[Tensor, list[State]]:
-        """(T, D) of a stream's next chunk → its latents, as `latents` of all would give them.
+        """(T, D) of a stream's next chunk → its latents, and the state for the chunk after.
 
-        state: after the chunk before; None at the start. Causal form alone, and whole tokens'
-        frames but at a stream's end.
+        All chunks together give what `latents` gives. state: from the chunk before; None for the
+        first. Only for the causal form, and T is a multiple of frames_per_token except at the end.
         """
-        latents, state = self.compressor(self._standard(features)[None], state=state)
-        return latents[0].float(), state
+        latents, next_state = self.compressor(self._standardised(features)[None], state=state)
+        return latents[0].float(), next_state
 
     @torch.inference_mode()
     def features(self, codes: list[Tensor]) -> list[Tensor]:
         """(T', latent) of each utterance → (T' · frames_per_token, D) fp32 of each."""
-        rows = [own.to(self.device, self.dtype) for own in codes]
-        decoded = self._each(self.decompressor, rows, self.decompressor.config.frames_per_token, 1)
-        return [own * self.scale + self.mean for own in decoded]
+        rows = [utterance.to(self.device, self.dtype) for utterance in codes]
+        frames_per_token = self.decompressor.config.frames_per_token
+        decoded = self._run(self.decompressor, rows, multiply=frames_per_token, divide=1)
+        return [utterance * self.scale + self.mean for utterance in decoded]
 
     @torch.inference_mode()
     def next_features(self, codes: Tensor, state: list[State] | None) -> tuple[Tensor, list[State]]:
         """(T', latent) of a stream's next chunk → (T' · frames_per_token, D) fp32, and the state.
 
-        As next_latents: causal form alone, whole chunks but at a stream's end.
+        As next_latents: only for the causal form, and in whole chunks except at the end.
         """
         rows = codes.to(self.device, self.dtype)[None]
-        decoded, state = self.decompressor(rows, state=state)
-        return decoded[0].float() * self.scale + self.mean, state
+        decoded, next_state = self.decompressor(rows, state=state)
+        return decoded[0].float() * self.scale + self.mean, next_state
 
-    def _standard(self, features: Tensor) -> Tensor:
+    def _standardised(self, features: Tensor) -> Tensor:
         return ((features.float() - self.mean) / self.scale).to(self.dtype)
 
-    def _each(self, module: nn.Module, rows: list[Tensor], up: int, down: int) -> list[Tensor]:
+    def _run(
+        self, module: nn.Module, rows: list[Tensor], multiply: int, divide: int
+    ) -> list[Tensor]:
+        """(T, ·) of each utterance → (ceil(T · multiply / divide), ·) fp32 of each."""
         if self.device.type == "cpu":
-            return [module(own[None])[0][0].float() for own in rows]
-        lengths = [len(own) for own in rows]
+            return [module(utterance[None])[0][0].float() for utterance in rows]
+        lengths = [len(utterance) for utterance in rows]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        out = module(padded, lengths)[0].float()
-        return [own[: -(-n * up // down)] for own, n in zip(out, lengths)]
+        batch = module(padded, lengths)[0].float()
+        return [utterance[: -(-n * multiply // divide)] for utterance, n in zip(batch, lengths)]
+
+
+def for_inference(
+    module: Module,
+    weights: dict[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Module:
+    """Load a module's weights and prepare it, in place, to run without gradients."""
+    module.load_state_dict(weights)
+    module.to(device, dtype).eval().requires_grad_(False)
+    if device.type == "cpu":
+        pack_linears(module)
+    return module
 
 
 def check_weights(config: FocalConfig, weights: dict[str, Tensor]) -> None:
-    """Raises ValueError unless every weight of a compression is there, in its shape."""
+    """Raises ValueError, with name and shape, for the first weight that is missing or misshapen."""
     with torch.device("meta"):
         parts = {"compressor": Compressor(config), "decompressor": Decompressor(config)}
     shapes = {

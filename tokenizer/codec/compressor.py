@@ -1,8 +1,8 @@
-"""Compressor and decompressor: features → latents to be quantised, and back, by focal blocks.
+"""Compressor and decompressor: features → latents to quantise, and back, in focal blocks.
 
-Shapes and parameter names are FocalCodec's (arXiv 2502.04465, section 3), so that its published
-weights fit. The causal form (FocalCodec-Stream, arXiv 2509.16195) carries what it has heard from
-chunk to chunk, and ends with a layer that sees a chunk of 4 frames whole.
+Shapes and parameter names are FocalCodec's (arXiv 2502.04465, section 3), so its published weights
+load. The causal form (FocalCodec-Stream, arXiv 2509.16195) carries a state from chunk to chunk, and
+its decompressor ends with a layer over whole chunks of 4 frames.
 """
 
 import torch
@@ -15,7 +15,7 @@ from tokenizer.encoder.linear import product
 
 
 class Snake(nn.Module):
-    """x + sin²(a x) / a: an activation with a period (arXiv 2006.08195)."""
+    """x + sin²(a x) / a, a periodic activation (arXiv 2006.08195)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Snake(nn.Module):
 
 
 class DownScale(nn.Module):
-    """`factor` frames → one of another width."""
+    """`factor` frames → one frame of another width."""
 
     def __init__(self, width: int, out: int, factor: int) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class DownScale(nn.Module):
         self.activation = Snake(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, ceil(T / factor), D'); what is missing of the last is zero."""
+        """(B, T, D) → (B, ceil(T / factor), D'); the last group is padded with zeros."""
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
         side_by_side = x.unflatten(1, (-1, self.factor)).flatten(2)
         return self.activation(product(self.downscale, side_by_side))
 
 
 class UpScale(nn.Module):
-    """One frame → `factor` of another width."""
+    """One frame → `factor` frames of another width."""
 
     def __init__(self, width: int, out: int, factor: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class UpScale(nn.Module):
 
 
 class FocalDownScale(nn.Module):
-    """Fewer frames, then a block over them."""
+    """DownScale, then a focal block."""
 
     def __init__(self, width: int, out: int, factor: int, config: FocalConfig) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ class FocalDownScale(nn.Module):
         self.focal_block = FocalBlock(out, config)
 
     def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
-        """(B, T, D) → (B, ceil(T / factor), D'), and the state."""
+        """(B, T, D) → (B, ceil(T / factor), D'), and the state. mask: of the output's frames."""
         return self.focal_block(self.downscale(x), mask, state)
 
 
 class FocalUpScale(nn.Module):
-    """A block, then more frames."""
+    """A focal block, then UpScale."""
 
     def __init__(self, width: int, out: int, factor: int, config: FocalConfig) -> None:
         super().__init__()
@@ -80,9 +80,9 @@ class FocalUpScale(nn.Module):
         self.upscale = UpScale(width, out, factor)
 
     def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
-        """(B, T, D) → (B, T · factor, D'), and the state."""
-        x, kept = self.focal_block(x, mask, state)
-        return self.upscale(x), kept
+        """(B, T, D) → (B, T · factor, D'), and the state. mask: of the input's frames."""
+        x, next_state = self.focal_block(x, mask, state)
+        return self.upscale(x), next_state
 
 
 class Compressor(nn.Module):
@@ -100,24 +100,25 @@ class Compressor(nn.Module):
     def forward(
         self, x: Tensor, lengths: list[int] | None = None, state: list[State] | None = None
     ) -> tuple[Tensor, list[State]]:
-        """lengths: frames of each utterance where some are padded. state: of the chunk before.
+        """lengths: frames of each utterance, where some are padded; None where none is.
 
-        Returns latents, and the state for the next chunk (causal form alone; whole tokens' frames).
+        state: from the chunk before; None for the first. Returns the latents, and the state for the
+        next chunk. Only the causal form has a state, and only after a whole number of tokens.
         """
-        kept, mask = [], None
-        for number, layer in enumerate(self.layers):
+        next_state, mask = [], None
+        for number, (layer, factor) in enumerate(zip(self.layers, self.config.factors)):
             if lengths is not None:
-                # A frame that stands for the end of an utterance and what follows it hears silence.
+                # The last token of an utterance may span padding, which then must be zero.
                 x = x * padding_mask(lengths, x).mT
-                lengths = [-(-n // layer.downscale.factor) for n in lengths]
-                mask = padding_mask(lengths, x, -(-x.shape[1] // layer.downscale.factor))
-            x, own = layer(x, mask, state[number] if state else None)
-            kept.append(own)
-        return self.out_proj(x), kept
+                lengths = [-(-n // factor) for n in lengths]
+                mask = padding_mask(lengths, x, -(-x.shape[1] // factor))
+            x, layer_state = layer(x, mask, state[number] if state else None)
+            next_state.append(layer_state)
+        return self.out_proj(x), next_state
 
 
 class ChunkFeedForward(nn.Module):
-    """A feed-forward over all frames of a chunk at once, with a residual."""
+    """A feed-forward over the frames of a chunk side by side, with a residual."""
 
     def __init__(self, width: int, frames: int) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class ChunkFeedForward(nn.Module):
         self.out_proj = nn.Linear(frames * width, frames * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → same; what is missing of the last chunk is zero."""
+        """(B, T, D) → same; the last chunk is padded with zeros."""
         chunks = F.pad(x, (0, 0, 0, -x.shape[1] % self.frames)).unflatten(1, (-1, self.frames))
         added = self.out_proj(F.gelu(self.in_proj(chunks.flatten(2))))
         return x + added.view(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
@@ -149,20 +150,23 @@ class Decompressor(nn.Module):
     def forward(
         self, x: Tensor, lengths: list[int] | None = None, state: list[State] | None = None
     ) -> tuple[Tensor, list[State]]:
-        """lengths: latents of each utterance where some are padded. Else as the compressor's."""
-        x, kept = self.in_proj(x), []
-        for number, layer in enumerate(self.layers):
+        """lengths: latents of each utterance, where some are padded. Otherwise as Compressor's."""
+        x, next_state = self.in_proj(x), []
+        factors = self.config.factors[::-1]
+        for number, (layer, factor) in enumerate(zip(self.layers, factors)):
             mask = None if lengths is None else padding_mask(lengths, x)
-            x, own = layer(x, mask, state[number] if state else None)
+            x, layer_state = layer(x, mask, state[number] if state else None)
             if lengths is not None:
-                lengths = [n * layer.upscale.factor for n in lengths]
-            kept.append(own)
-        return (self.refiner(x) if self.config.causal else x), kept
+                lengths = [n * factor for n in lengths]
+            next_state.append(layer_state)
+        return (self.refiner(x) if self.config.causal else x), next_state
 
 
 def padding_mask(lengths: list[int], like: Tensor, frames: int | None = None) -> Tensor:
-    """(B, 1, T) of 1 in an utterance and 0 after its end."""
-    frames = frames or like.shape[1]
-    place = torch.arange(frames, device=like.device)
+    """(B, 1, T): 1 within an utterance, 0 at its padding.
+
+    like: (B, T, D), for T, device and dtype. frames: T, where it is another one.
+    """
+    frame = torch.arange(frames or like.shape[1], device=like.device)
     ends = torch.tensor(lengths, device=like.device)
-    return (place < ends[:, None]).to(like.dtype)[:, None]
+    return (frame < ends[:, None]).to(like.dtype)[:, None]

@@ -1,13 +1,17 @@
-"""What a distilled tokenizer learns from: WavLM's own features, before and after its upper layers.
+"""The losses that train a distilled tokenizer, against WavLM's features and its upper layers.
 
-Compressor, quantiser and decompressor are trained so that the decompressed features are those that
-frozen WavLM had at its layer, and so that the frozen upper layers, fed with them, end where they
-would have ended: what the language model will be fed with then means what it meant.
+Compressor, quantizer and decompressor are trained so that the decompressed features match those of
+frozen WavLM at its layer, and so that the frozen upper layers give on them what they give on the
+true features. The language model, which is fed with decompressed features, then starts from inputs
+that WavLM's weights know.
 
-These two alone leave it open which token says what: as compressor and decompressor look around,
-tokens come to share between them what a frame is, and one alone says less of its phone than one of
-plain k-means. So each code alone, by one linear layer, is asked for the top layer's frame too.
+These two losses do not decide which token carries what: compressor and decompressor see context, so
+a phone may be spread over neighbouring tokens, and one token alone then says less about its phone
+than a plain k-means token. A third loss therefore asks each code alone, through one linear layer,
+for the top layer's output at its frames.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,30 +24,39 @@ from tokenizer.encoder.trainable_layers import run_layers
 
 
 class Distillation(nn.Module):
-    """Features of one layer → tokens → features, with the losses that teach it."""
+    """Features of one layer → tokens → features, with the losses.
+
+    mean: (D,) and scale: (), which standardise the features.
+    """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
         self,
         config: FocalConfig,
         quantizer: nn.Module,
+        *,
         mean: Tensor,
         scale: Tensor,
         weights: LossWeights,
     ) -> None:
-        """mean, scale: (D,) and () of the features: they are standardised by these before all.
+        """mean: (D,) and scale: () of the features, which are standardised before anything else.
 
-        WavLM's features have a few dimensions many times as large as the rest; the scale is one
-        number for all, so that the error keeps their proportions.
+        The scale is one number for all dimensions: a few dimensions of WavLM's features are many
+        times larger than the rest, and the error should keep these proportions.
         """
         super().__init__()
         self.compressor, self.decompressor = Compressor(config), Decompressor(config)
-        self.quantizer, self.weights = quantizer, weights
+        # Replaced after the warm-up by another kind.
+        self.quantizer: Any = quantizer
+        self.weights = weights
         self.alone = nn.Linear(config.latent, config.frames_per_token * config.width)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
     def matrices(self) -> set[str]:
-        """Parameters that Muon trains: the blocks' linear layers."""
+        """Names of the parameters that Muon trains: the linear layers of the blocks."""
         return {
             name
             for name, p in self.named_parameters()
@@ -55,42 +68,44 @@ class Distillation(nn.Module):
         return self.compressor((features - self.mean) / self.scale)[0]
 
     def forward(
-        self, features: Tensor, upper: "UpperLayers | None", heard: Tensor | None = None
+        self, features: Tensor, upper: "UpperLayers | None", inputs: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its parts. features: (B, T, D) of frozen WavLM's layer.
+        """The loss () of a batch, and its parts for the log.
 
-        heard: (B, T, D) of a causal encoder, to make tokens of; None makes them of the features.
-        feature_error: squared error over the variance, so that the mean frame has 1. top_cosine:
-        mean cosine between what the frozen upper layers give on true and on decompressed features.
-        alone_cosine: between that and what one linear layer makes of each frame's code.
+        features: (B, T, D) of frozen WavLM's layer, the target. inputs: (B, T, D) of a causal
+        encoder, which are tokenized instead of the features; None tokenizes the features.
+        feature_error: squared error over variance, 1 for the mean frame. top_cosine: mean cosine
+        between the frozen upper layers' outputs on true and on decompressed features.
+        alone_cosine: mean cosine between the former and what one linear layer predicts from each
+        frame's code.
         """
-        heard = features if heard is None else heard
-        quantised, _, own = self.quantizer(self.latents(heard))
+        inputs = features if inputs is None else inputs
+        quantised, _, quantizer_loss = self.quantizer(self.latents(inputs))
         decoded = self.decompressor(quantised)[0][:, : features.shape[1]]
         decoded = decoded.float() * self.scale + self.mean
         centred = features - self.mean
         error = (decoded - features).square().sum() / centred.square().sum()
-        loss = self.weights.features * error + self.weights.quantizer * own
-        parts = {"feature_error": error.detach(), "quantizer": own.detach()}
+        loss = self.weights.features * error + self.weights.quantizer * quantizer_loss
+        parts = {"feature_error": error.detach(), "quantizer": quantizer_loss.detach()}
         if upper is not None:
             with torch.no_grad():
-                wanted = upper(features).float()
+                target = upper(features).float()
             alone = self.alone(quantised).unflatten(-1, (-1, features.shape[-1])).flatten(1, 2)
-            for name, weight, given in (
+            for name, weight, predicted in (
                 ("top_cosine", self.weights.top, upper(decoded)),
                 ("alone_cosine", self.weights.alone, alone[:, : features.shape[1]]),
             ):
-                cosine = F.cosine_similarity(given.float(), wanted, dim=-1).mean()
+                cosine = F.cosine_similarity(predicted.float(), target, dim=-1).mean()
                 loss = loss + weight * (1 - cosine)
                 parts[name] = cosine.detach()
         return loss, parts | self.quantizer.usage()
 
 
 class Unquantised(nn.Module):
-    """In a quantiser's place while compressor and decompressor warm up."""
+    """Takes the quantizer's place while compressor and decompressor warm up."""
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents as they are, all of one token, and no loss."""
+        """(..., D) → the same latents, tokens (...) that are all 0, and a loss () of 0."""
         return (
             latents,
             latents.new_zeros(latents.shape[:-1], dtype=torch.long),
@@ -98,7 +113,7 @@ class Unquantised(nn.Module):
         )
 
     def usage(self) -> dict[str, Tensor]:
-        """There are no codes to use."""
+        """Nothing: there are no codes."""
         return {}
 
 
@@ -106,7 +121,7 @@ class UpperLayers(nn.Module):
     """Frozen WavLM above a layer: (B, T, D) → the top layer's (B, T, D), normed if pre-norm."""
 
     def __init__(self, wavlm: WavLMModel, layer: int) -> None:
-        """layer: whose features come in."""
+        """layer: the one whose features come in."""
         super().__init__()
         self.wavlm, self.layer = wavlm.eval().requires_grad_(False), layer
 

@@ -1,11 +1,11 @@
-"""Focal blocks: what a compressor and a decompressor are stacked of, and their shape.
+"""Focal blocks, of which compressor and decompressor are stacks.
 
-A focal block (Yang et al. 2022, arXiv 2203.11926) gathers context in depthwise convolutions of
-growing width and a mean over all frames, weighs these by gates that each frame computes, and
-multiplies its query by the sum. FocalCodec (arXiv 2502.04465, section 3) stacks such blocks around
-its quantiser; shapes and parameter names here are its own. The causal form (FocalCodec-Stream,
-arXiv 2509.16195) replaces the mean by a convolution over 512 past frames and layer norm by a scaled
-tanh.
+A focal block (Yang et al. 2022, arXiv 2203.11926) computes context with depthwise convolutions of
+growing width and a mean over all frames. It weighs each context by a gate, sums them, and
+multiplies the sum by a query; gates and query are projections of the frame. FocalCodec (arXiv
+2502.04465, section 3) stacks such blocks before and after its quantizer; shapes and parameter names
+here are FocalCodec's. The causal form (FocalCodec-Stream, arXiv 2509.16195) replaces the mean by a
+convolution over 512 past frames, and layer norm by a scaled tanh.
 """
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from tokenizer.config import FocalConfig
 from tokenizer.encoder.linear import product
 
-# What a module that looks back keeps of the frames before: one tensor per convolution.
+# The past inputs of a causal module's convolutions: one (B, D, kernel - 1) for each.
 State = list[Tensor]
 
 
 class FocalModulation(nn.Module):
-    """q(x) ⊙ h(Σ gate_l context_l): context gathered first, then brought to each frame's query."""
+    """query(x) ⊙ proj(Σ gate_l(x) context_l), over the levels l of context."""
 
     def __init__(self, width: int, config: FocalConfig) -> None:
         super().__init__()
@@ -29,30 +29,33 @@ class FocalModulation(nn.Module):
         self.in_proj = nn.Linear(width, 2 * width + levels + 1)
         self.context_proj = nn.Conv1d(width, width, kernel_size=1)
         self.out_proj = nn.Linear(width, width)
-        kernels = [config.focal_window + config.focal_factor * level for level in range(levels)]
+        self.kernels = [
+            config.focal_window + config.focal_factor * level for level in range(levels)
+        ]
         if config.causal:
-            kernels.append(config.past_frames)
+            self.kernels.append(config.past_frames)
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv1d(width, width, n, padding=0 if config.causal else "same", groups=width),
                 nn.GELU(),
             )
-            for n in kernels
+            for n in self.kernels
         )
 
     def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
-        """x: (B, T, D). mask: (B, 1, T), 0 at padding, or None. state: of the chunk before."""
+        """(B, T, D) → same, and the state for the next chunk (causal form only).
+
+        mask: (B, 1, T), 0 at padding, or None. state: from the chunk before; None for the first.
+        """
         query, context, gates = self.in_proj(x).split(
             [self.width, self.width, len(self.layers) + (not self.causal)], dim=-1
         )
         context, gates = context.mT, gates.mT
-        total, kept = 0.0, []
-        for level, layer in enumerate(self.layers):
+        total, next_state = context.new_zeros(()), []
+        for level, (layer, kernel) in enumerate(zip(self.layers, self.kernels)):
             if self.causal:
-                context, left = look_back(
-                    context, layer[0].kernel_size[0] - 1, state=state, index=level
-                )
-                kept.append(left)
+                context, past = look_back(context, kernel - 1, state[level] if state else None)
+                next_state.append(past)
             elif mask is not None:
                 context = context * mask
             context = layer(context)
@@ -63,23 +66,21 @@ class FocalModulation(nn.Module):
             else:
                 mean = (context * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)
             total = total + F.gelu(mean) * gates[:, len(self.layers) :]
-        return self.out_proj(query * product(self.context_proj, total.mT)), kept
+        return self.out_proj(query * product(self.context_proj, total.mT)), next_state
 
 
-def look_back(x: Tensor, frames: int, state: State | None, index: int) -> tuple[Tensor, Tensor]:
-    """(B, D, T) with `frames` earlier ones before it, and those to keep for the next chunk.
+def look_back(x: Tensor, frames: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B, D, T) → (B, D, frames + T) with the past before it, and the past of the next chunk.
 
-    Before the beginning lies the first frame, again and again.
+    past: (B, D, frames) from the chunk before. None at the start: the first frame is repeated
+    (replicate padding).
     """
-    if state is None:
-        x = F.pad(x, (frames, 0), mode="replicate")
-    else:
-        x = torch.cat([state[index], x], dim=-1)
+    x = F.pad(x, (frames, 0), mode="replicate") if past is None else torch.cat([past, x], dim=-1)
     return x, x[..., x.shape[-1] - frames :]
 
 
 class DynamicTanh(nn.Module):
-    """tanh(a x): what stands for a layer norm in the causal form (arXiv 2503.10622)."""
+    """tanh(a x), which replaces layer norm in the causal form (arXiv 2503.10622)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class DynamicTanh(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Linear, GELU, linear."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class FeedForward(nn.Module):
 
 
 class FocalBlock(nn.Module):
-    """Focal modulation and feed-forward, each pre-normed, each with a residual."""
+    """Focal modulation, then a feed-forward; both pre-norm with a residual."""
 
     def __init__(self, width: int, config: FocalConfig) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ class FocalBlock(nn.Module):
         self.feed_forward = FeedForward(width)
 
     def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
-        """(B, T, D) → same, and the state."""
-        added, kept = self.modulation(self.modulation_norm(x), mask, state)
-        x = x + added
-        return x + self.feed_forward(self.feed_forward_norm(x)), kept
+        """(B, T, D) → same, and the state. mask, state: as FocalModulation's."""
+        modulated, next_state = self.modulation(self.modulation_norm(x), mask, state)
+        x = x + modulated
+        return x + self.feed_forward(self.feed_forward_norm(x)), next_state

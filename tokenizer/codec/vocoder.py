@@ -1,16 +1,17 @@
-"""A vocoder: features of 20 ms frames → a 16 kHz waveform, by an inverse short-time transform.
+"""The vocoder: features of 20 ms frames → a 16 kHz waveform, through an inverse STFT.
 
 Vocos (Siuzdak 2023, arXiv 2306.00814): ConvNeXt blocks at the frame rate, then one linear layer
-that says magnitude and phase of each frame's spectrum, and an inverse STFT. Everything is done 50
-times a second, nothing 16,000 times: at full size it ran 50 times real time on one busy core.
-Parameter names and shapes are those of FocalCodec's vocoder (arXiv 2502.04465), so that its
-published weights fit.
+that predicts magnitude and phase of each frame's spectrum, and an inverse STFT. Every layer runs 50
+times a second, none 16,000 times: at full size it ran 50 times real time on one busy core.
+Parameter names and shapes are those of FocalCodec's vocoder (arXiv 2502.04465), so its published
+weights load.
 
-Frame i of WavLM hears samples [320 i, 320 i + 400), and so its window here has its centre at sample
-320 i + 200: T frames become 320 T + 80 samples, which make T frames again. (FocalCodec leaves out
-the first and the last 40 of these.)
+Frame i of WavLM covers samples [320 i, 320 i + 400), so its window here is centred at sample
+320 i + 200. T frames give 320 T + 80 samples, which give T frames again. (FocalCodec drops the
+first and the last 40 of these samples.)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLES_PER_FRAME
 from tokenizer.codec.focal import look_back
 from tokenizer.config import VocoderConfig
+from tokenizer.errors import UsageError
 
-# exp of what the last layer says is held to this, as in Vocos: one wrong frame must not deafen.
+# Magnitudes are clamped to this, as in Vocos, so that a wrong frame is not deafeningly loud.
 LARGEST_MAGNITUDE = 100.0
 
 
@@ -29,9 +31,10 @@ LARGEST_MAGNITUDE = 100.0
 class VocoderState:
     """What a causal vocoder carries from chunk to chunk.
 
-    convolutions: the last frames before each. sound, envelope: (B, n_fft - 320) and the same of
-    (n_fft - 320,): what windows so far add to samples that later windows still reach. skip: samples
-    before the utterance's first that are still to come.
+    convolutions: past inputs of each, (B, C, kernel - 1); None before the first frame. sound:
+    (B, n_fft - 320) and envelope: (n_fft - 320,), the sums so far of windowed frames and of squared
+    windows at samples that later frames will add to. skip: samples still to be dropped, which lie
+    before the utterance's first.
     """
 
     convolutions: list[Tensor] | None
@@ -43,7 +46,7 @@ class VocoderState:
 class ConvNeXtBlock(nn.Module):
     """A depthwise convolution over frames, then two linear layers, with a residual.
 
-    ConvNeXt (Liu et al. 2022, arXiv 2201.03545) in one dimension, as in Vocos.
+    ConvNeXt (Liu et al. 2022, arXiv 2201.03545) over one dimension, as in Vocos.
     """
 
     def __init__(self, config: VocoderConfig) -> None:
@@ -57,10 +60,10 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv2 = nn.Linear(config.feed_forward, width)
         self.gamma = nn.Parameter(torch.full((width,), 1 / config.layers))
 
-    def forward(self, x: Tensor, before: list[Tensor] | None, index: int) -> tuple[Tensor, Tensor]:
-        """(B, T, D) → same, and what of it the next chunk looks back on."""
-        y, kept = _convolve(self.dwconv, x, causal=self.causal, before=before, index=index)
-        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(self.norm(y)))), kept
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) → same, and the past of the next chunk. past: see `look_back`."""
+        y, next_past = _convolve(self.dwconv, x, causal=self.causal, past=past)
+        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(self.norm(y)))), next_past
 
 
 class Backbone(nn.Module):
@@ -76,25 +79,26 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(ConvNeXtBlock(config) for _ in range(config.layers))
         self.output_norm = nn.LayerNorm(config.hidden, eps=1e-6)
 
-    def forward(self, x: Tensor, before: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """before: what the chunk before kept. Returns the output and what this one keeps."""
-        x, own = _convolve(self.embedding, x, causal=self.causal, before=before, index=0)
-        x, kept = self.input_norm(x), [own]
-        for number, layer in enumerate(self.layers, 1):
-            x, own = layer(x, before, number)
-            kept.append(own)
-        return self.output_norm(x), kept
+    def forward(self, x: Tensor, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """state: past inputs of each convolution, from the chunk before; returns the next."""
+        past: Sequence[Tensor | None] = state or [None] * (1 + len(self.layers))
+        x, next_past = _convolve(self.embedding, x, causal=self.causal, past=past[0])
+        x, next_state = self.input_norm(x), [next_past]
+        for layer, layer_past in zip(self.layers, past[1:]):
+            x, next_past = layer(x, layer_past)
+            next_state.append(next_past)
+        return self.output_norm(x), next_state
 
 
 def _convolve(
-    conv: nn.Conv1d, x: Tensor, causal: bool, before: list[Tensor] | None, index: int
+    conv: nn.Conv1d, x: Tensor, causal: bool, past: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(B, T, C) → (B, T, C'); (B, C, kernel - 1) to look back on."""
+    """(B, T, C) → (B, T, C'), and the next chunk's past (B, C, kernel - 1), empty if not causal."""
     x = x.mT
-    kept = x[..., :0]
+    next_past = x[..., :0]
     if causal:
-        x, kept = look_back(x, conv.kernel_size[0] - 1, state=before, index=index)
-    return conv(x).mT, kept
+        x, next_past = look_back(x, conv.kernel_size[0] - 1, past)
+    return conv(x).mT, next_past
 
 
 class Head(nn.Module):
@@ -105,21 +109,23 @@ class Head(nn.Module):
         self.proj = nn.Linear(config.hidden, config.n_fft + 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Complex, in fp32: no FFT works in bf16."""
+        """Returns complex64: there is no FFT in bf16."""
         with torch.autocast(x.device.type, enabled=False):
-            spoken = self.proj(x.to(self.proj.bias.dtype)).float()
-            magnitude, phase = spoken.chunk(2, dim=-1)
-            return torch.polar(magnitude.exp().clamp(max=LARGEST_MAGNITUDE), phase)
+            log_magnitude, phase = self.proj(x.to(self.proj.bias.dtype)).float().chunk(2, dim=-1)
+            return torch.polar(log_magnitude.exp().clamp(max=LARGEST_MAGNITUDE), phase)
 
 
 class Vocoder(nn.Module):
     """Features (B, T, width) → waveform (B, 320 T + 80).
 
-    The causal form can be fed chunk by chunk. After frame i, which needs the audio up to sample
-    320 i + 400, samples below 320 (i + 1) + 200 - n_fft / 2 are final: with n_fft = 1024 that is
-    320 i + 8, so 392 samples (24.5 ms) of what was heard are still to come, besides the 20 ms until
-    the next frame. This algorithmic latency, at most 44.5 ms, is that of the windows alone.
+    The causal form can be fed chunk by chunk. Frame i needs the input audio up to sample
+    320 i + 400; after it, output samples below 320 (i + 1) + 200 - n_fft / 2 are final. With
+    n_fft = 1024 that is 320 i + 8: the output lags the input by 392 samples (24.5 ms), and by up to
+    20 ms more until the next frame comes. This algorithmic latency, at most 44.5 ms, comes from the
+    overlapping windows only.
     """
+
+    window: Tensor
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
@@ -129,44 +135,47 @@ class Vocoder(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """A whole utterance, or a batch of them of one length. fp32."""
+        """Whole utterances of one length; (B, T, width) → (B, 320 T + 80) fp32."""
         spectra = self.head(self.backbone(features, None)[0])
         return inverse_stft(spectra, self.window)
 
     def stream(
         self, features: Tensor, state: VocoderState | None, last: bool
     ) -> tuple[Tensor, VocoderState | None]:
-        """The next chunk of a causal vocoder: (B, t, width) → the samples that are final by now.
+        """The next chunk: (B, t, width) → (B, n), the samples that are final now; causal form only.
 
-        state: of the chunk before; None begins an utterance. last: gives the rest, too; its chunk
-        may be of no frames. All chunks together are what `forward` gives. Raises ValueError for a
-        vocoder that is not causal.
+        state: from the chunk before; None starts an utterance. last: also returns the remaining
+        samples, and None for the state; t may then be 0. All chunks together give what `forward`
+        gives. Raises UsageError for a vocoder that is not causal.
         """
         if not self.config.causal:
-            raise ValueError("this vocoder looks ahead; train a causal one to stream")
+            raise UsageError("this vocoder is not causal", "train a causal one")
         n_fft, done = self.config.n_fft, SAMPLES_PER_FRAME * features.shape[1]
         reach, beyond = n_fft - SAMPLES_PER_FRAME, (n_fft - RECEPTIVE_FIELD) // 2
         if state is None:
             sound = self.window.new_zeros(len(features), reach)
             state = VocoderState(None, sound, envelope=sound[0], skip=beyond)
         sound = F.pad(state.sound, (0, done))
-        envelope, kept = F.pad(state.envelope, (0, done)), state.convolutions
+        envelope, convolutions = F.pad(state.envelope, (0, done)), state.convolutions
         if done:
-            x, kept = self.backbone(features, kept)
-            own, squares = overlap_add(self.head(x), self.window)
-            sound, envelope = sound + own, envelope + squares
+            x, convolutions = self.backbone(features, convolutions)
+            added, squares = overlap_add(self.head(x), self.window)
+            sound, envelope = sound + added, envelope + squares
         end = done + reach - beyond if last else done
         wave = sound[:, state.skip : end] / envelope[state.skip : end]
-        left = max(0, state.skip - done)
-        return wave, None if last else VocoderState(
-            kept, sound[:, done:], envelope=envelope[done:], skip=left
+        if last:
+            return wave, None
+        skip = max(0, state.skip - done)
+        return wave, VocoderState(
+            convolutions, sound[:, done:], envelope=envelope[done:], skip=skip
         )
 
 
 def overlap_add(spectra: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T, n_fft / 2 + 1) → (B, 320 (T - 1) + n_fft): windowed frames laid over one another.
+    """(B, T, n_fft / 2 + 1) → the sum of the windowed frames, and that of the squared windows.
 
-    Also the same of the squared window alone, by which they are to be divided.
+    Shapes (B, 320 (T - 1) + n_fft) and (320 (T - 1) + n_fft,). The waveform is the first over the
+    second.
     """
     frames = torch.fft.irfft(spectra, len(window), dim=-1) * window
     count, n_fft = frames.shape[1:]
@@ -180,9 +189,9 @@ def overlap_add(spectra: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_stft(spectra: Tensor, window: Tensor) -> Tensor:
-    """(B, T, n_fft / 2 + 1) → (B, 320 T + 80): the waveform whose frames' spectra are nearest.
+    """(B, T, n_fft / 2 + 1) → (B, 320 T + 80): the waveform with the nearest spectra.
 
-    Least squares (Griffin and Lim 1984, eq. 6), window i about sample 320 i + 200.
+    Least squares (Griffin and Lim 1984, eq. 6); window i is centred at sample 320 i + 200.
     """
     sound, envelope = overlap_add(spectra, window)
     beyond = (len(window) - RECEPTIVE_FIELD) // 2

@@ -1,20 +1,20 @@
-"""The causal encoder with gradients, and what it learns: the features of the bidirectional one.
+"""The causal encoder with gradients, for causal distillation from the bidirectional one.
 
 Causal distillation as in FocalCodec-Stream (arXiv 2509.16195): the student starts from the
-teacher's own weights and learns to give, from what it has heard so far, the features that the
-teacher gives when it hears everything. Convolutions and feature projection stay the teacher's: a
-frame passes them alone. What is trained is what looked ahead: positional convolution and layers.
+teacher's weights, and learns to give the teacher's features without what comes after a frame's
+chunk. Convolutions and feature projection work on single frames and stay the teacher's. The parts
+that look ahead are trained: the positional convolution and the transformer layers.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import WavLMModel
 
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.causal_wavlm import causal_kernel
-from tokenizer.encoder.pretraining import correlate
+from tokenizer.encoder.chunk_mask import block_mask
+from tokenizer.encoder.pretraining import position_embedding
 from tokenizer.encoder.trainable_layers import run_layers
 from tokenizer.storage.encoder_files import weight_names
 
@@ -22,10 +22,13 @@ from tokenizer.storage.encoder_files import weight_names
 class CausalStudent(nn.Module):
     """A WavLM's positional convolution and lower layers, chunk-causal."""
 
-    def __init__(self, wavlm: WavLMModel, config: EncoderConfig, mean: Tensor) -> None:
-        """wavlm: the teacher; it is taken over, its layers above config.layer dropped.
+    mean: Tensor
 
-        config: the causal one. mean: (D,) of the teacher's features, around which errors count.
+    def __init__(self, wavlm: WavLMModel, config: EncoderConfig, mean: Tensor) -> None:
+        """wavlm: the teacher. It is changed in place, and its layers above config.layer dropped.
+
+        config: the causal encoder's. mean: (D,) of the teacher's features; the loss is relative to
+        the error of always giving the mean.
         """
         super().__init__()
         self.wavlm, self.config = wavlm, config
@@ -43,7 +46,7 @@ class CausalStudent(nn.Module):
         self.register_buffer("mean", mean)
 
     def matrices(self) -> set[str]:
-        """Parameters that Muon trains: the layers' matrices."""
+        """Names of the parameters that Muon trains: the layers' matrices."""
         return {
             name
             for name, p in self.named_parameters()
@@ -51,35 +54,26 @@ class CausalStudent(nn.Module):
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """What CausalWavLM takes, on the CPU."""
+        """The weights that CausalWavLM takes, on the CPU."""
         state = self.wavlm.state_dict()
         return {name: state[name].detach().cpu().clone() for name in weight_names(self.config)}
 
     def features(self, frames: Tensor) -> Tensor:
-        """(B, T, D) of CausalWavLM.frames → (B, T, D) of the layer, as it would give them."""
+        """(B, T, D) of CausalWavLM.frames → (B, T, D), the features CausalWavLM would give."""
         encoder = self.wavlm.encoder
         conv = encoder.pos_conv_embed.conv
-        with torch.autocast(frames.device.type, enabled=False):
-            taps = conv.kernel_size[0]
-            y = (
-                correlate(frames.float(), conv.weight, groups=conv.groups, back=taps - 1)
-                + conv.bias
-            )
-        x = frames + F.gelu(y).to(frames.dtype)
+        x = frames + position_embedding(conv, frames, back=conv.kernel_size[0] - 1)
         if not self.config.do_stable_layer_norm:
             x = encoder.layer_norm(x)
-        return run_layers(self.wavlm, x, hidden=self._hidden(x))
+        config = self.config
+        mask = block_mask(x.shape[1], 0, chunk=config.chunk_frames, window=config.past_frames)
+        return run_layers(self.wavlm, x, mask=mask.to(x.device))
 
     def forward(self, frames: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and nothing else to log of it.
+        """The loss, and an empty dictionary: there is nothing else to log.
 
-        frames: (B, T, D). wanted: (B, T, D) of the teacher. The loss is the squared error over the
-        variance, so that the mean frame has 1.
+        frames: (B, T, D). wanted: (B, T, D), the teacher's features. The loss is the squared error
+        over the variance: always giving the mean has 1.
         """
         error = (self.features(frames).float() - wanted).square().sum()
         return error / (wanted - self.mean).square().sum(), {}
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        key = torch.arange(x.shape[1], device=x.device)
-        chunk = (key - key % self.config.chunk_frames)[:, None]
-        return (key < chunk - self.config.past_frames) | (key >= chunk + self.config.chunk_frames)

@@ -38,33 +38,38 @@ class InferenceLinear:
         return F.gelu(y) if self.gelu else y
 
 
-def as_linear(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> tuple[Tensor, Tensor]:
-    """Weight (out, in) and bias of the product that a layer is.
+def as_linear(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> tuple[Tensor, Tensor | None]:
+    """Weight (out, in) and bias of a layer as one matrix product.
 
-    A convolution whose stride is its kernel is one over whole groups of frames: of a Conv1d a
-    group's frames side by side come in, of a ConvTranspose1d they come out.
+    A convolution whose stride is its kernel is a product over groups of frames: the frames of a
+    group are concatenated in the input of a Conv1d, and in the output of a ConvTranspose1d.
     """
     if isinstance(layer, nn.Conv1d):
         return layer.weight.transpose(1, 2).flatten(1), layer.bias
     if isinstance(layer, nn.ConvTranspose1d):
-        return layer.weight.permute(2, 1, 0).flatten(0, 1), layer.bias.repeat(layer.stride[0])
+        bias = None if layer.bias is None else layer.bias.repeat(layer.stride[0])
+        return layer.weight.permute(2, 1, 0).flatten(0, 1), bias
     return layer.weight, layer.bias
 
 
-def product(layer: nn.Module | InferenceLinear, x: Tensor) -> Tensor:
-    """A layer that `as_linear` takes, or what pack_linears made of it: (..., in) → (..., out)."""
+def product(
+    layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d | InferenceLinear, x: Tensor
+) -> Tensor:
+    """(..., in) → (..., out) by a layer that `as_linear` takes, packed or not."""
     return layer(x) if isinstance(layer, InferenceLinear) else F.linear(x, *as_linear(layer))
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replace what `as_linear` takes, everywhere below, by layers laid out for the machine."""
+    """Replace every layer below the module that `as_linear` takes by an InferenceLinear."""
     for name, child in list(module.named_children()):
-        grouped = isinstance(child, nn.Conv1d | nn.ConvTranspose1d)
         if isinstance(child, nn.Linear) or (
-            grouped and child.kernel_size == child.stride and child.groups == 1
+            isinstance(child, nn.Conv1d | nn.ConvTranspose1d)
+            and child.kernel_size == child.stride
+            and child.groups == 1
         ):
             weight, bias = as_linear(child)
+            packed = InferenceLinear(weight.detach(), None if bias is None else bias.detach())
             delattr(module, name)
-            setattr(module, name, InferenceLinear(weight.detach(), bias.detach()))
+            setattr(module, name, packed)
         else:
             pack_linears(child)

@@ -1,8 +1,8 @@
-"""MFCCs as an encoder: what the first labels of an encoder's training are made of.
+"""MFCCs as an encoder: their clusters are the first labels when an encoder is pre-trained.
 
-13 cepstra with first and second differences (39 dimensions), as in HuBERT's first round (Hsu et
-al. 2021, arXiv 2106.07447, section 4.2), by torchaudio's version of Kaldi's. A window of theirs is
-the 400 samples that a frame of WavLM sees.
+13 cepstra with first and second differences (39 dimensions), as in HuBERT's first iteration (Hsu et
+al. 2021, arXiv 2106.07447, section 4.2), by torchaudio's port of Kaldi. Their window is the 400
+samples that a frame of WavLM sees.
 """
 
 import torch
@@ -14,7 +14,7 @@ from tokenizer.config import MFCCConfig
 
 
 class MFCC:
-    """Normalised 16 kHz waveforms → MFCCs with two differences, one row for each frame of WavLM."""
+    """Normalised 16 kHz waveforms → MFCCs with two differences, one row per WavLM frame."""
 
     def __init__(self, config: MFCCConfig, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
@@ -23,8 +23,8 @@ class MFCC:
     def __call__(self, waveforms: list[Tensor]) -> list[Tensor]:
         """waveforms: 1-D float tensors of at least 400 samples each. Returns (T, 39) of each.
 
-        Computed every 10 ms, for the differences' sake, and every other row kept. Raises
-        ValueError for a waveform that is too short.
+        MFCCs are computed every 10 ms, which the differences need, and every other row is kept.
+        Raises ValueError for a waveform that is too short.
         """
         return [self._features(wave.to(self.device, torch.float32)) for wave in waveforms]
 

@@ -1,9 +1,9 @@
-"""Utterances of unlike length, side by side in one matrix of frames, with no padding between them.
+"""Utterances of different lengths, packed into one matrix of frames with no padding between them.
 
-Everything in a transformer but attention and the positional convolution works on single frames, so
-those run on the packed rows: no work is spent on padding, and padding cannot change a result. The
-two that look along time get the utterances as `Group`s: one by one on a CPU, where a small matrix
-stays in cache, and as one padded batch on a GPU, where launches cost more than padding.
+Most of a transformer works on single frames. That part runs on the packed rows: no work is spent on
+padding, and padding cannot change a result. Attention and the positional convolution look along
+time. They get the utterances as `Group`s: one by one on a CPU, where a small matrix stays in cache,
+and as one padded batch on a GPU, where kernel launches cost more than padding.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from torch import Tensor
 
 @dataclass
 class Group:
-    """Consecutive utterances of a packed matrix that are looked at along time together.
+    """Consecutive utterances of a packed matrix that are padded to one batch (B, T, D).
 
-    start, stop: the rows of the packed matrix. lengths: frames of each utterance.
-    index: (stop - start,) where each row lies in the flattened padded batch; None without padding.
+    start, stop: their rows of the packed matrix. lengths: frames of each utterance.
+    index: (stop - start,), each row's place in the flattened padded batch; None without padding.
     """
 
     start: int
@@ -32,24 +32,24 @@ class Group:
 
     def pad(self, rows: Tensor) -> Tensor:
         """(N, D) packed → (B, T, D), zeros after each utterance's end."""
-        own = rows[self.start : self.stop]
+        packed = rows[self.start : self.stop]
         shape = (len(self.lengths), self.frames, rows.shape[-1])
         if self.index is None:
-            return own.view(shape)
+            return packed.view(shape)
         padded = rows.new_zeros(shape[0] * shape[1], shape[2])
-        return padded.index_copy_(0, self.index, own).view(shape)
+        return padded.index_copy_(0, self.index, packed).view(shape)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """(B, T, D) → (stop - start, D) packed."""
         rows = padded.reshape(-1, padded.shape[-1])
         return rows if self.index is None else rows[self.index]
 
-    def padding_mask(self) -> Tensor | None:
-        """(B, T), True at padding; None when there is none."""
+    def frame_mask(self) -> Tensor | None:
+        """(B, T), True at frames and False at padding; None without padding."""
         if self.index is None:
             return None
-        mask = torch.ones(len(self.lengths) * self.frames, dtype=torch.bool)
-        return mask.to(self.index.device).index_fill_(0, self.index, False).view(-1, self.frames)
+        mask = torch.zeros(len(self.lengths) * self.frames, dtype=torch.bool)
+        return mask.to(self.index.device).index_fill_(0, self.index, True).view(-1, self.frames)
 
 
 def groups_of(
@@ -58,16 +58,17 @@ def groups_of(
     """Split packed utterances into groups.
 
     lengths: frames of each utterance, in packed order.
-    per_group: utterances in a group; None takes one on a CPU and all of them elsewhere.
+    per_group: utterances in a group; None takes one on a CPU and all of them on a GPU.
     """
     per_group = per_group or (1 if device.type == "cpu" else len(lengths))
     groups, start = [], 0
     for first in range(0, len(lengths), per_group):
-        own = lengths[first : first + per_group]
-        longest = max(own)
+        members = lengths[first : first + per_group]
+        longest = max(members)
         index = None
-        if min(own) != longest:
-            index = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(own)]).to(device)
-        groups.append(Group(start, start + sum(own), lengths=own, index=index))
-        start += sum(own)
+        if min(members) != longest:
+            places = [torch.arange(n) + i * longest for i, n in enumerate(members)]
+            index = torch.cat(places).to(device)
+        groups.append(Group(start, start + sum(members), lengths=members, index=index))
+        start += sum(members)
     return groups

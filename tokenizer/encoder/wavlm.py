@@ -6,13 +6,11 @@ post-norm layers). Numbers agree with `transformers.WavLMModel` cut at the same 
 
 Three things make it faster than the reference, and none changes what is computed:
 * frames are rows of one packed matrix (packing.py), so no product runs on padding;
-* data stay time-major, where a convolution over time is a linear layer over a sliding view;
-  two seconds of audio at a time, since what its convolutions write then still lies in cache;
+* data stay time-major, where a convolution over time is a linear layer over a sliding view; it
+  takes two seconds of audio at a time, so that the outputs of a layer are still in cache;
 * queries, keys, values and the bias gate come from one product; the relative position bias is
   computed once and reused by every layer and every utterance.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +20,11 @@ from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLES_PER_FRAME, num_frame
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.linear import InferenceLinear
 from tokenizer.encoder.packing import groups_of
+from tokenizer.encoder.relative_position import block_bias
 from tokenizer.encoder.wavlm_layer import TransformerLayer
 
-# On a CPU, convolve about this many frames at a time; measured best with 1 to 2 MB of L2 a core.
+# On a CPU, about this many frames are convolved at a time; measured best with 1 to 2 MB of L2 cache
+# per core.
 CONV_TILE_FRAMES = 100
 
 
@@ -36,10 +36,8 @@ class ConvLayer:
         self.kernel, self.stride = kernel, stride
         self.norm = "layer_norm.weight" in weights
         if self.norm:
-            self.norm_weight, self.norm_bias = (
-                weights["layer_norm.weight"],
-                weights["layer_norm.bias"],
-            )
+            self.norm_weight = weights["layer_norm.weight"]
+            self.norm_bias = weights["layer_norm.bias"]
         flat = weight.permute(0, 2, 1).reshape(weight.shape[0], -1)
         self.linear = InferenceLinear(flat, weights.get("conv.bias"), gelu=not self.norm)
 
@@ -80,8 +78,8 @@ class WavLM:
     ) -> None:
         """weights: as `read_encoder` gives them, with Hugging Face's names, cut at config.layer.
 
-        utterances_per_group: how many utterances are padded together where attention and the
-        positional convolution look along time; None takes what is fastest on the device.
+        utterances_per_group: how many utterances attention and the positional convolution get as
+        one padded batch; None takes what is fastest on the device.
         """
         self.config, self.device, self.dtype = config, torch.device(device), dtype
         self.utterances_per_group = utterances_per_group
@@ -95,22 +93,28 @@ class WavLM:
         self.projection = InferenceLinear(
             projection["projection.weight"], projection["projection.bias"]
         )
-        self.position = PositionalConv(_under(weights, "encoder.pos_conv_embed.conv."), config)
         self.norm = weights["encoder.layer_norm.weight"], weights["encoder.layer_norm.bias"]
         self.layers = [
             TransformerLayer(_under(weights, f"encoder.layers.{i}."), config)
             for i in range(config.layer)
         ]
-        # (heads, buckets) → the bias for any distance; absent when no transformer layer is used.
-        self.bias_table = weights.get("encoder.layers.0.attention.rel_attn_embed.weight")
-        self._bias = torch.empty(config.num_attention_heads, 0, 0)
+        # (buckets, heads); empty when no transformer layer is used.
+        no_table = torch.empty(config.num_buckets, 0, device=self.device)
+        self.bias_table = weights.get("encoder.layers.0.attention.rel_attn_embed.weight", no_table)
+        self._prepare_context(_under(weights, "encoder.pos_conv_embed.conv."))
+
+    def _prepare_context(self, conv_weights: dict[str, Tensor]) -> None:
+        """Set up what looks along time: the positional convolution and the position bias."""
+        self.position = PositionalConv(conv_weights, self.config)
+        self._bias = torch.empty(self.config.num_attention_heads, 0, 0)
 
     @torch.inference_mode()
     def __call__(self, waveforms: list[Tensor]) -> list[Tensor]:
         """Features of `config.layer` for each waveform.
 
         waveforms: 1-D float tensors at 16 kHz, normalised as `config.normalize` says, each of at
-        least 400 samples. Returns one (T, D) tensor each, T = floor((n - 400) / 320) + 1.
+        least 400 samples. Returns one (T, D) tensor each, T = floor((n - 400) / 320) + 1. Raises
+        ValueError for a shorter one.
         """
         lengths = [num_frames(len(wave)) for wave in waveforms]
         if not lengths:
@@ -122,15 +126,16 @@ class WavLM:
         x = x + torch.cat([group.unpad(self.position(group.pad(x))) for group in groups])
         if not self.config.do_stable_layer_norm:
             x = F.layer_norm(x, x.shape[-1:], *self.norm, eps=self.config.layer_norm_eps)
-        bias = self.position_bias(max(lengths)) if self.layers else None
+        bias = self.position_bias(max(lengths))
         for layer in self.layers:
             x = layer(x, groups, bias)
         return list(x.split(lengths))
 
     def compile(self) -> None:
-        """Let torch.compile fuse what lies between the products; the first batches then take long.
+        """Compile the layers with torch.compile, which fuses what lies between the products.
 
-        Only functions of tensors are compiled, for any shape: how utterances are grouped is Python.
+        The first batches then take long. Functions of tensors are compiled, for any shape; the
+        grouping of utterances stays Python.
         """
         for part in [*self.convs, *self.layers]:
             for name in ("with_layer_norm", "project", "attention", "finish"):
@@ -138,7 +143,7 @@ class WavLM:
                     setattr(part, name, torch.compile(getattr(part, name), dynamic=True))
 
     def frames(self, waveforms: list[Tensor], lengths: list[int]) -> Tensor:
-        """Waveforms → (N, D) packed: what each frame brings to the transformer, seen alone."""
+        """Waveforms → (N, D) packed: the transformer's input, before positions are added."""
         x = self.convolve(waveforms, lengths)
         x = F.layer_norm(x, x.shape[-1:], *self.projection_norm, eps=self.config.layer_norm_eps)
         return self.projection(x)
@@ -147,7 +152,7 @@ class WavLM:
         """Waveforms → (N, C) packed conv features; lengths: frames of each."""
         waves = [wave.to(device=self.device, dtype=self.dtype) for wave in waveforms]
         if self.config.feat_extract_norm == "group":
-            # The norm is over an utterance's whole time: one utterance at a time, never padded.
+            # The norm is over all of an utterance's time, so no utterance may be padded.
             return torch.cat([self._convolve_group_norm(wave) for wave in waves])
         if self.device.type != "cpu":
             return self._convolve_batch(waves, lengths)
@@ -172,36 +177,19 @@ class WavLM:
         return x[0]
 
     def _convolve_batch(self, waves: list[Tensor], lengths: list[int]) -> Tensor:
-        # Zeros after an utterance's end reach no frame that is kept: nothing here is padded.
+        # No frame that is kept reaches the zeros after its utterance's end.
         batch = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
         x = self._convolve_layer_norm(batch.unsqueeze(-1))
         return torch.cat([x[i, :frames] for i, frames in enumerate(lengths)])
 
     def position_bias(self, frames: int) -> Tensor:
-        """(heads, T, T) with T >= frames: the bias of key j for query i, by the distance j - i.
+        """(heads, T, T) with T >= frames: the bias of key j for query i.
 
-        T is at least `frames`, and grows when a longer utterance comes.
+        It is kept, and made again when a longer utterance comes.
         """
         if self._bias.shape[-1] < frames:
-            bucket = position_buckets(frames, self.config)
-            by_distance = self.bias_table[bucket.to(self.device)].T.contiguous()  # (heads, 2T - 1)
-            self._bias = by_distance.unfold(1, frames, 1).flip(1).contiguous()
+            self._bias = block_bias(self.bias_table, frames, past=0, config=self.config)
         return self._bias
-
-
-def position_buckets(frames: int, config: EncoderConfig) -> Tensor:
-    """(2 T - 1,) int64: the bucket of each distance j - i, from -(T - 1) to T - 1.
-
-    config: anything with num_buckets and max_bucket_distance. Half of the buckets are for keys
-    ahead; in each half they are exact up to its middle, then by logarithm (WavLM, section 3.1).
-    """
-    buckets, far = config.num_buckets // 2, config.max_bucket_distance
-    exact = buckets // 2
-    distance = torch.arange(-frames + 1, frames)
-    size = distance.abs()
-    log = torch.log(size.clamp(min=1).float() / exact) / math.log(far / exact)
-    large = (exact + log * (buckets - exact)).long().clamp(max=buckets - 1)
-    return torch.where(size < exact, size, large) + (distance > 0) * buckets
 
 
 class PositionalConv:
@@ -209,22 +197,18 @@ class PositionalConv:
 
     def __init__(self, weights: dict[str, Tensor], config: EncoderConfig) -> None:
         self.groups = config.num_conv_pos_embedding_groups
-        # As a 2-D convolution over channels-last data: the 1-D one runs at half the speed on a CPU.
+        # A 2-D convolution over channels-last data is twice as fast on a CPU as the 1-D one.
         weight = weights["weight"].unsqueeze(2)
         self.weight = weight.to(memory_format=torch.channels_last)
         self.bias = weights["bias"]
         self.kernel = weight.shape[-1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D); an even kernel's last output is dropped, as in the reference."""
+        """(B, T, D) → (B, T, D). An even kernel's last output is dropped, as in the reference."""
         return F.gelu(self._convolve(x, self.kernel // 2)[:, : x.shape[1]])
 
-    def look_back(self, x: Tensor) -> Tensor:
-        """(B, kernel - 1 + T, D) → (B, T, D): each of the last T frames with those before it."""
-        return F.gelu(self._convolve(x, 0))
-
     def _convolve(self, x: Tensor, padding: int) -> Tensor:
-        # cuDNN would take TF32 for fp32, and any of its algorithms for any batch.
+        # By default cuDNN computes fp32 in TF32, and picks its algorithm by the batch's shape.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             y = F.conv2d(
                 x.unsqueeze(1).permute(0, 3, 1, 2),

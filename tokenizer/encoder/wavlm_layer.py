@@ -1,7 +1,7 @@
 """One transformer layer of WavLM: attention with gated relative position bias, and feed-forward.
 
-The bias of key j for query i depends on their distance, and is scaled by a gate that each head
-computes from its part of query i's input (WavLM, arXiv 2110.13900, section 3.1).
+For inference. relative_position.py says what the bias is; trainable_layers.py has the same layer
+with gradients.
 """
 
 import math
@@ -13,9 +13,10 @@ from torch import Tensor
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.linear import InferenceLinear
 from tokenizer.encoder.packing import Group
+from tokenizer.encoder.relative_position import position_gate
 
-# On a CPU, attend with as many heads at a time as keep their scores under this many bytes; measured
-# best with 1 to 2 MB of L2 cache a core.
+# On a CPU, attention takes as many heads at a time as keep their scores under this many bytes;
+# measured best with 1 to 2 MB of L2 cache per core.
 SCORE_TILE_BYTES = 4 << 20
 
 
@@ -46,8 +47,9 @@ class TransformerLayer:
     def _fused_projections(self, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Weight and bias of one product that gives queries, keys, values and gate logits.
 
-        The gate's 8 outputs per head are summed in two fours (WavLM, eq. 4 and its code); a sum of
-        linear outputs is one linear output, and a head's slice of x is a block of a wider weight.
+        The gate's 8 outputs per head are summed in two groups of four (WavLM, eq. 4 and its code).
+        A sum of linear outputs is one linear output, so their weights are summed here. A head reads
+        its slice of x only, so its gate weights are one block of a block-diagonal matrix.
         """
         heads, dim = self.config.num_attention_heads, self.config.head_dim
         gate = weights["attention.gru_rel_pos_linear.weight"].view(2, 4, dim).sum(1)
@@ -61,16 +63,17 @@ class TransformerLayer:
         return weight, bias
 
     def __call__(self, x: Tensor, groups: list[Group], bias: Tensor) -> Tensor:
-        """x: (N, D) packed frames; bias: (heads, T, T) of at least the longest utterance."""
+        """(N, D) packed frames → same. bias: (heads, T, T), T at least the longest utterance."""
         heads = self.config.num_attention_heads
         qkv, gate = self.project(x)
         mixed = torch.empty_like(x)
         for group in groups:
             q, k, v = group.pad(qkv).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-            own_gate = group.pad(gate).transpose(1, 2).unsqueeze(-1)
-            padding = group.padding_mask()
-            hidden = None if padding is None else padding[:, None]
-            context = self.attention(q, k, v, own_gate, bias, hidden)
+            group_gate = group.pad(gate).transpose(1, 2).unsqueeze(-1)
+            mask = group.frame_mask()
+            if mask is not None:
+                mask = mask[:, None]
+            context = self.attention(q, k, v, gate=group_gate, bias=bias, mask=mask)
             mixed[group.start : group.stop] = group.unpad(context.transpose(1, 2).flatten(2))
         return self.finish(x, mixed)
 
@@ -80,11 +83,13 @@ class TransformerLayer:
             x = self._norm(x, self.norms[0])
         heads, width = self.config.num_attention_heads, self.config.hidden_size
         qkv, logits = self.qkv_gate(x).split([3 * width, 2 * heads], dim=-1)
-        first, second = torch.sigmoid(logits).chunk(2, dim=-1)
-        return qkv, first * (second * self.gate_scale - 1.0) + 2.0
+        return qkv, position_gate(logits, self.gate_scale)
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """What follows attention: output projection, feed-forward, norms and residuals. (N, D)."""
+        """What follows attention: output projection, feed-forward, norms and residuals.
+
+        x: (N, D), the layer's input. mixed: (N, D), the attention's output. Returns (N, D).
+        """
         norm, final_norm = self.norms
         x = x + self.out(mixed)
         if self.config.do_stable_layer_norm:
@@ -97,22 +102,23 @@ class TransformerLayer:
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor, hidden: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor, mask: Tensor | None
 ) -> Tensor:
     """softmax(q k^T / sqrt(d) + gate * bias) v.
 
     q: (B, H, T, d); k, v: (B, H, K, d); gate: (B, H, T, 1); bias: (H, >= T, >= K).
-    hidden: (B, 1 or T, K), True where a key is not for a query, or None. Returns (B, H, T, d).
+    mask: (B, 1 or T, K), True where a query may attend to a key; None where it may to all. Every
+    query needs a key. Returns (B, H, T, d).
 
-    Scaled dot-product attention, but for bf16 on a CPU: PyTorch's fused kernel does its products at
-    fp32 speed there, and plain batched products are 2.6 times as fast (11 s of audio, Zen 5).
+    PyTorch's scaled_dot_product_attention, except for bf16 on a CPU. There its fused kernel runs at
+    fp32 speed, and plain batched products are 2.6 times as fast (11 s of audio, Zen 5).
     """
     batch, heads, frames, dim = q.shape
     keys = k.shape[2]
     if not q.is_cpu:
         scores = gate * bias[:, :frames, :keys]
-        if hidden is not None:
-            scores = scores.masked_fill(hidden[:, None], -math.inf)
+        if mask is not None:
+            scores = torch.where(mask[:, None], scores, -math.inf)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=scores)
     out = q.new_empty(batch, frames, heads, dim).transpose(1, 2)
     step = max(1, SCORE_TILE_BYTES // (frames * keys * q.element_size()))
@@ -120,8 +126,8 @@ def attention(
         for h in range(0, heads, step):
             part = slice(h, h + step)
             scores = gate[i, part] * bias[part, :frames, :keys]
-            if hidden is not None:
-                scores = scores.masked_fill(hidden[i], -math.inf)
+            if mask is not None:
+                scores = torch.where(mask[i], scores, -math.inf)
             q_, k_, v_ = q[i, part], k[i, part], v[i, part]
             if q.dtype == torch.bfloat16:
                 scores.baddbmm_(q_.contiguous(), k_.contiguous().transpose(1, 2), alpha=dim**-0.5)

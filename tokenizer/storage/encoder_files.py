@@ -1,13 +1,14 @@
-"""How a WavLM's shape and weights are read from its folder, up to one layer.
+"""Read a WavLM's shape and weights from its folder, up to one layer.
 
 A folder is `config.json` with `model.safetensors` (or shards of it) in Hugging Face's names, as
-`WavLMModel.save_pretrained` writes it, or with the hub's older `pytorch_model.bin`. Of that only
-tensors are read, by PyTorch's `weights_only` reader: no object in it is ever constructed.
+`WavLMModel.save_pretrained` writes it, or with the hub's older `pytorch_model.bin`. PyTorch's
+`weights_only` reader takes only tensors from that: no other object in it is ever constructed.
 """
 
 import json
 import pickle
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -29,13 +30,13 @@ def read_encoder(folder: Path, layer: int) -> tuple[EncoderConfig, dict[str, Ten
     if (folder / "preprocessor_config.json").is_file():
         normalize = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
     else:
-        # The published models' own rule: normalised input goes with layer-norm convolutions.
+        # As in the published models: those with layer-norm convolutions want normalised input.
         normalize = values.get("feat_extract_norm") == "layer"
     config = EncoderConfig.from_dict({**values, "layer": layer, "normalize": normalize})
     weights = {}
     try:
         for name, tensor in _tensors(folder, lambda name: _wanted(name, layer)):
-            # What is stored in half precision stays so: a tokenizer of it is then half as large.
+            # fp16 weights stay fp16, so that a tokenizer made of them is half as large.
             weights[_plain_name(name)] = tensor if tensor.dtype == torch.half else tensor.float()
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise EncoderError(f"its weights cannot be read: {error}") from error
@@ -55,7 +56,7 @@ def _read_json(path: Path) -> dict:
 
 
 def check_weights(config: EncoderConfig, weights: dict[str, Tensor]) -> None:
-    """Raises EncoderError unless every weight that the encoder uses is there."""
+    """Raises EncoderError if a weight that the encoder uses is missing."""
     missing = [name for name in weight_names(config) if name not in weights]
     if missing:
         raise EncoderError(f"its weights lack {missing[0]}")
@@ -101,7 +102,8 @@ def _wanted(name: str, layer: int) -> bool:
     return name.startswith(("feature_extractor.", "feature_projection.", "encoder."))
 
 
-def _tensors(folder: Path, wanted):
+def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the wanted weights."""
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         with safe_open(file, framework="pt") as opened:
@@ -113,8 +115,8 @@ def _tensors(folder: Path, wanted):
     file = folder / "pytorch_model.bin"
     if not file.is_file():
         raise EncoderError("it has neither model.safetensors nor pytorch_model.bin")
-    # mmap: what lies above the layer is never brought into memory.
-    # Files of before PyTorch 1.6 are no zip, and cannot be mapped.
+    # With mmap, weights above the layer are never read into memory. Files written before PyTorch
+    # 1.6 are not zips and cannot be mapped.
     mapped = zipfile.is_zipfile(file)
     tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     for name, tensor in tensors.items():
@@ -123,7 +125,7 @@ def _tensors(folder: Path, wanted):
 
 
 def _merge_weight_norm(weights: dict[str, Tensor]) -> None:
-    """Fold the positional convolution's weight norm (over all but the last axis) into a weight."""
+    """Replace the positional convolution's weight norm (over all but the last axis) by a weight."""
     base = "encoder.pos_conv_embed.conv."
     for g, v in (
         ("weight_g", "weight_v"),

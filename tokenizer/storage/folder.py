@@ -1,6 +1,5 @@
-"""Files and folders on any filesystem that fsspec knows: fetched, or published whole."""
+"""A folder on any filesystem that fsspec knows: its files are published whole or not at all."""
 
-import atexit
 import json
 import os
 import re
@@ -8,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -15,15 +15,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import UsageError, one_line
 
-# What ships with the project: encoders and tokenizers, a folder each.
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
+# How a large file is opened for one pass. A request to a store fetches this much, and the next
+# request waits for it, so it is not small.
+READ_AHEAD = {"block_size": 16 << 20, "cache_type": "readahead"}
 
 
-def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem and path of a URL. Raises UsageError for a scheme that fsspec does not know.
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem and path of a URL. Raises UsageError for a scheme fsspec lacks.
 
-    Nothing but fsspec opens a path here: a `pipe:` URL, which webdataset would run in a shell, is
-    refused like any unknown scheme.
+    Only fsspec opens paths: a `pipe:` URL, which webdataset would run in a shell, is refused like
+    any unknown scheme.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
     if scheme and scheme[1].lower() not in fsspec.available_protocols():
@@ -36,66 +37,19 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return url_to_fs(url)
     except (ImportError, ValueError, OSError) as error:
         raise UsageError(
-            one_line(error), "install what it names or mend the URL", value=url
+            one_line(error), "install what it names or correct the URL", value=url
         ) from error
-
-
-def fetch_folder(value: str, kind: str, hub: bool = False) -> Path:
-    """A folder as a local one: of a path, a URL, a NAME that ships or, with `hub`, a hub id.
-
-    kind: what should be there, for the message. Raises UsageError when there is no such folder.
-    """
-    if re.fullmatch(r"[\w-]+", value) and not Path(value).exists():
-        if (PRETRAINED / value).is_dir():
-            return PRETRAINED / value
-        names = ", ".join(sorted(folder.name for folder in PRETRAINED.glob("*/")))
-        raise UsageError(
-            "there is no such folder",
-            f"give the folder or URL of {kind}, or of {names}",
-            value=value,
-        )
-    if not Path(value).exists() and hub and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
-        return _fetch_from_hub(value)
-    fs, path = filesystem(value)
-    remedy = f"give the folder or URL of {kind}"
-    try:
-        if not fs.isdir(path):
-            raise UsageError("there is no such folder", remedy, value=value)
-        if isinstance(fs, LocalFileSystem):
-            return Path(path)
-        local = tempfile.mkdtemp(prefix="wavmill-")
-        atexit.register(shutil.rmtree, local, ignore_errors=True)
-        fs.get(path.rstrip("/") + "/", local, recursive=True)
-    except UsageError:
-        raise
-    except Exception as error:  # as above: any store, any reason, but this argument
-        raise UsageError(one_line(error), remedy, value=value) from error
-    return Path(local)
-
-
-def _fetch_from_hub(value: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    names = ["config.json", "preprocessor_config.json"]
-    try:
-        folder = Path(snapshot_download(value, allow_patterns=[*names, "*.safetensors"]))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(value, allow_patterns=[*names, "pytorch_model.bin"]))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise UsageError(
-            one_line(error), "give a local folder, or a hub id this machine can reach", value=value
-        ) from error
-    return folder
 
 
 class Folder:
-    """An output folder on any filesystem, in which a file appears whole or not at all."""
+    """A folder on any filesystem, in which a published file appears whole or not at all.
 
-    def __init__(self, url: str, argument: str = "output") -> None:
-        """argument: what an error says the folder was given as. Raises UsageError for an unknown
-        scheme.
-        """
+    fs, root: the fsspec filesystem, and the folder's path there. url: the folder by an absolute
+    path or URL. given: as it was given, for messages.
+    """
+
+    def __init__(self, url: str, argument: str | None = "output") -> None:
+        """argument: the parameter that an error names. Raises UsageError for an unknown scheme."""
         self.given, self.argument = url, argument
         try:
             self.fs, root = filesystem(url)
@@ -104,7 +58,7 @@ class Folder:
             raise
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
-        # A process of Ray Train works in another folder: there a relative path would be elsewhere.
+        # A Ray Train process runs in another working directory, where a relative path would differ.
         self.url = self.root if self.local else url
 
     def path(self, name: str) -> str:
@@ -118,8 +72,8 @@ class Folder:
     def publish(self, source: Path, name: str) -> None:
         """Put a finished local file under its name.
 
-        A store such as S3 shows an object only once all of it has arrived. On a local disk the
-        file is copied beside the folder's own and then renamed.
+        A store such as S3 shows an object only once it is complete. On a local disk the file is
+        copied into the folder's .partial and then renamed.
         """
         target = self.path(name)
         if not self.local:
@@ -149,12 +103,12 @@ class Folder:
             self.publish(source, name)
 
     def sweep(self) -> None:
-        """Remove what publishing left behind when a process was killed in the middle of it."""
+        """Remove partial files that a killed process left behind."""
         if self.local:
             shutil.rmtree(self.path(".partial"), ignore_errors=True)
 
     def check_free(self, name: str) -> None:
-        """Raises UsageError if a file of this name is there, or the folder is out of reach."""
+        """Raises UsageError if a file of this name exists, or the folder cannot be used."""
         try:
             taken = self.fs.exists(self.path(name))
             if self.local:
@@ -162,21 +116,15 @@ class Folder:
         except Exception as error:  # whatever a store raises, this folder cannot be used
             raise self.unusable(error) from error
         if taken:
-            raise UsageError(
-                f"it holds a {name} already",
-                "give another folder",
-                value=self.given,
-                argument=self.argument,
-            )
+            raise self.refused(f"it holds a {name} already", "give another folder")
+
+    def refused(self, problem: str, remedy: str) -> UsageError:
+        """The error to raise when this folder is the wrong one."""
+        return UsageError(problem, remedy, value=self.given, argument=self.argument)
 
     def unusable(self, error: Exception) -> UsageError:
-        """The error to raise when the store does not take this folder."""
-        return UsageError(
-            one_line(error),
-            "check the path, the bucket and your credentials",
-            value=self.given,
-            argument=self.argument,
-        )
+        """The error to raise when the store fails with `error`."""
+        return self.refused(one_line(error), "check the path, the bucket and your credentials")
 
     def read_text(self, name: str) -> str | None:
         """A small text file's content; None when there is no such file."""
@@ -186,10 +134,10 @@ class Folder:
             return None
 
     def claim(self, name: str, record: dict) -> dict:
-        """Publish a record of what made this folder, unless there is one; the one that is there.
+        """Publish a record of what makes this folder, unless it has one; returns what it has.
 
-        Returns it as JSON gives it back. Raises UsageError when the folder cannot be used, or the
-        file in it is no JSON.
+        The record comes back as JSON gives it. Raises UsageError when the folder cannot be used, or
+        the file in it is not JSON.
         """
         try:
             text = self.read_text(name)
@@ -201,22 +149,17 @@ class Folder:
         try:
             return json.loads(text)
         except ValueError as error:
-            problem = f"its {name} is not JSON"
-            raise UsageError(
-                problem, "give another folder", value=self.given, argument=self.argument
-            ) from error
+            raise self.refused(f"its {name} is not JSON", "give another folder") from error
 
     def claim_run(self, name: str, record: dict) -> None:
-        """Claim the folder for a run; raises UsageError when another run's record is there."""
+        """Claim the folder for a run. Raises UsageError when it has another run's record."""
         record = json.loads(json.dumps(record))  # its tuples as lists
         before = self.claim(name, record)
         different = [key for key in record if before.get(key) != record[key]]
         if different:
-            raise UsageError(
+            raise self.refused(
                 f"the run in it has other {' and '.join(different)}; see its {name}",
                 "repeat that run's settings, or give another folder",
-                value=self.given,
-                argument=self.argument,
             )
 
     def names(self, folder: str, ending: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""A tokenizer as a folder: what is in its files, and whether they belong together.
+"""A tokenizer's folder: what its files hold, and the check that they belong together.
 
-The folder is `config.json` and `model.safetensors`. It holds the encoder's own weights up to its
-layer, so that whoever has the folder makes the same tokens, with no hub and no other file. One that
-can speak has `vocoder.safetensors` beside them.
+The folder is `config.json` and `model.safetensors`. It holds the encoder's weights up to its layer,
+so that the folder alone makes the same tokens anywhere, without a hub. A tokenizer with a vocoder
+has `vocoder.safetensors` too.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ class TokenizerError(UsageError):
 
 @dataclass
 class TokenizerFiles:
-    """A tokenizer as it lies in a folder.
+    """The content of a tokenizer's folder.
 
-    encoder: the WavLM's shape, or that it is MFCCs. metric: "l2" or "cosine". weights: "encoder.*"
-    in Hugging Face's names, and "codebook.codes" (K, D), which is not there before it is trained;
-    with "center" (D,), the mean of all speech, features are centred; with "codebook.projection"
-    (P, D) the nearest code is the nearest by that projection. compressor: its shape, of a
-    distilled tokenizer, whose "features.mean" (D,), "features.scale" (), "compressor.*" and
-    "decompressor.*" are among the weights too. made_by: how it came about; decides no token.
-    vocoder, vocoder_weights: what turns its features into sound, if anything; decides none either.
+    encoder: the WavLM's shape, or MFCCs. metric: "l2" or "cosine". weights: "encoder.*" in Hugging
+    Face's names, and "codebook.codes" (K, D), once it is trained. With "center" (D,), the mean of
+    all speech, features are centred; with "codebook.projection" (P, D) the nearest code is searched
+    after that projection. compressor: its shape, of a distilled tokenizer, whose weights also hold
+    "features.mean" (D,), "features.scale" (), "compressor.*" and "decompressor.*". made_by: how it
+    was trained; no token depends on it. vocoder, vocoder_weights: of the vocoder, if there is one;
+    no token depends on them either.
     """
 
     encoder: EncoderConfig | MFCCConfig
@@ -78,27 +78,27 @@ class TokenizerFiles:
 
     @property
     def storage_dtype(self) -> torch.dtype:
-        """What learned weights are kept in: as most of the encoder's, which may be half."""
-        sizes = Counter()
+        """The dtype to store learned weights in: that of most encoder weights, fp16 or fp32."""
+        sizes: Counter[torch.dtype] = Counter()
         for weight in encoder_weights(self.weights).values():
             sizes[weight.dtype] += weight.numel()
-        return max(sizes, key=sizes.get, default=torch.float32)
+        return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
 
     @property
     def width(self) -> int:
-        """Dimensions of the features that tokens stand for."""
+        """Dimensions D of the features that tokens stand for."""
         return self.compressor.width if self.compressor else self.weights["codebook.codes"].shape[1]
 
     @property
     def past_and_chunk(self) -> tuple[int, int]:
-        """Frames that a causal encoder sees before a chunk, and of a chunk; (0, 1) of another."""
+        """Frames that a causal encoder sees before a chunk, and frames of a chunk; else (0, 1)."""
         encoder = self.encoder
         if isinstance(encoder, MFCCConfig) or not encoder.causal:
             return 0, 1
         return encoder.past_frames, encoder.chunk_frames
 
     def save(self, folder: Path) -> None:
-        """Write config.json and the weights' files; the folder is made."""
+        """Write config.json and the weights' files; makes the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
@@ -121,18 +121,19 @@ class TokenizerFiles:
             raise TokenizerError(f'its config.json does not say "format": "{FORMAT}"')
         try:
             weights = load_file(folder / "model.safetensors")
+            encoder: EncoderConfig | MFCCConfig
             if config["encoder"].get("model_type") == "mfcc":
                 encoder = MFCCConfig.from_dict(config["encoder"])
             else:
-                encoder = EncoderConfig.from_dict(config["encoder"])
-                check_weights(encoder, encoder_weights(weights))
+                encoder = wavlm = EncoderConfig.from_dict(config["encoder"])
+                check_weights(wavlm, encoder_weights(weights))
             compressor = config.get("compressor")
             files = cls(
                 encoder,
                 config["codebook"]["metric"],
                 weights,
-                config.get("made_by", {}),
-                FocalConfig.from_dict(compressor) if compressor else None,
+                made_by=config.get("made_by", {}),
+                compressor=FocalConfig.from_dict(compressor) if compressor else None,
             )
             if files.compressor:
                 check_compression(files.compressor, weights)

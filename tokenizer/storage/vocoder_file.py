@@ -1,4 +1,4 @@
-"""A vocoder's weights as a file of the tokenizer's folder, beside those that decide the tokens."""
+"""The vocoder's file in a tokenizer's folder: apart from the weights that decide tokens."""
 
 import hashlib
 from pathlib import Path
@@ -14,13 +14,13 @@ WEIGHTS_FILE = "vocoder.safetensors"
 
 
 def save_vocoder(folder: Path, config: VocoderConfig, weights: dict[str, Tensor]) -> dict:
-    """Write vocoder.safetensors; returns what a config.json says of it."""
+    """Write vocoder.safetensors; returns its entry for the config.json."""
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS_FILE)
     return {**config.to_dict(), "sha256": digest_of(weights)}
 
 
 def read_vocoder(folder: Path, about: dict, width: int) -> tuple[VocoderConfig, dict[str, Tensor]]:
-    """What save_vocoder wrote. width: of the tokenizer's features.
+    """Read what save_vocoder wrote. width: of the tokenizer's features.
 
     Raises ValueError or TypeError when config.json says something else, OSError or SafetensorError
     when the file cannot be read.

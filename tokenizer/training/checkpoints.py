@@ -24,7 +24,6 @@ from safetensors.torch import save_file
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
-from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 
 CHECKPOINTS, LOG, EVENTS = "checkpoints", "log.jsonl", "events.out.tfevents.0.wavmill"
@@ -74,12 +73,10 @@ def checkpoint_steps(folder: Folder) -> list[int]:
 def check_layout(folder: Folder) -> None:
     """Raises UsageError if the folder holds an unfinished training of the earlier layout."""
     if folder.fs.exists(folder.path(EARLIER_CHECKPOINT)) and not checkpoint_steps(folder):
-        raise UsageError(
+        raise folder.refused(
             "it holds an unfinished training of an earlier version, whose checkpoint "
             f"{EARLIER_CHECKPOINT} this version cannot continue",
             "finish it with the version that began it, or give another output folder",
-            value=folder.given,
-            argument=folder.argument,
         )
 
 

@@ -1,0 +1,141 @@
+"""JSON lines of {key, units}: read in order, each an utterance or the reason why it is rejected."""
+
+import gzip
+import hashlib
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.cluster.progress import bar
+from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY
+from tokenizer.errors import one_line
+from tokenizer.storage.folder import READ_AHEAD, filesystem
+
+ENDINGS = (".jsonl", ".jsonl.gz")
+# A larger unit is a mistake: no codebook is made so large.
+MOST_CODES = 1 << 20
+
+NOT_JSON = "not_json"
+NO_KEY = "no_key"
+NO_UNITS = "no_units"
+NOT_INTEGERS = "units_not_integers"
+NEGATIVE = "negative_unit"
+OVER_CODEBOOK = "unit_over_codebook"
+BROKEN_FILE = "broken_file"
+
+# Every reason a line can be rejected for, and what it means.
+IMPORT_REASONS = {
+    NOT_JSON: "the line is no JSON object",
+    NO_KEY: 'no "key", or one that is neither text nor a whole number',
+    NO_UNITS: 'no "units", or none in it',
+    NOT_INTEGERS: '"units" is no list of whole numbers',
+    NEGATIVE: "a unit is under zero",
+    OVER_CODEBOOK: "a unit is not under the codebook size (where none is given: under 1,048,576)",
+    DUPLICATE_KEY: "the key was seen before",
+    BAD_NAME: "the key is an absolute path, has '..' or control characters, or is no UTF-8",
+    BROKEN_FILE: "the file is cut or damaged here; what follows could not be read",
+}
+
+
+@dataclass(frozen=True)
+class UnitLine:
+    """An utterance, or a rejected line.
+
+    key: PATH:NUMBER of a line without a usable key. units: (T,) int64, empty if rejected. metadata:
+    the line's other fields.
+    """
+
+    key: str
+    reason: str | None = None
+    units: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    metadata: dict = field(default_factory=dict)
+
+
+def read_lines(
+    what: str, files: dict[str, tuple[str, int]], codebook_size: int
+) -> Iterator[UnitLine]:
+    """All lines that are not blank, in order, with a progress bar named `what`.
+
+    files: {path: (url, bytes)}, as `find_files` gives them. Units must be under codebook_size.
+    """
+    # 8 bytes of a hash each: the keys of 100,000 hours would fill gigabytes.
+    seen: set[int] = set()
+    for place, line in _lines(what, files):
+        if line is None:
+            yield UnitLine(place, BROKEN_FILE)
+        else:
+            yield _parse(place, line, codebook_size=codebook_size, seen=seen)
+
+
+def _parse(place: str, line: bytes, *, codebook_size: int, seen: set[int]) -> UnitLine:
+    """place: PATH:NUMBER of the line. seen: hashes of the keys so far."""
+    try:
+        # Python's json takes NaN and Infinity, which would make the output invalid JSON.
+        row = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return UnitLine(place, NOT_JSON)
+    if not isinstance(row, dict):
+        return UnitLine(place, NOT_JSON)
+    key, units = row.pop("key", None), row.pop("units", None)
+    if type(key) is int:
+        key = str(key)
+    if not isinstance(key, str) or not key:
+        return UnitLine(place, NO_KEY)
+    if not _is_name(key):
+        return UnitLine(key.encode("utf-8", "backslashreplace").decode(), BAD_NAME)
+    # A sample's key ends at its first dot: others become "_", as in jobs/ingest.py.
+    folder, slash, name = key.rpartition("/")
+    if "." in name:
+        row["key"] = key
+        key = folder + slash + (name.replace(".", "_"))
+    if units is None or units == []:
+        return UnitLine(key, NO_UNITS)
+    if not isinstance(units, list) or set(map(type, units)) != {int}:
+        return UnitLine(key, NOT_INTEGERS)
+    if min(units) < 0:
+        return UnitLine(key, NEGATIVE)
+    if max(units) >= codebook_size:
+        return UnitLine(key, OVER_CODEBOOK)
+    digest = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
+    if digest in seen:
+        return UnitLine(key, DUPLICATE_KEY)
+    seen.add(digest)
+    return UnitLine(key, None, units=np.array(units), metadata=row)
+
+
+def _is_name(key: str) -> bool:
+    """Whether a tar member can have this name, and webdataset reads it back unchanged."""
+    parts = key.split("/")
+    return (
+        key.isprintable()  # no surrogates either
+        and "" not in parts
+        and not any(part in (".", "..") or part.startswith("__") for part in parts)
+    )
+
+
+def _lines(what: str, files: dict[str, tuple[str, int]]) -> Iterator[tuple[str, bytes | None]]:
+    """("PATH:NUMBER", line) of all lines that are not blank; None for one that cannot be read."""
+    total = sum(size for _, size in files.values())
+    with bar(what, "B", total, unit_scale=True) as progress:
+        for path, (url, size) in files.items():
+            fs, source = filesystem(url)
+            done = progress.n
+            with fs.open(source, "rb", **READ_AHEAD) as raw:
+                packed = path.lower().endswith(".gz")
+                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
+                number = 0
+                try:
+                    for number, line in enumerate(stream, start=1):
+                        progress.update(done + raw.tell() - progress.n)
+                        if line.strip():
+                            yield f"{path}:{number}", line
+                except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                    tqdm.write(f"{path}:{number + 1}: {one_line(error)}", file=sys.stderr)
+                    yield f"{path}:{number + 1}", None
+            progress.update(done + size - progress.n)

@@ -1,0 +1,63 @@
+"""Folders of models and recordings as local ones: by path, URL, shipped name or hub id."""
+
+import atexit
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from fsspec.implementations.local import LocalFileSystem
+
+from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.folder import filesystem
+
+# Encoders and tokenizers that ship with the project, a folder each.
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
+
+
+def fetch_folder(value: str, kind: str, hub: bool = False) -> Path:
+    """A local folder with the content of a folder, a URL, a shipped name or, with `hub`, a hub id.
+
+    kind: what should be there, for the message. Raises UsageError when there is no such folder.
+    """
+    if re.fullmatch(r"[\w-]+", value) and not Path(value).exists():
+        if (PRETRAINED / value).is_dir():
+            return PRETRAINED / value
+        names = ", ".join(sorted(folder.name for folder in PRETRAINED.glob("*/")))
+        raise UsageError(
+            "there is no such folder",
+            f"give the folder or URL of {kind}, or one of {names}",
+            value=value,
+        )
+    if not Path(value).exists() and hub and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        return _fetch_from_hub(value)
+    fs, path = filesystem(value)
+    remedy = f"give the folder or URL of {kind}"
+    try:
+        found = fs.isdir(path)
+        if found and not isinstance(fs, LocalFileSystem):
+            local = tempfile.mkdtemp(prefix="wavmill-")
+            atexit.register(shutil.rmtree, local, ignore_errors=True)
+            fs.get(path.rstrip("/") + "/", local, recursive=True)
+            path = local
+    except Exception as error:  # whatever a store raises, this folder cannot be fetched
+        raise UsageError(one_line(error), remedy, value=value) from error
+    if not found:
+        raise UsageError("there is no such folder", remedy, value=value)
+    return Path(path)
+
+
+def _fetch_from_hub(value: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    names = ["config.json", "preprocessor_config.json"]
+    try:
+        folder = Path(snapshot_download(value, allow_patterns=[*names, "*.safetensors"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(value, allow_patterns=[*names, "pytorch_model.bin"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UsageError(
+            one_line(error), "give a local folder, or a hub id this machine can reach", value=value
+        ) from error
+    return folder
