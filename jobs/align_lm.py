@@ -15,13 +15,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 
-from jobs.cli import flags, preference_flags
+from jobs.cli import flags
+from jobs.cli.training import preference_flags
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        (__doc__ or "").strip(),
+        __doc__,
         "python jobs/align_lm.py --lm out/lm/model --make-triples out/tokens --steps 50 "
         "--output out/aligned",
     )
@@ -38,7 +39,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Flags in, triples and a tuning, figures out."""
     args = parse()
-    from jobs.cli.preference_tuning import align_lm  # after parsing: it imports PyTorch
+    from jobs.cli.training.preference import align_lm  # after parsing: it imports PyTorch
 
     return align_lm(args)
 

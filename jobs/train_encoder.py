@@ -14,13 +14,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 
-from jobs.cli import encoder_flags, flags
+from jobs.cli import flags
+from jobs.cli.training import encoder_flags
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        (__doc__ or "").strip(),
+        __doc__,
         "python jobs/train_encoder.py --input tests/speech --steps 20 20 --codes 50 100 "
         "--row-seconds 2 --output out/encoder",
     )
@@ -44,7 +45,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Flags in, a training, a summary out."""
     args = parse()
-    from jobs.cli.encoder_training import train  # after parsing: it imports Ray and PyTorch
+    from jobs.cli.training.encoder import train  # after parsing: it imports Ray and PyTorch
 
     return train(args)
 

@@ -13,13 +13,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 
-from jobs.cli import flags, lm_flags
+from jobs.cli import flags
+from jobs.cli.training import lm_flags
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        (__doc__ or "").strip(),
+        __doc__,
         "python jobs/train_lm.py --input out/tokens --tokenizer wavlm-tiny-km256 --preset tiny "
         "--steps 200 --output out/lm",
     )
@@ -56,7 +57,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Flags in, a training, a summary out."""
     args = parse()
-    from jobs.cli.lm_training import train_lm  # after parsing: it imports Ray and PyTorch
+    from jobs.cli.training.lm import train_lm  # after parsing: it imports Ray and PyTorch
 
     return train_lm(args)
 

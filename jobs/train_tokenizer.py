@@ -15,7 +15,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 
-from jobs.cli import flags, tokenizer_flags
+from jobs.cli import flags
+from jobs.cli.training import tokenizer_flags
 
 KMEANS_ONLY = ("--metric", "--iterations", "--center", "--whiten")
 
@@ -23,7 +24,7 @@ KMEANS_ONLY = ("--metric", "--iterations", "--center", "--whiten")
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        (__doc__ or "").strip(),
+        __doc__,
         "python jobs/train_tokenizer.py --input tests/speech --encoder wavlm-tiny "
         "--layer 4 --codebook-size 128 --method kmeans --output out/tokenizer",
     )
@@ -37,7 +38,10 @@ def parse() -> argparse.Namespace:
         flag = given.partition("=")[0]
         if flag in unused:
             raise flags.unusable(
-                "--method", args.method, f"it has no use for {flag}", "leave that out"
+                "--method",
+                args.method,
+                problem=f"it has no use for {flag}",
+                remedy="leave that out",
             )
     return args
 
@@ -47,9 +51,9 @@ def main() -> int:
     args = parse()
     # After parsing, and one of them alone: they import Ray, PyTorch and transformers.
     if args.method == "distill":
-        from jobs.cli.distillation import train
+        from jobs.cli.training.distillation import train
     else:
-        from jobs.cli.clustering import train
+        from jobs.cli.training.clustering import train
     return train(args)
 
 

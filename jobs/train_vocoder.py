@@ -19,7 +19,7 @@ from jobs.cli import flags
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        (__doc__ or "").strip(),
+        __doc__,
         "python jobs/train_vocoder.py --input tests/speech --tokenizer wavlm-tiny-km256 "
         "--hidden 128 --layers 4 --steps 200 --output out/speaking",
     )
@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Flags in, a training, a summary out."""
     args = parse()
-    from jobs.cli.vocoder_training import train  # after parsing: it imports Ray and PyTorch
+    from jobs.cli.training.vocoder import train  # after parsing: it imports Ray and PyTorch
 
     return train(args)
 

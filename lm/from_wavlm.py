@@ -18,15 +18,15 @@ def start_from_wavlm(model: SpeechLM, wavlm: Any, first_layer: int) -> None:
     longer standardised: they are the features that the first layer got in WavLM. Raises LMError
     when shapes differ, WavLM has too few layers, or its layers are post-norm.
     """
-    config, theirs = model.config, wavlm.config
-    if not theirs.do_stable_layer_norm:
+    config, their_config = model.config, wavlm.config
+    if not their_config.do_stable_layer_norm:
         raise LMError("this WavLM norms after each part of a layer, and the model before it")
     if config.inputs == "embedding" or model.inputs.in_proj is not None:
         raise LMError("a model starts from WavLM's layers only on features of WavLM's width")
-    if first_layer < 0 or first_layer + config.layers > theirs.num_hidden_layers:
+    if first_layer < 0 or first_layer + config.layers > their_config.num_hidden_layers:
         raise LMError(
             f"layers {first_layer + 1} to {first_layer + config.layers} are asked of a WavLM with "
-            f"{theirs.num_hidden_layers}"
+            f"{their_config.num_hidden_layers}"
         )
     for name, their_name in (
         ("width", "hidden_size"),
@@ -35,16 +35,16 @@ def start_from_wavlm(model: SpeechLM, wavlm: Any, first_layer: int) -> None:
         ("num_buckets", "num_buckets"),
         ("max_bucket_distance", "max_bucket_distance"),
     ):
-        value, their_value = getattr(config, name), getattr(theirs, their_name)
+        value, their_value = getattr(config, name), getattr(their_config, their_name)
         if value != their_value:
             raise LMError(f"the model's {name} is {value}, WavLM's {their_value}")
-    model.config = model.encoder.config = replace(config, layer_norm_eps=theirs.layer_norm_eps)
-    encoder = model.encoder
+    encoder, eps = model.encoder, their_config.layer_norm_eps
+    model.config = encoder.config = replace(config, layer_norm_eps=eps)
     table = wavlm.encoder.layers[0].attention.rel_attn_embed.weight
     encoder.relative_embedding.weight.copy_(table)
-    _copy_module(encoder.norm, wavlm.encoder.layer_norm, theirs.layer_norm_eps)
+    _copy_module(encoder.norm, wavlm.encoder.layer_norm, eps)
     for layer, their_layer in zip(encoder.layers, wavlm.encoder.layers[first_layer:]):
-        _copy_layer(layer, their_layer, theirs.layer_norm_eps)
+        _copy_layer(layer, their_layer, eps)
     model.inputs.leave_untouched()
 
 

@@ -151,7 +151,7 @@ def _wavlm_names(layer: Layer) -> dict[str, Tensor]:
     for part in ("weight", "bias"):
         for name, value in zip("qkv", weights[f"attention.qkv_proj.{part}"].chunk(3)):
             names[f"attention.{name}_proj.{part}"] = value
-        for theirs, ours in (
+        for name, lm_name in (
             ("layer_norm", "attention_norm"),
             ("attention.out_proj", "attention.out_proj"),
             ("attention.gru_rel_pos_linear", "attention.gru_rel_pos_linear"),
@@ -159,6 +159,6 @@ def _wavlm_names(layer: Layer) -> dict[str, Tensor]:
             ("feed_forward.intermediate_dense", "feed_forward.in_proj"),
             ("feed_forward.output_dense", "feed_forward.out_proj"),
         ):
-            names[f"{theirs}.{part}"] = weights[f"{ours}.{part}"]
+            names[f"{name}.{part}"] = weights[f"{lm_name}.{part}"]
     names["attention.gru_rel_pos_const"] = weights["attention.gru_rel_pos_const"]
     return names

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
-from tokenizer.errors import UsageError
+
+# A larger unit is a mistake: no codebook is made so large.
+MOST_CODES = 1 << 20
 
 if TYPE_CHECKING:
     from tokenizer.audio.windows import Windowing
@@ -60,24 +62,14 @@ class TokenizeSettings:
         from tokenizer.audio.windows import Windowing
 
         past, chunk = files.past_and_chunk
-        try:
-            return Windowing.of_seconds(
-                window_seconds=self.window_seconds,
-                context_seconds=self.context_seconds,
-                normalize=files.encoder.normalize,
-                frames_per_token=files.frames_per_token,
-                past=past,
-                chunk=chunk,
-            )
-        except ValueError as error:
-            shorten = f", or context_seconds shorter than {self.context_seconds:g}"
-            raise UsageError(
-                str(error),
-                "make the window longer" + ("" if past else shorten),
-                value=self.window_seconds,
-                argument="window_seconds",
-                mentions=("context_seconds",),
-            ) from error
+        return Windowing.of_seconds(
+            window_seconds=self.window_seconds,
+            context_seconds=self.context_seconds,
+            normalize=files.encoder.normalize,
+            frames_per_token=files.frames_per_token,
+            past=past,
+            chunk=chunk,
+        )
 
     def batch_limits(self) -> BatchLimits:
         """The most that one batch holds."""
@@ -210,3 +202,12 @@ class ImportSettings:
     codebook_size: int | None
     tokens_per_second: float
     shard_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.codebook_size is not None and self.codebook_size > MOST_CODES:
+            raise UsageError(
+                f"it is over {MOST_CODES:,}",
+                "give the number of codes",
+                value=self.codebook_size,
+                argument="codebook_size",
+            )

@@ -10,7 +10,7 @@ from tokenizer.config import FocalConfig
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 CODES = 32
-# So few buckets and past positions that some hundred positions have every kind of distance.
+# Few buckets and a small window: rows of some hundred positions have every kind of distance.
 SMALL = {
     "width": 64,
     "layers": 2,
@@ -23,12 +23,12 @@ SMALL = {
 
 
 def small_config(**changes) -> LMConfig:
-    """Two layers of 64."""
+    """Two layers of width 64."""
     return LMConfig(**{"codebook_size": CODES, **SMALL, **changes})
 
 
 def shaken(model: SpeechLM) -> SpeechLM:
-    """The model with every weight moved: zeros and ones would hide what is left out."""
+    """The model with noise added to every weight: zeros and ones would hide what is left out."""
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(1)
         for weight in model.parameters():
@@ -39,13 +39,13 @@ def shaken(model: SpeechLM) -> SpeechLM:
 
 
 def small_lm(**changes) -> SpeechLM:
-    """Of a learned table of inputs."""
+    """A model with learned embeddings as inputs."""
     torch.manual_seed(0)
     return shaken(SpeechLM(small_config(inputs="embedding", **changes)))
 
 
 def causal_files(folder, factors: tuple[int, ...] = (1, 1)) -> TokenizerFiles:
-    """A tokenizer with a causal decompressor of random weights."""
+    """A tokenizer with a random causal decompressor."""
     shape = FocalConfig(
         width=64, latent=8, hidden=(32, 32), factors=factors, causal=True, past_frames=24
     )
@@ -53,14 +53,15 @@ def causal_files(folder, factors: tuple[int, ...] = (1, 1)) -> TokenizerFiles:
 
 
 def row_of(utterances: list[np.ndarray], chunk: int, length: int) -> tuple[torch.Tensor, ...]:
-    """tokens and utterance, (1, T) each, of utterances side by side."""
+    """Utterances side by side in one row → tokens and utterance, (1, T) each."""
     tokens = torch.full((1, length), PAD)
     utterance = torch.full((1, length), -1, dtype=torch.int32)
     place = 0
-    for number, own in enumerate(utterances):
-        whole = chunk + -(-len(own) // chunk) * chunk
+    for number, speech_tokens in enumerate(utterances):
+        count = len(speech_tokens)
+        whole = chunk + -(-count // chunk) * chunk
         tokens[0, place : place + chunk] = START
-        tokens[0, place + chunk : place + chunk + len(own)] = torch.from_numpy(own)
+        tokens[0, place + chunk : place + chunk + count] = torch.from_numpy(speech_tokens)
         utterance[0, place : place + whole] = number
         place += whole
     assert place <= length

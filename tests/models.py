@@ -1,5 +1,5 @@
 """Small random models for the tests: a Hugging Face WavLM, a tokenizer made from one, and a pickle
-that shows when it was loaded.
+that leaves a file behind when it is loaded.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 LAYERS = 4
 
-# So small a model gains nothing from a second thread, and on a busy machine waits for it.
+# Small models gain nothing from a second thread, and on a busy machine they wait for it.
 torch.set_num_threads(1)
 
 
@@ -35,7 +35,7 @@ def small_wavlm(folder: Path, norm: str, seed: int = 0) -> WavLMModel:
         conv_bias=large,
         feat_extract_norm=norm,
         do_stable_layer_norm=large,
-        # So few that a second of audio has distances in every kind of bucket.
+        # Few, so that one second of audio has distances in every kind of bucket.
         num_buckets=32,
         max_bucket_distance=60,
     )
@@ -44,12 +44,12 @@ def small_wavlm(folder: Path, norm: str, seed: int = 0) -> WavLMModel:
         model = WavLMModel(config).eval()
         for name, weight in model.named_parameters():
             if weight.ndim == 1 or "gru_rel_pos_const" in name:
-                # A fresh norm is all ones and zeros: whoever left it out would not be found out.
+                # Fresh norms are ones and zeros: a test would not notice if one was left out.
                 weight.add_(torch.randn_like(weight) * 0.2)
             elif "rel_attn_embed" in name:
                 weight.normal_()
             elif weight.ndim == 2:
-                # Wider than the default 0.02, or attention would be all but uniform.
+                # Wider than the default 0.02, with which attention is almost uniform.
                 weight.normal_(std=weight.shape[1] ** -0.5)
     model.save_pretrained(folder)
     return model
@@ -58,7 +58,7 @@ def small_wavlm(folder: Path, norm: str, seed: int = 0) -> WavLMModel:
 def small_tokenizer(
     folder: Path, norm: str = "layer", layer: int = 2, codes: int = 64, metric: str = "l2"
 ) -> TokenizerFiles:
-    """A tokenizer whose encoder is `small_wavlm` and whose codes are features of noise.
+    """A tokenizer with `small_wavlm` as its encoder, and features of noise as its codes.
 
     folder: where the encoder is saved.
     """
@@ -83,7 +83,7 @@ class Bomb:
 
 
 def distilled(files: TokenizerFiles, config: FocalConfig) -> TokenizerFiles:
-    """The same encoder with a compression of random weights; its features are about 7."""
+    """The same encoder with a random compressor and decompressor; decoded features are about 7."""
     torch.manual_seed(0)
     weights = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
     weights |= {"codebook.codes": torch.randn(32, config.latent)}

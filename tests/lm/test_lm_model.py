@@ -1,6 +1,6 @@
-"""The language model: nothing later than a chunk is known in it, and nothing of another utterance.
+"""The language model: a position depends on nothing after its chunk and on no other utterance.
 
-The reference has one dense mask, written from the definition, where lm/attention.py has bands.
+The reference for attention is one dense mask, written from the definition.
 """
 
 import math
@@ -26,7 +26,7 @@ ROW = 300
 
 
 def rows(chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three rows: of many utterances, of one, and of two that leave some room."""
+    """Three rows: with many utterances, with one, and with two that leave room at the end."""
     made = [
         row_of([speech(n, seed=10 * r + u) for u, n in enumerate(lengths)], chunk, ROW)
         for r, lengths in enumerate(LENGTHS)
@@ -35,7 +35,7 @@ def rows(chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dense(q, k, v, gate, utterance, table, config):
-    """softmax(q k^T / sqrt(d) + gate * bias) v over every pair of positions, then a mask."""
+    """softmax(q k^T / sqrt(d) + gate * bias) v, with a mask over every pair of positions."""
     place = torch.arange(q.shape[2])
     query, key = place[:, None], place[None, :]
     buckets = position_buckets(len(place), config)[key - query + len(place) - 1]
@@ -65,6 +65,31 @@ def test_both_forms_of_attention_are_the_dense_one(chunk):
     torch.testing.assert_close(flex, expected.detach(), atol=1e-5, rtol=1e-5)
 
 
+def test_a_compiled_model_leaves_attention_in_a_graph_of_its_own(monkeypatch):
+    """One graph of layers and FlexAttention asks for more shared memory than an H100 has."""
+    graphs = []
+
+    def backend(module, _):
+        graphs.append(module.graph)
+        return module.forward
+
+    def flex(utterance, table, config, dtype):
+        return FlexAttention(utterance, table, config)
+
+    monkeypatch.setattr("lm.model.attention_over", torch.compiler.disable(flex))
+    model, (tokens, utterance) = small_lm(), rows(4)
+    with torch.no_grad():
+        expected = model(tokens, utterance)
+        torch._dynamo.reset()
+        torch.testing.assert_close(
+            torch.compile(model, backend=backend)(tokens, utterance), expected
+        )
+    torch._dynamo.reset()
+    targets = [str(node.target) for graph in graphs for node in graph.nodes]
+    assert any("linear" in target for target in targets)
+    assert not any("flex" in target for target in targets)
+
+
 def test_attention_in_bf16_is_near_that_in_fp32():
     model, (tokens, utterance) = small_lm(dropout=0.1), rows(4)
     expected = model(tokens, utterance)
@@ -79,7 +104,7 @@ def test_attention_in_bf16_is_near_that_in_fp32():
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("inputs", ["embedding", "codes", "decompressor"])
 def test_a_token_changes_nothing_up_to_its_chunk_and_nothing_of_others(tmp_path, chunk, inputs):
-    # A decompressor that sees 4 frames at once may serve one token at a time at 12.5 a second.
+    # At 12.5 tokens a second, a decompressor of chunks of 4 frames decodes single tokens.
     files = causal_files(tmp_path, (1, 1) if chunk == 4 else (2, 2))
     config = small_config(chunk=chunk, inputs=inputs)
     torch.manual_seed(0)
@@ -94,12 +119,12 @@ def test_a_token_changes_nothing_up_to_its_chunk_and_nothing_of_others(tmp_path,
             changed[row, later] = (changed[row, later] + 1) % CODES
             same = model(changed, utterance) == before
             begin = place // chunk * chunk
-            # What follows in the utterance is all that may be another.
+            # Only later positions of the same utterance may change.
             may = torch.zeros_like(utterance, dtype=torch.bool)
             may[row, begin:] = utterance[row, begin:] == utterance[row, place]
             assert same[~may].all()
             assert not same[row, begin : begin + chunk].all(-1).any()
-            # One token is heard of for as long as the window is, and one chunk more a layer.
+            # The same for a change of one token.
             one = tokens.clone()
             one[row, place] = (one[row, place] + 1) % CODES
             assert (model(one, utterance) == before)[~may].all()
@@ -113,10 +138,10 @@ def test_an_utterance_alone_is_as_in_a_row(tmp_path):
     with torch.no_grad():
         logits = model(tokens, utterance)
         for number, length in enumerate(LENGTHS[0]):
-            own, whole = row_of([speech(length, seed=number)], 4, 4 + -(-length // 4) * 4)
-            alone = model(own, whole)[0, : length + 3]
+            row = row_of([speech(length, seed=number)], 4, 4 + -(-length // 4) * 4)
+            alone = model(*row)[0, : length + 3]
             together = logits[0][utterance[0] == number][: length + 3]
-            # The last chunk, which is filled up, predicts nothing.
+            # The last chunk, which has padding, predicts nothing.
             end = length // 4 * 4 + 4
             torch.testing.assert_close(alone[:end], together[:end], atol=1e-5, rtol=1e-5)
 
@@ -139,7 +164,7 @@ def test_every_token_is_a_target_and_no_other_thing():
 
 
 def test_wavlms_upper_layers_do_what_they_did(tmp_path):
-    """Where a row is one chunk everything is seen, and so they must give WavLM's own output."""
+    """In a row of one chunk, attention sees everything and the layers must give WavLM's output."""
     wavlm, frames = small_wavlm(tmp_path, "layer"), 60
     with torch.no_grad():
         noise = torch.randn(1, 320 * frames + 80, generator=torch.Generator().manual_seed(2))
@@ -150,7 +175,7 @@ def test_wavlms_upper_layers_do_what_they_did(tmp_path):
     )
     model = SpeechLM(config).eval()
     model.inputs.table.copy_(theirs.hidden_states[first][0])
-    model.inputs.shift.normal_()  # what is standardised must not be any more
+    model.inputs.shift.normal_()  # the standardisation must be undone
     start_from_wavlm(model, wavlm, first)
     tokens, utterance = torch.arange(frames)[None], torch.zeros(1, frames, dtype=torch.int32)
     with torch.no_grad():
@@ -159,7 +184,7 @@ def test_wavlms_upper_layers_do_what_they_did(tmp_path):
 
 
 def post_norm(wavlm: WavLMModel) -> WavLMModel:
-    """In the same shape, with wavlm-base's kind of layers."""
+    """The same shape with post-norm layers, as wavlm-base has."""
     return WavLMModel(
         type(wavlm.config)(**{**wavlm.config.to_dict(), "do_stable_layer_norm": False})
     )
@@ -167,7 +192,7 @@ def post_norm(wavlm: WavLMModel) -> WavLMModel:
 
 def test_what_cannot_start_from_wavlm(tmp_path):
     wavlm = small_wavlm(tmp_path / "large", "layer")
-    for changes, said in (
+    for changes, problem in (
         ({"heads": 8}, "heads"),
         ({"feed_forward": 100}, "feed_forward"),
         ({"num_buckets": 16}, "num_buckets"),
@@ -175,7 +200,7 @@ def test_what_cannot_start_from_wavlm(tmp_path):
         ({"inputs": "embedding"}, "width"),
         ({"input_width": 32}, "width"),
     ):
-        with pytest.raises(LMError, match=said):
+        with pytest.raises(LMError, match=problem):
             start_from_wavlm(SpeechLM(small_config(**changes)), wavlm, 2)
     with pytest.raises(LMError, match="norms after"):
         start_from_wavlm(SpeechLM(small_config()), post_norm(wavlm), 2)
@@ -190,18 +215,18 @@ def test_inputs_are_what_the_decompressor_makes_of_each_utterance(tmp_path, fact
     model.inputs.leave_untouched()
     plain = model.inputs(tokens, utterance)
     features = Decoding(files).features([speech(n, seed=u) for u, n in enumerate(LENGTHS[0])])
-    for number, own in enumerate(features):
-        expected = own.unflatten(0, (-1, model.config.frames_per_token)).mean(1)
+    for number, decoded in enumerate(features):
+        expected = decoded.unflatten(0, (-1, model.config.frames_per_token)).mean(1)
         whole = len(expected) // 4 * 4
         here = plain[0][(utterance[0] == number) & (tokens[0] >= 0)]
         torch.testing.assert_close(here[:whole], expected[:whole], atol=1e-5, rtol=1e-5)
     assert (plain[tokens == PAD] == 0).all()
-    # The features' mean is about 7: from scratch they come about 0.
+    # The features' mean is about 7; standardised it is about 0.
     assert plain[tokens >= 0].mean() > 6.5 and standard[tokens >= 0].mean().abs() < 0.5
-    # Of the codes alone, in the other form, the table is exactly so.
+    # The table of "codes" is standardised in the same way, from each code decoded alone.
     table = SpeechLM.from_tokenizer(small_config(), files).inputs
-    own = table.of_tokens(torch.arange(CODES))
-    assert torch.allclose(own.mean(0), torch.zeros(64), atol=1e-4)
+    vectors = table.of_tokens(torch.arange(CODES))
+    assert torch.allclose(vectors.mean(0), torch.zeros(64), atol=1e-4)
     alone = Decoding(files).features([[code] for code in range(CODES)])
     expected = torch.stack([rows.mean(0) for rows in alone])
     torch.testing.assert_close(table.table, expected, atol=1e-4, rtol=1e-4)
@@ -209,14 +234,14 @@ def test_inputs_are_what_the_decompressor_makes_of_each_utterance(tmp_path, fact
 
 def test_what_would_tell_the_future_is_refused(tmp_path):
     files, plain = causal_files(tmp_path / "a"), small_tokenizer(tmp_path / "b", codes=CODES)
-    for config, own, said in (
+    for config, tokenizer, problem in (
         (small_config(inputs="decompressor", chunk=2), files, "sees 4 tokens at once"),
         (small_config(inputs="decompressor", chunk=1), files, "sees 4 tokens at once"),
         (small_config(inputs="decompressor"), plain, "causal"),
         (small_config(codebook_size=9), plain, "32"),
     ):
-        with pytest.raises(LMError, match=said):
-            SpeechLM.from_tokenizer(config, own)
+        with pytest.raises(LMError, match=problem):
+            SpeechLM.from_tokenizer(config, tokenizer)
     ahead = replace(files, compressor=replace(files.compressor, causal=False))
     with pytest.raises(LMError, match="causal"):
         SpeechLM.from_tokenizer(small_config(inputs="decompressor"), ahead)
@@ -247,7 +272,7 @@ def test_what_is_no_model_folder(tmp_path):
     save_lm(tmp_path / "lm", model, tokenizer=files, made_by={})
     about, weights = tmp_path / "lm/config.json", tmp_path / "lm/model.safetensors"
     text, data = about.read_text(), weights.read_bytes()
-    for path, content, said in (
+    for path, content, problem in (
         (about, "[]", "format"),
         (about, text.replace("wavmill-lm-1", "wavmill-lm-0"), "format"),
         (about, text.replace('"width": 64', '"breadth": 64'), "breadth"),
@@ -262,7 +287,7 @@ def test_what_is_no_model_folder(tmp_path):
         path.unlink() if content is None else path.write_bytes(
             content if isinstance(content, bytes) else content.encode()
         )
-        with pytest.raises(LMError, match=said):
+        with pytest.raises(LMError, match=problem):
             read_lm(tmp_path / "lm")
         path.write_bytes(kept)
     read_lm(tmp_path / "lm")

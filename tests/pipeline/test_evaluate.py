@@ -1,21 +1,30 @@
-"""jobs/evaluate.py tokens, from outside: the figures, the table, the file, unusable arguments."""
+"""jobs/evaluate.py tokens: figures of tokens and of what they decode to, files, unusable flags."""
 
 import io
 import json
 import math
 import re
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
+from refusals import assert_refused
 
 from pipeline.evaluation import abx, measures
+from pipeline.evaluation.evaluate_decoding import FeatureFigures
 from pipeline.evaluation.phone_labels import read_item_file, read_phones
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import VocoderConfig
 from tokenizer.errors import UsageError
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
 HEADER = " ".join(abx.HEADER)
+ENCODER, TOKENIZER = PRETRAINED / "wavlm-tiny", PRETRAINED / "wavlm-tiny-km1024"
 
 # Two speakers who say one sentence, one of them a second, one without labels, and what is no audio.
 KEYS = ("awb-s00", "en-us-f4-s00", "awb-s01", "en-gb-s00")
@@ -196,3 +205,46 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, read, content, said):
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=f"^{re.escape(str(file))}: .*{said}"):
         read(str(file))
+
+
+def test_perfect_features_have_no_error_and_the_mean_frame_has_one():
+    files = TokenizerFiles.read(TOKENIZER)
+    random = np.random.default_rng(0)
+    waves = [random.standard_normal(n).astype(np.float32) for n in (16_000, 9_000)]
+    bare = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
+    true = Tokenizer(replace(files, weights=bare)).features(waves)
+    mean = np.concatenate(true).mean(0)
+    for decoded, error, cosine in (
+        (true, 0, 1),
+        ([np.broadcast_to(mean, rows.shape).copy() for rows in true], 1, None),
+    ):
+        figures = FeatureFigures(files, ENCODER)
+        for wave, rows in zip(waves, decoded):
+            figures.add(wave, rows)
+        found = figures.figures()
+        np.testing.assert_allclose(found["feature_error"], error, atol=1e-4)
+        assert found["top_cosine"] < 0.99 if cosine is None else found["top_cosine"] > 0.9999
+
+
+def test_decoding_figures_of_the_job(tmp_path):
+    files = TokenizerFiles.read(TOKENIZER)
+    torch.manual_seed(0)
+    vocoder = Vocoder(VocoderConfig(width=files.width, hidden=16, layers=1, feed_forward=16))
+    speaking = replace(files, vocoder=vocoder.config, vocoder_weights=vocoder.state_dict())
+    speaking.save(tmp_path / "speaking")
+    done = run_job(
+        *("evaluate", "tokens", "--input", SPEECH, "--tokenizer", tmp_path / "speaking"),
+        *("--encoder", "wavlm-tiny", "--json", tmp_path / "figures.json", *ONE_THREAD),
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    # Its codes were fitted to the same encoder's features, of other speech.
+    assert 0.1 < figures["feature_error"] < 0.9 and 0.5 < figures["top_cosine"] < 1
+    # A vocoder of random weights makes a sound that is nothing like speech.
+    assert figures["log_mel_distance"] > 1 and figures["tokens_back"] < 0.3
+    assert "feature_error" in done.stdout and "tokens_back" in done.stdout
+
+
+def test_another_encoder_is_refused(tmp_path):
+    flags = ("evaluate", "tokens", "--input", SPEECH, "--tokenizer", TOKENIZER, "--encoder")
+    assert_refused(run_here(*flags, SPEECH), "--encoder")

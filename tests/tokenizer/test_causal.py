@@ -1,6 +1,6 @@
-"""The causal tokenizer: nothing later than its chunk is heard, and a stream gives what a pass does.
+"""The causal tokenizer: a frame sees nothing after its chunk, and a stream equals one pass.
 
-The reference is the training form, which has one dense mask where inference has blocks and a cache.
+The reference is the training form, with one dense mask where inference has blocks and a KV cache.
 """
 
 import json
@@ -34,31 +34,31 @@ from tokenizer.tokenizer import Tokenizer
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
 PAST = 24
-# Over a block of 64 chunks, many times PAST, ending within a chunk and within a frame.
+# More than a block of 64 chunks and many times PAST; ends within a chunk and within a frame.
 FRAMES, SAMPLES = 459, 459 * 320 + 80 + 133
 
 
 def noise(samples: int = SAMPLES, seed: int = 3) -> np.ndarray:
-    """Of a level that speech has."""
+    """Noise at the level of speech."""
     return (np.random.default_rng(seed).standard_normal(samples) * 0.05).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> CausalStudent:
-    """A causal WavLM of random weights that sees few frames back, with gradients."""
+    """A random causal WavLM with a short window, with gradients."""
     folder = tmp_path_factory.mktemp("wavlm")
     small_wavlm(folder, "layer")
     config, _ = read_encoder(folder, 3)
     config = replace(config, causal=True, normalize=False, past_frames=PAST)
     student = CausalStudent(WavLMModel.from_pretrained(folder), config, torch.zeros(64))
-    with torch.no_grad():  # taps that start at zero would hide what is read from them
+    with torch.no_grad():  # with taps at zero, a test would not notice what they read
         conv = student.wavlm.encoder.pos_conv_embed.conv
         conv.weight.add_(torch.randn(conv.weight.shape, generator=torch.manual_seed(4)) * 0.05)
     return student
 
 
 def tokenizer_of(student: CausalStudent, factors: tuple[int, ...]) -> Tokenizer:
-    """A tokenizer of 64 random codes; factors of its compressor, () for none."""
+    """A tokenizer of 64 random codes. factors: of its compressor, () for none."""
     torch.manual_seed(5)
     weights, shape = student.weights(), None
     files = {f"encoder.{name}": weight for name, weight in weights.items()}
@@ -86,13 +86,13 @@ def tokenizer_of(student: CausalStudent, factors: tuple[int, ...]) -> Tokenizer:
 
 
 def streamed(tokenizer: Tokenizer, wave: np.ndarray, most: int, seed: int = 0) -> list[np.ndarray]:
-    """What each push of up to `most` samples gives, and finish() last."""
-    random, stream, said = np.random.default_rng(seed), tokenizer.stream(), []
+    """The tokens of each push of up to `most` samples, then those of finish()."""
+    random, stream, tokens = np.random.default_rng(seed), tokenizer.stream(), []
     while len(wave):
         count = int(random.integers(0, most + 1))
-        said.append(stream.push(wave[:count]))
+        tokens.append(stream.push(wave[:count]))
         wave = wave[count:]
-    return [*said, stream.finish()]
+    return [*tokens, stream.finish()]
 
 
 def test_inference_has_the_features_of_the_training_form(student):
@@ -127,7 +127,7 @@ def test_samples_after_a_chunk_change_none_of_its_tokens(student, factors):
         after = tokenizer.encode(changed)
         assert np.array_equal(after[: 4 * chunk], before[: 4 * chunk])
         assert not np.array_equal(after[4 * chunk :], before[4 * chunk :])
-        # They are said as soon as the last of these samples is heard, and no sooner.
+        # A chunk's tokens come with the last sample that they depend on, and no sooner.
         stream = tokenizer.stream()
         assert len(stream.push(wave[: end - 1])) == 4 * (chunk - 1)
         assert np.array_equal(stream.push(wave[end - 1 : end]), before[4 * (chunk - 1) : 4 * chunk])
@@ -215,7 +215,7 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
     # The features of one mean frame would have an error of 1.
     first, last = (json.loads(line)["loss"] for line in log)
     assert last < first < 0.5
-    # A run that is killed after this stage goes on with what was learned in it.
+    # A run that is killed after this stage continues from the encoder it trained.
     tokenizer, folder = TokenizerFiles.read(output), PRETRAINED / "wavlm-tiny"
     crop = CropSettings(rows=2, frames=50, mask_share=0.1, mask_span=1, **UNCHANGED_SOUND)
     learned, _ = train_causal_encoder(
@@ -242,9 +242,10 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
         open(tokens / "shards/speech-000002.tar", "rb") as made,
     ):
         waves = {s.key: u.waveform for s, u, _ in read_utterances(sound, 1 << 20)}
-        for key, own, _ in read_tokens(made):
-            assert np.array_equal(np.concatenate(streamed(tokenizer, waves[key], 4000)), own)
-    assert len(np.unique(own)) > 4
+        for key, tokens_of_job, _ in read_tokens(made):
+            online = np.concatenate(streamed(tokenizer, waves[key], 4000))
+            assert np.array_equal(online, tokens_of_job)
+    assert len(np.unique(tokens_of_job)) > 4
     short = ("--window-seconds", 8, "--tokenizer", output, "--output", tmp_path / "short")
     assert_refused(run_here("tokenize", "--input", shard, *short), "--window-seconds", "10.32")
 
@@ -252,10 +253,10 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
 def test_what_cannot_be_causal_is_refused(tmp_path):
     small_wavlm(tmp_path / "base", "group")
     base = {"encoder": tmp_path / "base", "layer": 2}
-    for changes, more, said in (
+    for changes, more, problem in (
         ({"method": "kmeans"}, [], "--causal"),
         ({}, ["--center"], "--center"),
         (base, [], "wavlm-large's shape"),
     ):
         done = run_here("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
-        assert_refused(done, said)
+        assert_refused(done, problem)

@@ -1,4 +1,4 @@
-"""MFCCs as an encoder: a row for each of WavLM's frames, of the sound that this frame sees."""
+"""MFCCs as an encoder: one row per WavLM frame, computed from the samples that the frame sees."""
 
 import numpy as np
 import pytest

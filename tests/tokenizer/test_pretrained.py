@@ -58,7 +58,7 @@ def loudness(wave: np.ndarray) -> np.ndarray:
     return np.log(frames.astype(np.float64).var(1) + 1e-6)
 
 
-def test_the_distilled_tokenizer_says_again_what_it_heard():
+def test_the_distilled_tokenizer_resynthesises_speech():
     size = sum(path.stat().st_size for path in (PRETRAINED / DISTILLED).iterdir())
     assert size <= 16e6
     tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / DISTILLED))
@@ -70,14 +70,14 @@ def test_the_distilled_tokenizer_says_again_what_it_heard():
         tokens = tokenizer.encode(wave)
         made = tokenizer.decode(tokens)
         assert len(made) == 320 * len(tokens) + 80 and 0.02 < made.std() < 0.2
-        own, heard = loudness(wave)[: len(tokens)], loudness(made)[: len(tokens)]
-        assert np.corrcoef(own, heard)[0, 1] > 0.8
+        original, decoded = loudness(wave)[: len(tokens)], loudness(made)[: len(tokens)]
+        assert np.corrcoef(original, decoded)[0, 1] > 0.8
         back.append(np.mean(tokenizer.encode(made) == tokens))
     # Chance is under one in a hundred.
     assert np.mean(back) > 0.15
 
 
-def test_loudness_does_not_change_what_is_heard():
+def test_loudness_does_not_change_tokens():
     tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / "wavlm-tiny-km256"))
     random = np.random.default_rng(0)
     wave = random.standard_normal(32_000).astype(np.float32) * np.linspace(0, 0.1, 32_000)

@@ -1,4 +1,4 @@
-"""The WavLM with gradients: it is the WavLM that `transformers` and our encoder compute."""
+"""The WavLM with gradients gives the features of `transformers` and of the inference encoder."""
 
 import copy
 
@@ -21,7 +21,7 @@ from tokenizer.training.settings import TrainingSettings
 
 @pytest.fixture(scope="module")
 def model() -> MaskedPrediction:
-    """Four small layers, their biases and gates drawn at random: at the start they are zeros."""
+    """Four small layers with random biases and gates, which are zeros at the start of training."""
     config = WavLMConfig(
         hidden_size=64,
         num_hidden_layers=4,
@@ -64,7 +64,7 @@ def test_masked_frames_are_replaced_as_in_transformers(model):
     ours = model.features(waves, masked).detach()
     theirs = model.encoder().train()(waves, mask_time_indices=masked)
     model.wavlm.eval()
-    # In training mode transformers drops activations: compare through an eval-mode mask instead.
+    # In training mode transformers applies dropout, so masking is repeated here in eval mode.
     hidden = model.wavlm.feature_projection(model.wavlm.feature_extractor(waves).mT)[0].clone()
     hidden[masked] = model.wavlm.masked_spec_embed
     expected = model.wavlm.encoder(hidden).last_hidden_state.detach()
@@ -96,7 +96,7 @@ def test_loss_falls_and_gradients_reach_every_weight(model):
 
 
 def test_layers_that_are_kept_stay_as_they_are(model):
-    """To the bit, what is above learns, and Muon is given nothing that stands still."""
+    """Frozen layers stay the same to the bit, all above learn, and Muon gets no frozen matrix."""
     kept = copy.deepcopy(model)
     kept.keep(2)
     before = copy.deepcopy(kept.encoder().state_dict())
@@ -109,20 +109,20 @@ def test_layers_that_are_kept_stay_as_they_are(model):
         for optimizer in optimizers:
             optimizer.step()
     moved = {k for k, v in kept.encoder().state_dict().items() if not torch.equal(v, before[k])}
-    own = {name for name in before if name.startswith(("encoder.layers.2", "encoder.layers.3"))}
-    assert moved == own | {"encoder.layer_norm.weight", "encoder.layer_norm.bias"}
+    upper = {name for name in before if name.startswith(("encoder.layers.2", "encoder.layers.3"))}
+    assert moved == upper | {"encoder.layer_norm.weight", "encoder.layer_norm.bias"}
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.65])
 def test_spans_mask_the_share_that_was_asked_for(share):
     masked = span_mask((400, 250), share, span=10, random=np.random.default_rng(0))
     assert abs(masked.mean() - share) < 0.02
-    # The row's ends are hidden as often as its middle.
+    # The ends of a row are masked as often as its middle.
     assert abs(masked[:, :5].mean() - share) < 0.06
 
 
 def test_labels_follow_a_change_of_speed():
-    """Labels that count tenths of a second: at any speed a frame has that of its own time."""
+    """Labels count tenths of a second: at any speed, a frame has the label of its original time."""
     steps = np.arange(20)
     wave = np.sin(np.arange(16_000) / 5).astype(np.float32)
     labels = np.repeat(steps, 5)[: num_frames(len(wave))]
@@ -149,9 +149,9 @@ def test_mixing_keeps_its_ratio_and_place():
 def test_a_room_leaves_speech_in_its_place():
     pulse = np.zeros(16_000, np.float32)
     pulse[5000] = 1.0
-    heard = room(pulse, 0.4, np.random.default_rng(0))
-    assert np.abs(heard[:5000]).max() < 1e-6 and np.abs(heard).argmax() == 5000
-    assert len(heard) == len(pulse)
+    result = room(pulse, 0.4, np.random.default_rng(0))
+    assert np.abs(result[:5000]).max() < 1e-6 and np.abs(result).argmax() == 5000
+    assert len(result) == len(pulse)
 
 
 def test_a_channel_colours_the_sound_and_leaves_it_in_its_place():
@@ -159,9 +159,9 @@ def test_a_channel_colours_the_sound_and_leaves_it_in_its_place():
     pulse[5000] = 1.0
     spectra = []
     for seed in range(20):
-        heard = channel(pulse, np.random.default_rng(seed))
-        assert len(heard) == len(pulse) and np.abs(np.abs(heard).argmax() - 5000) <= 1
-        spectra.append(20 * np.log10(np.abs(np.fft.rfft(heard)) + 1e-9))
+        result = channel(pulse, np.random.default_rng(seed))
+        assert len(result) == len(pulse) and np.abs(np.abs(result).argmax() - 5000) <= 1
+        spectra.append(20 * np.log10(np.abs(np.fft.rfft(result)) + 1e-9))
     at_1_khz, at_7600_hz = np.array(spectra)[:, [1000, 7600]].T
     assert 3 < at_1_khz.std() < 8
     # Half of them are of a narrow band.

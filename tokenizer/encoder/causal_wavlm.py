@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer.audio.frames import RECEPTIVE_FIELD, num_frames
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.kv_cache import CachedLayers, KVCache
 from tokenizer.encoder.packing import groups_of
-from tokenizer.encoder.wavlm import PositionalConv, WavLM
+from tokenizer.encoder.wavlm import PositionalConv, WavLM, frames_of
 
 CHUNKS_PER_BLOCK = 64
 # The positional convolution copies the windows of this many frames: 32 MB for wavlm-large.
@@ -65,11 +64,9 @@ class CausalWavLM(WavLM):
         waveforms: 1-D float tensors at 16 kHz in [-1, 1], of at least 400 samples. Returns one
         (T, D) tensor each, T = floor((n - 400) / 320) + 1. Raises ValueError for a shorter one.
         """
-        lengths = [num_frames(len(wave)) for wave in waveforms]
+        lengths = frames_of(waveforms)
         if not lengths:
             return []
-        if min(lengths) < 1:
-            raise ValueError(f"a waveform has fewer than {RECEPTIVE_FIELD} samples")
         x = self.frames([wave * self.config.gain for wave in waveforms], lengths)
         done = []
         for group in groups_of(lengths, self.device, self.utterances_per_group):
@@ -88,7 +85,7 @@ class CausalWavLM(WavLM):
 
         At most CHUNKS_PER_BLOCK chunks, all whole except a stream's last. state: None at the start.
         """
-        x = self.frames([wave * self.config.gain], [num_frames(len(wave))])
+        x = self.frames([wave * self.config.gain], frames_of([wave]))
         features, state = self.after(x[None], state, None)
         return features[0], state
 

@@ -116,11 +116,9 @@ class WavLM:
         least 400 samples. Returns one (T, D) tensor each, T = floor((n - 400) / 320) + 1. Raises
         ValueError for a shorter one.
         """
-        lengths = [num_frames(len(wave)) for wave in waveforms]
+        lengths = frames_of(waveforms)
         if not lengths:
             return []
-        if min(lengths) < 1:
-            raise ValueError(f"a waveform has fewer than {RECEPTIVE_FIELD} samples")
         groups = groups_of(lengths, self.device, self.utterances_per_group)
         x = self.frames(waveforms, lengths)
         x = x + torch.cat([group.unpad(self.position(group.pad(x))) for group in groups])
@@ -218,6 +216,14 @@ class PositionalConv:
                 groups=self.groups,
             )
         return y.permute(0, 2, 3, 1)[:, 0]
+
+
+def frames_of(waveforms: list[Tensor]) -> list[int]:
+    """The number of frames of each waveform. Raises ValueError for one without a frame."""
+    lengths = [num_frames(len(wave)) for wave in waveforms]
+    if lengths and min(lengths) < 1:
+        raise ValueError(f"a waveform has fewer than {RECEPTIVE_FIELD} samples")
+    return lengths
 
 
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import WavLMConfig
 
 from jobs.cli import flags
-from jobs.cli.encoder_flags import HEARD_WEIGHTS, SHAPE
+from jobs.cli.training.encoder_flags import HEARD_WEIGHTS, SHAPE
 from pipeline.cluster.progress import TrainingLine
 from pipeline.settings import CropSettings, EncoderSettings, Recipe, Round
 from pipeline.shards.inputs import find_shards
@@ -69,8 +69,8 @@ def make_recipe(args: argparse.Namespace, layers: int) -> Recipe:
         raise flags.unusable(
             "--row-seconds",
             args.row_seconds,
-            f"a row of {frames} frames is no longer than a masked span of {args.mask_span}",
-            "make rows longer or --mask-span shorter",
+            problem=f"a row of {frames} frames is no longer than a masked span of {args.mask_span}",
+            remedy="make rows longer or --mask-span shorter",
         )
     return Recipe(
         spectrum_steps=args.spectrum_steps,
@@ -107,8 +107,8 @@ def start_and_shape(args: argparse.Namespace) -> tuple[Path | None, WavLMConfig]
                 raise flags.unusable(
                     "--" + name.replace("_", "-"),
                     getattr(args, name),
-                    "an existing encoder keeps its shape",
-                    "leave it out, or --start",
+                    problem="an existing encoder keeps its shape",
+                    remedy="leave it out, or --start",
                 )
     started = (
         flags.named("--start", fetch_folder, args.start, "a WavLM", hub=True)
@@ -118,14 +118,19 @@ def start_and_shape(args: argparse.Namespace) -> tuple[Path | None, WavLMConfig]
     config = _shape_of(started, args.start) if started else _new_shape(args)
     if args.keep_layers and not started:
         raise flags.unusable(
-            "--keep-layers", args.keep_layers, "there is no --start", "give one, or leave it out"
+            "--keep-layers",
+            args.keep_layers,
+            problem="there is no --start",
+            remedy="give one, or leave it out",
         )
     for flag, value, most in (
         ("--whiten", args.whiten, config.hidden_size),
         ("--keep-layers", args.keep_layers, config.num_hidden_layers - 1),
     ):
         if value > most:
-            raise flags.unusable(flag, value, f"{most} is the most this encoder has", "lower it")
+            raise flags.unusable(
+                flag, value, problem=f"{most} is the most this encoder has", remedy="lower it"
+            )
     return started, config
 
 
@@ -138,8 +143,8 @@ def _new_shape(args: argparse.Namespace) -> WavLMConfig:
         raise flags.unusable(
             "--width",
             width,
-            f"it is not a multiple of --heads {heads} and of the position embedding's 16 groups",
-            "give a multiple of both",
+            problem=f"it is not a multiple of --heads {heads} and of the position embedding's 16 groups",
+            remedy="give a multiple of both",
         )
     return WavLMConfig(
         hidden_size=width,
@@ -159,8 +164,8 @@ def _shape_of(folder: Path, name: str) -> WavLMConfig:
         raise flags.unusable(
             "--start",
             name,
-            "only the structure of wavlm-large can be trained",
-            "give one with layer norms",
+            problem="only the structure of wavlm-large can be trained",
+            remedy="give one with layer norms",
         )
     return config
 
@@ -179,15 +184,15 @@ def label_rounds(args: argparse.Namespace, layers: int) -> list[Round]:
             raise flags.unusable(
                 flag,
                 " ".join(map(str, values)),
-                f"--steps asks for {count} rounds",
-                f"give {needed} values",
+                problem=f"--steps asks for {count} rounds",
+                remedy=f"give {needed} values",
             )
     if args.label_layers and max(args.label_layers) > layers:
         raise flags.unusable(
             "--label-layers",
             " ".join(map(str, args.label_layers)),
-            f"the encoder has {layers} layers",
-            "give lower ones",
+            problem=f"the encoder has {layers} layers",
+            remedy="give lower ones",
         )
     labelled = args.label_layers if args.start else [None, *args.label_layers]
     return [

@@ -21,7 +21,10 @@ def train(args: argparse.Namespace) -> int:
     frames = round(args.row_seconds * FRAMES_PER_SECOND)
     if frames < SHORTEST_ROW:
         raise flags.unusable(
-            "--row-seconds", args.row_seconds, "a row holds too little", "give 0.5 or more"
+            "--row-seconds",
+            args.row_seconds,
+            problem="a row holds too little",
+            remedy="give 0.5 or more",
         )
     _, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from jobs.cli import flags
-from jobs.cli.tokenizer_flags import FRAMES_PER_CODE
+from jobs.cli.training.tokenizer_flags import FRAMES_PER_CODE
 from pipeline.settings import KmeansSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.training.train_kmeans import train_tokenizer
@@ -25,14 +25,17 @@ def train(args: argparse.Namespace) -> int:
     )
     if args.whiten and args.metric == "cosine":
         raise flags.unusable(
-            "--whiten", args.whiten, "it works with --metric l2 alone", "leave one out"
+            "--whiten",
+            args.whiten,
+            problem="it works with --metric l2 alone",
+            remedy="leave one out",
         )
     if settings.max_frames < settings.codebook_size:
         raise flags.unusable(
             "--max-frames",
             settings.max_frames,
-            f"{settings.codebook_size} codes need as many frames",
-            "raise it or lower --codebook-size",
+            problem=f"{settings.codebook_size} codes need as many frames",
+            remedy="raise it or lower --codebook-size",
         )
     _, shards = flags.named("--input", find_shards, args.input)
     config, weights = flags.encoder(args.encoder, args.layer)
@@ -40,8 +43,8 @@ def train(args: argparse.Namespace) -> int:
         raise flags.unusable(
             "--whiten",
             args.whiten,
-            f"the features have {config.hidden_size} dimensions",
-            "ask for fewer",
+            problem=f"the features have {config.hidden_size} dimensions",
+            remedy="ask for fewer",
         )
     output = flags.named("--output", Folder, args.output)
     output.check_free("config.json")

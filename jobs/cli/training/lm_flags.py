@@ -1,6 +1,7 @@
 """Flags of jobs/train_lm.py: a language model's shape, how it is trained, and where."""
 
 import argparse
+from typing import Any
 
 from jobs.cli import flags
 from lm.config import INPUTS, PRESETS
@@ -127,7 +128,7 @@ def add_places(where: argparse._ArgumentGroup) -> None:
 
 
 def add_earlier_name(
-    group: argparse._ArgumentGroup, name: str, destination: str, **more: object
+    group: argparse._ArgumentGroup, name: str, destination: str, **more: Any
 ) -> None:
     """A flag's earlier name: it still works, and --help does not show it."""
     group.add_argument(

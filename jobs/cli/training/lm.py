@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ray.actor import ActorHandle
 
@@ -93,7 +94,9 @@ def open_token_shards(
         valid, _ = _open("--valid", args.valid, files)
         if valid.codebook_size != train.codebook_size:
             problem = f"it has {valid.codebook_size} codes, --input {train.codebook_size}"
-            raise flags.unusable("--valid", args.valid, problem, "give tokens of one codebook")
+            raise flags.unusable(
+                "--valid", args.valid, problem=problem, remedy="give tokens of one codebook"
+            )
     return train, valid
 
 
@@ -115,7 +118,7 @@ def initial_encoder(args: argparse.Namespace, files: TokenizerFiles | None) -> P
         return None
     if not args.encoder or not files:
         problem = "it needs --encoder and --tokenizer"
-        raise flags.unusable("--initialize", "wavlm", problem, "give both")
+        raise flags.unusable("--initialize", "wavlm", problem=problem, remedy="give both")
     return flags.named("--encoder", fetch_folder, args.encoder, "a WavLM", hub=True)
 
 
@@ -123,12 +126,12 @@ def model_config(
     args: argparse.Namespace, files: TokenizerFiles | None, codebook_size: int
 ) -> LMConfig:
     """The preset's shape, with the values that flags give. Raises LMError for an impossible one."""
-    shape = dict(PRESETS[args.preset])
+    shape: dict[str, Any] = dict(PRESETS[args.preset])
     shape |= {name: value for name in shape if (value := getattr(args, name))}
     inputs = args.inputs or ("codes" if files else "embedding")
     if inputs != "embedding" and not files:
         raise flags.unusable(
-            "--inputs", inputs, "there is no --tokenizer", "give one or leave it out"
+            "--inputs", inputs, problem="there is no --tokenizer", remedy="give one or leave it out"
         )
     return LMConfig(
         codebook_size=codebook_size,

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import flags
-from jobs.cli.tokenizer_flags import FACTORS, FRAMES_PER_CODE
-from jobs.cli.vocoder_training import READERS_OF_A_GPU, print_line
+from jobs.cli.training.tokenizer_flags import FACTORS, FRAMES_PER_CODE
+from jobs.cli.training.vocoder import READERS_OF_A_GPU, print_line
 from pipeline.settings import DistillSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.training.causal_encoder import causal_form
@@ -30,8 +30,8 @@ def train(args: argparse.Namespace) -> int:
         raise flags.unusable(
             "--encoder",
             args.encoder,
-            f"there is no layer above --layer {args.layer} to learn from",
-            "give a WavLM, and a lower layer",
+            problem=f"there is no layer above --layer {args.layer} to learn from",
+            remedy="give a WavLM, and a lower layer",
         )
     if args.causal:
         with flags.naming("--encoder", args.encoder, "give one of wavlm-large's shape"):
@@ -91,8 +91,8 @@ def compressor_shape(args: argparse.Namespace, config: EncoderConfig) -> FocalCo
         raise flags.unusable(
             "--codebook-size",
             args.codebook_size,
-            "the number of binary codes is a power of two",
-            f"give {1 << bits} or {2 << bits}",
+            problem="the number of binary codes is a power of two",
+            remedy=f"give {1 << bits} or {2 << bits}",
         )
     hidden = tuple(args.hidden or [config.hidden_size >> halvings for halvings in range(3)])
     factors = FACTORS[args.rate]
@@ -100,8 +100,8 @@ def compressor_shape(args: argparse.Namespace, config: EncoderConfig) -> FocalCo
         raise flags.unusable(
             "--hidden",
             " ".join(map(str, hidden)),
-            f"--rate {args.rate} halves the frames {len(factors)} times, once in a block",
-            f"give {len(factors)} widths or more",
+            problem=f"--rate {args.rate} halves the frames {len(factors)} times, once in a block",
+            remedy=f"give {len(factors)} widths or more",
         )
     return FocalConfig(
         width=config.hidden_size,

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from jobs.cli import flags
-from jobs.cli.evaluate_lm import open_tokens, read_model, read_utterances
 from jobs.cli.figures import show
-from jobs.cli.preference_flags import TRIPLES
+from jobs.cli.training.preference_flags import TRIPLES
+from lm.evaluation.judge import open_tokens, read_utterances
 from lm.generation import Generator, Sampling
 from lm.model import SpeechLM
 from lm.training.preference import PreferenceTuning, split
@@ -34,7 +34,7 @@ MEANINGS = {
 def align_lm(args: argparse.Namespace) -> int:
     """Make or read triples, tune, and print the held-out triples' figures."""
     device, precision = flags.device_and_precision(args)
-    model, files = read_model(args.lm, device, "fp32")
+    model, files = flags.read_model(args.lm, device, "fp32")
     settings = PreferenceSettings(
         steps=args.steps,
         rows=args.rows,
@@ -118,7 +118,7 @@ def given_triples(url: str, model: SpeechLM, flag: str = "--triples") -> list[Tr
     try:
         data = fs.cat_file(path)
     except Exception as error:  # whatever a store raises, this file cannot be read
-        raise flags.unusable(flag, url, one_line(error), "check the path") from error
+        raise flags.unusable(flag, url, problem=one_line(error), remedy="check the path") from error
     remedy = 'a line is {"key": ..., "prompt": [1, 2], "chosen": [3], "rejected": [4]}'
     with flags.naming(flag, url, remedy):
         return read_triples(data, model.config.codebook_size, model.config.tokenizer)
@@ -130,18 +130,22 @@ def made_triples(
     """OUTPUT's triples, made unless they are there. Raises UsageError when none can be made."""
     if output.fs.exists(output.path(TRIPLES)):
         return given_triples(f"{args.output.rstrip('/')}/{TRIPLES}", model, "--output")
-    tokens = open_tokens("--make-triples", args.make_triples, model=model, lm=args.lm)
+    tokens = flags.named("--make-triples", open_tokens, args.make_triples, model)
     if args.prompt_tokens > model.config.window:
         problem = f"the model looks back on {model.config.window} tokens"
-        raise flags.unusable("--prompt-tokens", args.prompt_tokens, problem, "give fewer")
-    utterances = read_utterances("--make-triples", args.make_triples, tokens=tokens, model=model)
+        raise flags.unusable(
+            "--prompt-tokens", args.prompt_tokens, problem=problem, remedy="give fewer"
+        )
+    utterances = read_utterances(tokens, model)
     # Spread over all shards, not from the first alone.
     spread = islice(utterances, 0, None, max(1, tokens.num_utterances // making.most))
-    with bar("made", "triples") as line:
+    with flags.naming("--make-triples", args.make_triples), bar("made", "triples") as line:
         triples = list(make_triples(Generator(model), spread, settings=making, show=line.update))
     if not triples:
         problem = f"no utterance has 4 tokens more than --prompt-tokens {making.prompt_tokens}"
-        raise flags.unusable("--make-triples", args.make_triples, problem, "give a lower one")
+        raise flags.unusable(
+            "--make-triples", args.make_triples, problem=problem, remedy="give a lower one"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / TRIPLES
         path.write_bytes(write_triples(triples, model.config.tokenizer))

@@ -1,13 +1,19 @@
 """Flags of jobs/train_encoder.py: where it starts, the encoder's shape, the rounds of training."""
 
 import argparse
+from typing import Any
 
 from jobs.cli import flags
 
 # Of frames that are not masked: in round 1, and in later rounds, which need less.
 HEARD_WEIGHTS = 0.5, 0.3
 # A new encoder's shape where no flag says otherwise.
-SHAPE = {"width": 256, "layers": 8, "heads": 4, "conv_widths": [64, 128, 128, 128, 256, 256, 256]}
+SHAPE: dict[str, Any] = {
+    "width": 256,
+    "layers": 8,
+    "heads": 4,
+    "conv_widths": [64, 128, 128, 128, 256, 256, 256],
+}
 
 
 def add_start_shape_rounds(parser: argparse.ArgumentParser) -> None:
