@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
+from tokenizer.errors import UsageError
 
 # A larger unit is a mistake: no codebook is made so large.
 MOST_CODES = 1 << 20
