@@ -124,7 +124,8 @@ def test_a_loss_that_is_no_number_ends_with_one_line(tmp_path):
     done = run_job("train_tokenizer", *flags(tmp_path / "out", **wild))
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: the loss is") and "give a lower learning rate" in last, done.stderr
+    assert last.startswith("error: the loss is"), done.stderr
+    assert "give a lower learning rate" in last
     assert not (tmp_path / "out/config.json").exists()
 
 

@@ -143,8 +143,8 @@ def _new_shape(args: argparse.Namespace) -> WavLMConfig:
         raise flags.unusable(
             "--width",
             width,
-            problem=f"it is not a multiple of --heads {heads} and of 16, the groups of the position "
-            "embedding",
+            problem=f"it is not a multiple of --heads {heads} and of the position embedding's 16 "
+            "groups",
             remedy="give a multiple of both",
         )
     return WavLMConfig(
