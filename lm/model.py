@@ -86,7 +86,7 @@ class Layer(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Encoder(nn.Module):
+class LMEncoder(nn.Module):
     """All layers and the final norm, (B, T, D) → same."""
 
     def __init__(self, config: LMConfig) -> None:
@@ -128,7 +128,7 @@ class SpeechLM(nn.Module):
         self._tokenizer: Tokenizer | None = None
         self.config = config
         self.inputs = TokenInputs(config)
-        self.encoder = Encoder(config)
+        self.encoder = LMEncoder(config)
         self.head = nn.Linear(config.width, config.codebook_size, bias=False)
         self._initialize()
 
