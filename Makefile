@@ -9,7 +9,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[pipeline,train,dev]'
 	touch $@
 
 demo: install
@@ -28,9 +28,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What to run before a commit: lint, and the tests that take seconds.
+# Before a commit: lint, and the tests that start no job. Under two minutes on two cores.
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not job"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not job and not slow"
 
 # Needs espeak-ng and flite; its output is committed.
 speech: install

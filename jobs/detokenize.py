@@ -1,9 +1,9 @@
-"""Turn token shards into speech: audio shards of the same names, KEY.flac and KEY.json.
+"""Turn token shards into speech: audio shards of the same names.
 
-A frame of 20 ms makes 320 samples at 16 kHz, and an utterance 80 more, so that tokenizing the
-result again gives as many tokens. KEY.json is the token shard's. How loud the speech was is not in
-tokens: what comes out is at about -23 dBFS. Run it again to finish what is missing. Exit status: 0
-all done; 1 a shard failed; 2 unusable arguments.
+A sample is KEY.flac and KEY.json. A frame of 20 ms gives 320 samples at 16 kHz, and an utterance 80
+more, so tokenizing the result gives the same number of tokens. KEY.json is the token shard's.
+Tokens do not hold the loudness of speech: the output is at about -23 dBFS. Run it again to finish
+what is missing. Exit status: 0 all done; 1 a shard failed; 2 unusable arguments.
 """
 
 import sys
@@ -12,19 +12,17 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from pipeline.tokenize.detokenize import detokenize, find_token_shards, open_output
+from jobs.cli.figures import failed_problems, print_problems
 
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        __doc__.strip(),
-        "python jobs/tokenize.py --input tests/speech --tokenizer wavlm-tiny-km256 "
+        __doc__,
+        "python jobs/tokenize.py --input tests/speech --tokenizer wavlm-tiny-d1024 "
         "--output out/tokens\n"
-        "  python jobs/train_vocoder.py --input tests/speech --tokenizer wavlm-tiny-km256 "
-        "--hidden 128 --layers 4 --steps 200 --output out/speaking\n"
-        "  python jobs/detokenize.py --input out/tokens --tokenizer out/speaking "
-        "--output out/heard",
+        "python jobs/detokenize.py --input out/tokens --tokenizer wavlm-tiny-d1024 "
+        "--output out/speech",
     )
     parser.add_argument(
         "--input", required=True, metavar="URL", help="an OUTPUT of jobs/tokenize.py"
@@ -33,44 +31,37 @@ def parse() -> flags.argparse.Namespace:
         "--tokenizer",
         required=True,
         metavar="URL",
-        help="the folder or URL of the tokenizer that made the tokens, with a vocoder: what "
-        "jobs/train_vocoder.py made of it",
+        help="the tokenizer that made the tokens, with a vocoder: wavlm-tiny-d1024, or the folder "
+        "or URL that jobs/train_vocoder.py wrote",
     )
-    parser.add_argument(
-        "--output", required=True, metavar="URL", help="folder for the audio shards"
-    )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto: GPUs if the cluster has any (default: %(default)s)",
-    )
+    flags.add_output(parser, "the audio shards")
+    flags.add_device(parser, "auto: GPUs if the cluster has any")
     return parser.parse_args()
 
 
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
+    from pipeline.tokenize.detokenize import detokenize, find_token_shards, open_output
+
     files = flags.read_tokenizer(args.tokenizer)
     if files.vocoder is None:
         raise flags.unusable(
             "--tokenizer",
             args.tokenizer,
-            "it has no vocoder",
-            "train one with jobs/train_vocoder.py, and give what that wrote",
+            problem="it has no vocoder",
+            remedy="train one with jobs/train_vocoder.py, and give what that wrote",
         )
     root, shards = find_token_shards(args.input, files, args.tokenizer)
     output = open_output(args.output, files, root)
     done = detokenize(shards, output, files=files, device=args.device)
-    for name, why in done["failed"].items():
-        print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
-    made = done["shards"] - done["already_done"] - len(done["failed"])
+    finished = done["shards"] - done["already_done"] - len(done["failed"])
     if done["already_done"] == done["shards"]:
         print(f"{done['shards']:,} shards: nothing was left to do")
     else:
-        print(f"{made:,} of {done['shards']:,} shards, {done['audio_hours']:.3f} h of audio")
+        print(f"{finished:,} of {done['shards']:,} shards, {done['audio_hours']:.3f} h of audio")
     print(f"written to {args.output}")
-    return 1 if done["failed"] else 0
+    return print_problems(failed_problems(done["failed"], "shard"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Token shards of other people's units: JSON lines of {key, units}, one utterance each.
+"""Import units of other encoders: JSON lines in, token shards out.
 
-The shards name no tokenizer, so a language model of them learns what a token is by itself. Other
-fields of a line are kept as its metadata. Run it again to finish what is missing. Exit status: 0
-all done; 1 a file was broken, or more was rejected than --max-reject-rate; 2 unusable arguments.
+A line is {"key": ..., "units": [...]}, one utterance. The shards name no tokenizer, so a language
+model of them learns its own input embedding. Other fields of a line are kept as its metadata. Run
+it again to finish what is missing. Exit status: 0 all done; 1 a file was broken, or more was
+rejected than --max-reject-rate; 2 unusable arguments.
 """
 
 import sys
@@ -11,38 +12,28 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
+from jobs.cli.figures import print_codes, print_problems, print_samples, reject_problems
 from pipeline.settings import ImportSettings
-from pipeline.shards.inputs import find_files
-from pipeline.tokenize.import_tokens import import_tokens
-from pipeline.tokenize.unit_lines import ENDINGS, MOST_CODES
 from tokenizer.audio.frames import FRAMES_PER_SECOND
-from tokenizer.storage.folder import Folder
-
-
-def codes(text: str) -> int:
-    """A codebook's size."""
-    value = flags.positive(text)
-    if value > MOST_CODES:
-        raise flags.argparse.ArgumentTypeError(f"{text} is over {MOST_CODES:,}")
-    return value
 
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        __doc__.strip(),
-        "python jobs/import_tokens.py --input 'units/*.jsonl.gz' --output out/tokens",
+        __doc__, "python jobs/import_tokens.py --input 'units/*.jsonl.gz' --output out/tokens"
     )
     flags.add_input(parser, "JSON lines (.jsonl, .jsonl.gz)")
-    parser.add_argument("--output", required=True, metavar="URL", help="folder for token shards")
+    flags.add_output(parser, "token shards")
     parser.add_argument(
-        "--codebook-size", type=codes, help="codes there are (default: the largest unit + 1)"
+        "--codebook-size",
+        type=flags.positive,
+        help="number of codes (default: the largest unit + 1)",
     )
     parser.add_argument(
         "--tokens-per-second",
         type=flags.positive_number,
         default=FRAMES_PER_SECOND,
-        help="of which durations come (default: %(default)s)",
+        help="for durations (default: %(default)s)",
     )
     parser.add_argument(
         "--shard-tokens",
@@ -50,52 +41,38 @@ def parse() -> flags.argparse.Namespace:
         default=1_000_000,
         help="a shard ends with the utterance that fills it (default: %(default)s)",
     )
-    parser.add_argument(
-        "--max-reject-rate",
-        type=flags.rate,
-        default=0.1,
-        help="exit with 1 if a larger share of lines was rejected (default: %(default)s)",
-    )
+    flags.add_max_reject_rate(parser, "lines")
     return parser.parse_args()
 
 
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
-    _, files = flags.named("--input", find_files, args.input, ENDINGS)
+    from pipeline.shards.inputs import find_files
+    from pipeline.tokenize.import_tokens import import_tokens
+    from pipeline.tokenize.unit_lines import ENDINGS
+    from tokenizer.storage.folder import Folder
+
     settings = ImportSettings(
         codebook_size=args.codebook_size,
         tokens_per_second=float(args.tokens_per_second),
         shard_tokens=args.shard_tokens,
     )
+    _, files = flags.named("--input", find_files, args.input, ENDINGS)
     summary = import_tokens(files, flags.named("--output", Folder, args.output), settings)
-    codebook = summary["codebook"]
-    print(
-        f"{summary['samples']:,} lines in {summary['shards']:,} shards: {summary['ok']:,} ok, "
-        f"{summary['rejected']:,} rejected"
-    )
-    for reason, count in summary["rejected_by_reason"].items():
-        print(f"  {count:,} {reason}")
-    print(
-        f"{summary['audio_hours']:.3f} h, {summary['tokens']:,} tokens, "
-        f"{codebook['active_codes']:,} of {codebook['size']:,} codes used, "
-        f"perplexity {codebook['perplexity']:.1f}"
-    )
+    print_samples(summary, "lines")
+    print_codes(summary, "h")
     if not summary["this_run"]:
         print("this run: nothing was left to do")
     print(f"written to {args.output}: shards/, reports/, manifest.parquet, summary.json")
-    problems = []
+    problems = reject_problems(summary, args.max_reject_rate)
     if summary["incomplete_shards"]:
-        problems.append(
+        broken = (
             "a file of --input is broken: it has a row broken_file in manifest.parquet; mend it "
             "and give another --output"
         )
-    share = summary["rejected"] / max(summary["samples"], 1)
-    if share > args.max_reject_rate:
-        problems.append(f"{share:.1%} rejected, over --max-reject-rate {args.max_reject_rate:.1%}")
-    for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+        problems.insert(0, broken)
+    return print_problems(problems)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Pack loose audio files into WebDataset shards, which the other jobs read.
 
-The audio is copied as it is. A .json beside a file, of the same name, goes with it; without one a
-.json with the file's path is made. Run it again to finish what is missing. Exit status: 0 all done;
-1 a shard failed; 2 unusable arguments.
+Audio is copied unchanged. A .json file beside an audio file, of the same name, is packed with it;
+where there is none, a .json with the file's path is made. Run it again to finish what is missing.
+Exit status: 0 all done; 1 a shard failed; 2 unusable arguments.
 """
 
 import sys
@@ -11,17 +11,16 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from pipeline.tokenize.ingest import find_audio, ingest
-from tokenizer.storage.folder import Folder
+from jobs.cli.figures import failed_problems, print_problems
 
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        __doc__.strip(), "python jobs/ingest.py --input recordings/ --output s3://bucket/shards"
+        __doc__, "python jobs/ingest.py --input recordings/ --output s3://bucket/shards"
     )
     flags.add_input(parser, "audio files (flac, wav, ogg, opus, mp3)")
-    parser.add_argument("--output", required=True, metavar="URL", help="folder for the shards")
+    flags.add_output(parser, "the shards")
     parser.add_argument(
         "--shard-size-mb",
         type=flags.positive_number,
@@ -34,15 +33,15 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
-    files = find_audio(args.input)
-    done = ingest(
-        files, flags.named("--output", Folder, args.output), int(args.shard_size_mb * 2**20)
-    )
-    for name, why in done["failed"].items():
-        print(f"problem: {name} failed: {why}; run the same command again", file=sys.stderr)
+    from pipeline.tokenize.ingest import find_audio, ingest
+    from tokenizer.storage.folder import Folder
+
+    files = flags.named("--input", find_audio, args.input)
+    output = flags.named("--output", Folder, args.output)
+    done = ingest(files, output, int(args.shard_size_mb * 2**20))
     print(f"{done['files']:,} files, {done['bytes'] / 2**20:,.1f} MB, in {done['shards']:,} shards")
     print(f"written to {args.output}")
-    return 1 if done["failed"] else 0
+    return print_problems(failed_problems(done["failed"]))
 
 
 if __name__ == "__main__":

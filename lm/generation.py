@@ -1,8 +1,8 @@
-"""Speech that goes on: prompts in, tokens out chunk by chunk, and sound while they come.
+"""Generation: prompts → the tokens that follow, chunk by chunk, and speech while they come.
 
-A prompt is an utterance from its beginning, as in training. One that ends within a chunk loses
-nothing: tokens of a chunk are predicted independently of one another, so the rest of that chunk is
-drawn as if all of it were, and the prompt's own tokens put in their places, which is exact.
+A prompt starts where an utterance starts, as in training. It may end within a chunk: the tokens of
+a chunk are predicted independently of one another, so the whole chunk is drawn and the prompt's
+tokens are put in their places, which is exact.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm.config import LMError
+from lm.config import LMConfig, LMError
 from lm.inference import PackedLM
 from lm.model import SpeechLM
 from tokenizer.audio.frames import SAMPLES_PER_FRAME
@@ -22,28 +22,30 @@ from tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is drawn.
+    """How a token is drawn. Defaults are those of WavSLM's code.
 
-    temperature: logits are divided by it; 0 takes the likeliest. top_k: of so many likeliest alone.
-    top_p: of the likeliest that together have this chance, the one that passes it included. Both
-    together: of the tokens that both leave. Defaults are those of WavSLM's code. Raises LMError for
-    what cannot be.
+    temperature: divides the logits; 0 takes the most likely token. top_k: keeps the k most likely
+    tokens. top_p: keeps the most likely tokens up to the one with which their probability reaches
+    p. With both, a token must pass both. Raises LMError for a value out of range.
     """
 
     temperature: float = 0.8
     top_k: int | None = None
     top_p: float | None = 0.3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise LMError(f"a temperature of {self.temperature} is not zero or over")
+            raise LMError(f"a temperature of {self.temperature} is below zero or infinite")
         if self.top_k is not None and self.top_k < 1:
-            raise LMError(f"a top_k of {self.top_k} is not over zero")
+            raise LMError(f"a top_k of {self.top_k} is below one")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise LMError(f"a top_p of {self.top_p} is not over 0 and up to 1")
+            raise LMError(f"a top_p of {self.top_p} is not above zero and at most one")
 
     def draw(self, logits: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """(B, chunk, K) fp32 → (B, chunk) tokens. generators: one of each row, on the CPU."""
+        """(B, chunk, K) fp32 → (B, chunk) int64 tokens on the CPU.
+
+        generators: one for each row, on the CPU.
+        """
         if self.temperature == 0:
             return logits.argmax(-1).cpu()
         order, logits = None, logits.cpu() / self.temperature
@@ -51,21 +53,22 @@ class Sampling:
             logits, order = logits.topk(min(self.top_k, logits.shape[-1]))
         elif self.top_p is not None and self.top_p < 1:
             logits, order = logits.sort(dim=-1, descending=True)
-        reached = torch.softmax(logits.double(), -1).cumsum(-1)
-        left = reached[..., -1:]
+        cumulative = torch.softmax(logits.double(), -1).cumsum(-1)
+        last = cumulative.shape[-1] - 1
+        total = cumulative[..., -1:]
         if self.top_p is not None and order is not None:
-            # The chance of those up to the first that reaches top_p.
-            place = (reached < self.top_p * left).sum(-1, keepdim=True)
-            left = reached.gather(-1, place.clamp(max=reached.shape[-1] - 1))
-        shape = reached.shape[1:-1]
-        drawn = torch.stack([torch.rand(shape, generator=own).double() for own in generators])
-        place = torch.searchsorted(reached, drawn.unsqueeze(-1) * left, right=True)
-        place = place.clamp(max=reached.shape[-1] - 1)
-        return (place if order is None else order.gather(-1, place))[..., 0]
+            # The probability up to and with the first token that reaches top_p.
+            index = (cumulative < self.top_p * total).sum(-1, keepdim=True)
+            total = cumulative.gather(-1, index.clamp(max=last))
+        shape = cumulative.shape[1:-1]
+        uniform = torch.stack([torch.rand(shape, generator=g).double() for g in generators])
+        index = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
+        index = index.clamp(max=last)
+        return (index if order is None else order.gather(-1, index))[..., 0]
 
 
 class Generator:
-    """A language model that speaks on.
+    """Continues prompts with a language model.
 
     >>> model, files = read_lm("out/lm/model", precision="bf16")
     >>> generator = Generator(model)
@@ -73,41 +76,42 @@ class Generator:
     """
 
     def __init__(self, model: SpeechLM) -> None:
-        """Packs the weights; the model itself is not needed any more."""
+        """Packs a copy of the weights; the model itself is not needed afterwards."""
         self.lm = PackedLM(model)
-        self.config = model.config
+        self.config: LMConfig = model.config
 
     def generate(
         self,
         prompts: list[np.ndarray],
         count: int,
         seeds: list[int],
+        *,
         sampling: Sampling | None = None,
         show: Callable[[int], object] | None = None,
     ) -> list[np.ndarray]:
-        """`count` tokens that follow each prompt, (count,) int64. Else as `chunks`.
+        """The `count` tokens that follow each prompt, (count,) int64. Otherwise as `chunks`.
 
-        show: called with how many of `count` every row has got with each chunk.
+        show: called after each chunk with the number of tokens that every row has got by it.
         """
         rows, done = [np.empty(0, np.int64) for _ in prompts], 0
-        stream = self.chunks(prompts, seeds, sampling)
+        stream = self.chunks(prompts, seeds, sampling=sampling)
         while done < count:
-            rows = [np.concatenate([row, own]) for row, own in zip(rows, next(stream))]
+            rows = [np.concatenate([row, chunk]) for row, chunk in zip(rows, next(stream))]
             before, done = done, min(count, *map(len, rows))
             if show:
                 show(done - before)
         return [row[:count] for row in rows]
 
     def chunks(
-        self, prompts: list[np.ndarray], seeds: list[int], sampling: Sampling | None = None
+        self, prompts: list[np.ndarray], seeds: list[int], *, sampling: Sampling | None = None
     ) -> Iterator[list[np.ndarray]]:
-        """Tokens that follow each prompt, a chunk at a time and without end.
+        """The tokens that follow each prompt, one chunk at a time, without end.
 
-        prompts: (T,) integers each, at least one, of any lengths up to the model's window; of T = 0
-        an utterance begins. seeds: of each; a row's tokens depend on its own prompt and seed, not
-        on the other rows beyond rounding. Each step gives (chunk,) int64 of each row, the first
-        one fewer where a prompt ended within a chunk. Raises LMError, before the first, for a
-        prompt longer than the window or of what are no codes.
+        prompts: at least one; (T,) integers each, of any lengths up to the model's window. With
+        T = 0 an utterance starts from nothing. seeds: one for each; the tokens of a row depend on
+        its prompt and seed, and on the other rows by rounding only. Each step gives (chunk,) int64
+        for each row; the first step gives fewer where a prompt ends within a chunk. Raises LMError,
+        before the first step, for a prompt longer than the window or with other values than codes.
         """
         for prompt in prompts:
             self.check(prompt)
@@ -117,83 +121,94 @@ class Generator:
         self, prompts: list[np.ndarray], seeds: list[int], sampling: Sampling
     ) -> Iterator[list[np.ndarray]]:
         chunk = self.config.chunk
-        rows = [torch.from_numpy(np.asarray(own).astype(np.int64)) for own in prompts]
-        whole = [len(own) // chunk * chunk for own in rows]
+        rows = [torch.from_numpy(np.asarray(prompt).astype(np.int64)) for prompt in prompts]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        logits, state = self.lm.begin([own[:end] for own, end in zip(rows, whole)])
-        said = [len(own) - end for own, end in zip(rows, whole)]
+        # Tokens of each prompt that lie in the chunk to be drawn first.
+        known = [len(row) % chunk for row in rows]
+        logits, state = self.lm.begin([row[: len(row) - n] for row, n in zip(rows, known)])
         while True:
             tokens = sampling.draw(logits, generators)
-            for row, (own, known) in enumerate(zip(rows, said)):
-                if known:
-                    tokens[row, :known] = own[-known:]
-            yield [own[known:].numpy() for own, known in zip(tokens, said)]
-            said = [0] * len(rows)
+            for drawn, row, n in zip(tokens, rows, known):
+                if n:
+                    drawn[:n] = row[-n:]
+            yield [drawn[n:].numpy() for drawn, n in zip(tokens, known)]
+            known = [0] * len(rows)
             logits = self.lm.step(tokens, state)
 
     def check(self, prompt: np.ndarray) -> None:
-        """Raises LMError for a prompt that is longer than the window, or of what are no codes."""
-        own, size, window = np.asarray(prompt), self.config.codebook_size, self.config.window
-        if own.ndim != 1 or own.dtype.kind not in "iu":
-            raise LMError(f"its tokens are {own.dtype} of shape {own.shape}; integers, (T,)")
-        if len(own) and not 0 <= own.min() <= own.max() < size:
-            wrong = own.min() if own.min() < 0 else own.max()
-            raise LMError(f"it has a token {wrong}, and the model knows 0 to {size - 1}")
-        if len(own) > window:
-            raise LMError(f"it has {len(own)} tokens, and the model looks back on {window}")
+        """Raises LMError for a prompt longer than the window or with other values than codes."""
+        tokens, size, window = np.asarray(prompt), self.config.codebook_size, self.config.window
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            problem = f"its tokens are {tokens.dtype} of shape {tokens.shape}"
+            raise LMError(problem, "give integers of shape (T,)")
+        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < size:
+            wrong = tokens.min() if tokens.min() < 0 else tokens.max()
+            raise LMError(f"it has a token {wrong}, and the model's are 0 to {size - 1}")
+        if len(tokens) > window:
+            raise LMError(f"it has {len(tokens)} tokens, and the model's window is {window}")
 
     def speak(
         self,
         tokenizer: Tokenizer,
         prompt: np.ndarray,
         count: int,
+        *,
         seed: int = 0,
         sampling: Sampling | None = None,
     ) -> Iterator[np.ndarray]:
-        """The sound of `count` tokens that follow a prompt, float32 at 16 kHz, while they come.
+        """The speech of the `count` tokens that follow a prompt, in pieces, while they come.
 
-        With a causal decompressor and vocoder, a step of 4 tokens at 50 a second gives 80 ms; what
-        the vocoder's windows overlap comes with the last. Else all comes at the end. All together
-        are what decode() gives of prompt and continuation, from the prompt's end on. Raises
-        LMError as `chunks`, and without a vocoder.
+        Pieces are (n,) float32 at 16 kHz. Together they are what decode() gives of prompt and
+        continuation, from the prompt's end on. With a causal decompressor and vocoder each chunk
+        gives a piece: 80 ms for 4 tokens at 50 a second. The overlap of the vocoder's windows comes
+        with the last piece. Without a causal form all speech is one piece at the end. Raises
+        LMError as `chunks`, and UsageError for a tokenizer without a vocoder.
         """
         self.check(prompt)
-        if tokenizer.decoding.vocoder is None:
-            raise LMError("the tokenizer has no vocoder: train one with jobs/train_vocoder.py")
-        return self._speak(tokenizer, np.asarray(prompt), count, seed, sampling)
+        vocoder = tokenizer.needed_decoding().needed_vocoder()
+        compression = tokenizer.compression
+        causal = compression is None or compression.decompressor.config.causal
+        tokens = self._first_tokens(prompt, count, seed=seed, sampling=sampling)
+        if causal and vocoder.config.causal:
+            return _streamed(tokenizer, np.asarray(prompt), tokens)
+        return _decoded(tokenizer, np.asarray(prompt), tokens)
 
-    def _speak(self, tokenizer, prompt, count, seed, sampling) -> Iterator[np.ndarray]:
-        begin = len(prompt) * tokenizer.frames_per_token * SAMPLES_PER_FRAME
-        chunks = self._exactly(count, prompt, seed, sampling)
-        if not streams(tokenizer):
-            yield tokenizer.decode(np.concatenate([prompt.astype(np.int64), *chunks]))[begin:]
-            return
-        stream = tokenizer.speech_stream()
-        heard = len(stream.push(prompt))
-        for wave in sounds(stream, chunks):
-            heard += len(wave)
-            if heard > begin:
-                yield wave[max(0, len(wave) - (heard - begin)) :]
-
-    def _exactly(self, count, prompt, seed, sampling) -> Iterator[np.ndarray]:
-        for (own,) in self.chunks([prompt], [seed], sampling):
-            if len(own) >= count:
-                yield own[:count]
+    def _first_tokens(
+        self, prompt: np.ndarray, count: int, seed: int, sampling: Sampling | None
+    ) -> Iterator[np.ndarray]:
+        """The first `count` tokens of `chunks`."""
+        for (tokens,) in self.chunks([prompt], [seed], sampling=sampling):
+            yield tokens[:count]
+            count -= len(tokens)
+            if count <= 0:
                 return
-            yield own
-            count -= len(own)
 
 
-def sounds(stream: SpeechStream, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """What a stream says of each chunk of tokens, and at their end."""
-    for tokens in chunks:
-        yield stream.push(tokens)
+def _streamed(
+    tokenizer: Tokenizer, prompt: np.ndarray, chunks: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The speech after the prompt, piece by piece while its tokens come."""
+    stream = tokenizer.speech_stream()
+    # The prompt's samples that are still to come out of the stream.
+    skip = _samples(tokenizer, prompt) - len(stream.push(prompt))
+    for piece in _pieces(stream, chunks):
+        if len(piece) > skip:
+            yield piece[max(0, skip) :]
+        skip -= len(piece)
+
+
+def _pieces(stream: SpeechStream, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield from map(stream.push, chunks)
     yield stream.finish()
 
 
-def streams(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer with a vocoder gives sound while tokens come."""
-    decoding = tokenizer.decoding
-    compression = decoding.compression
-    causal = compression is None or compression.decompressor.config.causal
-    return causal and decoding.vocoder.config.causal
+def _decoded(
+    tokenizer: Tokenizer, prompt: np.ndarray, chunks: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The speech after the prompt, all at once."""
+    tokens = np.concatenate([prompt.astype(np.int64), *chunks])
+    yield tokenizer.decode(tokens)[_samples(tokenizer, prompt) :]
+
+
+def _samples(tokenizer: Tokenizer, prompt: np.ndarray) -> int:
+    return len(prompt) * tokenizer.frames_per_token * SAMPLES_PER_FRAME

@@ -1,6 +1,6 @@
 """What the tests of jobs share: a small encoder and tokenizer, an S3 server, one good run.
 
-Everything is the real thing: jobs run as a person runs them, S3 is a server in its own process.
+Nothing is mocked: jobs run as a user runs them, and S3 is a server in another process.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ import pytest
 import torch
 import webdataset as wds
 from botocore.exceptions import BotoCoreError, ClientError
+from job_marker import runs_a_job
 from ray_cluster import ROOT, end_ray, environment, free_port, shared_cluster
 from transformers import WavLMConfig, WavLMModel
 
@@ -34,7 +35,13 @@ ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: of two run side by side, one begun last would end alone."""
+    """Files with slow tests first: of two run side by side, one begun last would end alone.
+
+    Tests that run a job get the marker `job`.
+    """
+    for item in items:
+        if runs_a_job(item):
+            item.add_marker("job")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -45,10 +52,10 @@ def job_command(job: str, *flags) -> list[str]:
 
 
 def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
-    """Run jobs/JOB.py as a person does, from the repository's root, and wait for it.
+    """Run jobs/JOB.py as a user does, from the repository's root, and wait for it.
 
-    env: variables to add, or with None to take away; a job with such variables starts a Ray of its
-    own, whose workers have them too, and any other connects to the one that is there. Returns the
+    env: variables to add, or with None to remove. A job with `env` starts its own Ray, whose
+    workers have the variables too; any other job connects to the shared cluster. Returns the
     CompletedProcess, with text.
     """
     return subprocess.run(
@@ -62,31 +69,33 @@ def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
 
 
 def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedProcess:
-    """As run_job, in this process: for what a job refuses before it starts any work.
+    """As run_job, in this process: for arguments that a job refuses before any work.
 
-    Another process would import the same again, for longer than all that such a test waits for.
+    A process of its own would spend most of the test's time on imports.
     """
     command = job_command(job, *flags)
-    said, errors = io.StringIO(), io.StringIO()
+    output, errors = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(said),
+        contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
         pytest.raises(SystemExit) as end,
     ):
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", command[1:])
-        patch.setattr(sys, "path", ["", *sys.path])  # the job overwrites the first, its own folder
+        patch.setattr(sys, "path", ["", *sys.path])  # the job replaces the first, its own folder
         for name, value in (env or {}).items():
             patch.setenv(name, str(value))
         runpy.run_path(command[1], run_name="__main__")
-    return subprocess.CompletedProcess(command, end.value.code, said.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess(
+        command, end.value.code, output.getvalue(), errors.getvalue()
+    )
 
 
 def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:
-    """Start jobs/JOB.py, and once `reached` says so end it and its Ray as a power cut does.
+    """Start jobs/JOB.py, and kill it and its Ray with SIGKILL once `reached` returns true.
 
-    Fails when the job ends before, with what it said.
+    Fails with the job's stderr when the job ends before.
     """
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     process = subprocess.Popen(
@@ -113,7 +122,7 @@ def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:
 def read_tokens(path) -> dict[str, tuple[np.ndarray, dict]]:
     """{key: (tokens, KEY.json)} of a token shard, in order, read by plain webdataset.
 
-    path: a local path, or a binary file that is open on any filesystem.
+    path: a local path, or an open binary file.
     """
     if isinstance(path, str | Path):
         samples = wds.WebDataset(str(path), shardshuffle=False, empty_check=False)
@@ -191,14 +200,14 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="session")
 def good(tokenizer, tmp_path_factory) -> Run:
-    """tests/speech, tokenized. Tests only look at it."""
+    """tests/speech, tokenized. Tests must not change it."""
     output = tmp_path_factory.mktemp("good") / "tokens"
     flags = ("--input", SPEECH, "--tokenizer", tokenizer, "--output", output)
     return Run(output, run_job("tokenize", *flags, *ONE_THREAD))
 
 
 class S3(NamedTuple):
-    """A running S3 server. env: the variables with which a process reaches it."""
+    """A running S3 server. env: the variables that a process needs to reach it."""
 
     endpoint: str
     env: dict

@@ -44,9 +44,12 @@ def flags_of(job: Path) -> frozenset[str]:
     flags, waiting, done = set(), [(job, name) for name in functions(job)], set()
     while waiting:
         file, name = waiting.pop()
-        if (file, name) in done or name not in functions(file):
+        if (file, name) in done or not file.is_file():
             continue
         done.add((file, name))
+        if name not in functions(file):  # a module may hand on what another defines
+            waiting += [imported(file)[name]] if name in imported(file) else []
+            continue
         node = functions(file)[name]
         flags |= set(added(node, file))
         for each in ast.walk(node):

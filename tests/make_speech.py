@@ -23,13 +23,13 @@ import soxr
 RATE = 16_000
 MARGIN = RATE // 10
 PEAK = 0.7
-# Fricatives that open or close a sentence are weak: a higher threshold would cut them off.
+# Fricatives at the edges of a sentence are weak. A higher threshold would cut them off.
 QUIET = 0.01 * PEAK
 SHARDS = 3
 
-# Taken in turn by the shards, so the order decides that each gets both engines, and high and
-# low voices. Names become sample keys, where a dot would start the extension. Plain en-gb has
-# no variant because espeak-ng 1.51 silently ignores one there.
+# Dealt to the shards in turn, in an order that gives each shard both engines, and high and low
+# voices. Names become sample keys, so they have no dot, which would start the extension. Plain
+# en-gb has no variant because espeak-ng 1.51 silently ignores one there.
 VOICES = {
     "awb": ("flite", "-voice", "awb"),
     "kal16": ("flite", "-voice", "kal16"),
@@ -41,7 +41,7 @@ VOICES = {
     "rp-m3": ("espeak-ng", "-v", "en-gb-x-rp+m3", "-s", "175", "-p", "45"),
 }
 
-# Said by every voice, so that one sentence can be compared across speakers.
+# Every voice says these, so that one sentence can be compared across speakers.
 SHARED = [
     "The grey heron waited by the mill until noon.",
     "Please measure the width of each shelf twice.",
@@ -49,7 +49,7 @@ SHARED = [
     "How far is it to the next village?",
 ]
 
-# Every fifth is short, so that each of JOINED gets one.
+# Every fifth is short, so that each of JOINED contains a short one.
 ROTATED = [
     "Good morning.",
     "A thin layer of frost covered the garden path.",
@@ -80,28 +80,28 @@ SENTENCES = SHARED + ROTATED + JOINED
 
 
 def sentence_numbers(turn):
-    """Return which SENTENCES the voice at this place in VOICES says."""
+    """Indices into SENTENCES of what the voice at this index in VOICES says."""
     rotated = range(len(SHARED) + turn, len(SHARED + ROTATED), len(VOICES))
     joined = len(SHARED + ROTATED) + turn % len(JOINED)
     return [*range(len(SHARED)), *rotated, joined]
 
 
 def speak(voice, text, wav):
-    """Have one voice say a text, and return it at RATE, trimmed and normalised."""
+    """Synthesise a text with one voice: a signal at RATE, trimmed and normalised."""
     engine, *options = VOICES[voice]
     ending = ["-t", text, "-o", wav] if engine == "flite" else ["-w", wav, text]
     subprocess.run([engine, *options, *ending], check=True)
     recorded, rate = soundfile.read(wav)
     signal = soxr.resample(recorded, rate, RATE)
     signal *= PEAK / np.abs(signal).max()
-    # Padding first leaves every clip the same margin, whatever silence its engine added.
+    # Padded first, so that all clips have the same margin, whatever silence the engine added.
     padded = np.pad(signal, MARGIN)
     loud = np.flatnonzero(np.abs(padded) > QUIET)
     return padded[loud[0] - MARGIN : loud[-1] + MARGIN]
 
 
 def flac(signal):
-    """Return a signal as the bytes of a 16-bit FLAC file."""
+    """The bytes of a 16-bit FLAC file."""
     buffer = io.BytesIO()
     options = {"format": "FLAC", "subtype": "PCM_16", "compression_level": 1.0}
     soundfile.write(buffer, signal, RATE, **options)
@@ -109,7 +109,7 @@ def flac(signal):
 
 
 def samples(voice, turn, wav):
-    """Yield the name and bytes of each tar member of one voice."""
+    """(name, bytes) of each tar member of one voice."""
     for number in sentence_numbers(turn):
         key = f"{voice}-s{number:02d}"
         text = SENTENCES[number]
@@ -119,10 +119,10 @@ def samples(voice, turn, wav):
 
 
 def write_tar(path, members):
-    """Write members to a tar that depends on nothing but their names and bytes."""
+    """Write a tar whose bytes depend only on the names and contents of its members."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in sorted(members):
-            # TarInfo's own defaults are mtime 0, uid and gid 0, no owner names, mode 0644.
+            # The defaults of TarInfo are mtime 0, uid and gid 0, no owner names, mode 0644.
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -150,7 +150,7 @@ def main():
         wav = str(Path(scratch) / "clip.wav")
         for shard in range(SHARDS):
             members = []
-            # Whole voices per shard: a split by shard is then also a split by speaker.
+            # All clips of a voice are in one shard, so a split by shard is a split by speaker.
             for turn, voice in list(enumerate(VOICES))[shard::SHARDS]:
                 members.extend(samples(voice, turn, wav))
             path = output / f"speech-{shard:06d}.tar"

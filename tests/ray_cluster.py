@@ -1,4 +1,4 @@
-"""Ray clusters of the tests' own: one that most jobs connect to, and those that a test ends."""
+"""Ray clusters for tests: one shared by most jobs, and those that one test starts and ends."""
 
 import atexit
 import contextlib
@@ -19,12 +19,12 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
 def environment(changes: dict | None = None) -> dict:
-    """This process's environment without a Ray cluster's address; None takes a variable away."""
+    """This process's environment with changes, without a Ray address; None removes a variable."""
     merged = {**os.environ, "RAY_ADDRESS": None, **(changes or {})}
     return {name: str(value) for name, value in merged.items() if value is not None}
 
 
-# The system may give a port out again as soon as it is closed, and did so to one cluster twice.
+# The system may give out a port again as soon as it is closed.
 GIVEN_PORTS: set[int] = set()
 
 
@@ -40,9 +40,9 @@ def free_port() -> int:
 
 
 def ray_processes(folder: str) -> dict[int, str]:
-    """{process: command line} of the Ray processes whose RAY_TMPDIR this is.
+    """{process id: command line} of the Ray processes whose RAY_TMPDIR this is.
 
-    Told by it in their environment, or by their logs: Ray's agents blank their environment.
+    They have it in their environment, or in their open files: Ray's agents clear their environment.
     """
     found = {}
     for entry in Path("/proc").iterdir():
@@ -53,7 +53,7 @@ def ray_processes(folder: str) -> dict[int, str]:
             if folder.encode() in environ or f"{folder}/session_" in files + line:
                 found[int(entry.name)] = line
         except (OSError, ValueError):
-            continue  # not a process, or one that has just ended
+            continue  # not a process, or one that has ended
     found.pop(os.getpid(), None)
     return found
 
@@ -70,9 +70,9 @@ def end_ray(folder: str) -> None:
 
 
 class Cluster:
-    """A Ray cluster of one node, of its own ports and folder, with token authentication.
+    """A Ray cluster of one node with its own ports and folder, and token authentication.
 
-    variables: what its workers have in their environment. dashboard: take submitted jobs.
+    variables: added to its workers' environment. dashboard: whether jobs can be submitted to it.
     """
 
     def __init__(self, variables: dict, dashboard: bool):
@@ -84,7 +84,7 @@ class Cluster:
                 **variables,
                 "RAY_TMPDIR": self.folder,
                 "TMPDIR": self.folder,
-                # The same for whoever starts the cluster and whoever connects to it.
+                # The same mode for the cluster and for its clients.
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN": secrets.token_hex(16),
                 "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,7 +108,7 @@ class Cluster:
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
         log = Path(self.folder, "start.log")
-        # A file, not a pipe, which the cluster would hold open.
+        # Not a pipe: the cluster's processes would hold it open.
         with log.open("w") as output:
             done = subprocess.run(
                 [*RAY, "start", "--head", *parts],
@@ -123,13 +123,13 @@ class Cluster:
 
 @functools.cache
 def shared_cluster() -> dict:
-    """What a job connects with to this process's own cluster, which the first call starts.
+    """The environment of a job that connects to the shared cluster; the first call starts it.
 
-    Returns its environment. A job that starts its own takes three seconds of a core more, and the
-    suite runs dozens. The cluster ends with this process.
+    A job that starts its own cluster takes three more seconds of a core, and the suite runs dozens
+    of jobs. The cluster ends with this process.
     """
     cluster = Cluster({"PYTHONPATH": ROOT}, dashboard=False)
     atexit.register(end_ray, cluster.folder)
     cluster.start()
-    own = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    return environment({**own, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"})
+    token = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    return environment({**token, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"})

@@ -12,12 +12,14 @@ import soundfile
 from conftest import ROOT, SPEECH
 from job_flags import flags_of
 
+from jobs.cli.evaluation import TOKEN_MEANINGS
 from lm.config import PRESETS, LMConfig
 from lm.files import save_lm
 from lm.model import SpeechLM
 from pipeline.shards.report import REASONS
 from pipeline.tokenize.unit_lines import IMPORT_REASONS
 from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.token_shards import TokenShardWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 README = ROOT / "README.md"
@@ -76,7 +78,6 @@ def test_every_job_is_named():
     assert not [job for job in jobs if job not in text]
 
 
-@pytest.mark.xfail(raises=ImportError, reason="the Python API is not merged yet")
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
     """On an utterance of tests/speech, and on a small model of random weights."""
     blocks = [
@@ -101,6 +102,29 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     save_lm(Path("out/demo/lm/model"), model, tokenizer=files, made_by={})
     exec(blocks[1], made)
     assert made["continuation"].shape == (200,)
+
+
+def test_the_demos_figures_have_their_meanings():
+    """The table that results.md shows of a tokenizer is worded as the job prints it."""
+    text = (ROOT / "docs/results.md").read_text()
+    shown = dict(re.findall(r"^(\w+) +[\d.,]+  (\w.*)$", text, re.M))
+    assert len(shown) > 8
+    assert shown == {name: TOKEN_MEANINGS[name] for name in shown}
+
+
+def test_token_shards_are_plain_webdataset(tmp_path, monkeypatch, capsys):
+    """The Python in formats.md reads what the one writer of token shards writes."""
+    text = (ROOT / "docs/formats.md").read_text()
+    (block,) = [block for kind, block in FENCE.findall(text) if kind == "python"]
+    monkeypatch.chdir(tmp_path)
+    shard = Path("out/tokens/shards/speech-000000.tar")
+    shard.parent.mkdir(parents=True)
+    writer = TokenShardWriter(shard, shard="speech-000000", codebook_size=8)
+    about = {"duration_s": 0.5, "sample_rate": 16_000, "metadata": {"speaker": "a"}}
+    writer.add("u0", np.array([1, 2, 7], np.uint16), **about)
+    writer.close()
+    exec(block, {})
+    assert capsys.readouterr().out == "u0 [1 2 7] 0.5\n"
 
 
 @pages

@@ -1,9 +1,9 @@
-"""Measure the language model: how fast it speaks, and how fast it learns.
+"""Measure the language model: tokens a second of generation, and of training.
 
-The `large` shape with random weights: tokens a second that one prompt is continued with, and tokens
-a second of whole training steps (forward, backward, AdamW) against the same steps in plain PyTorch:
-fp32, one dense mask, scaled_dot_product_attention. Rows take turns, so that a noisy machine slows
-all of them alike; each row is the median of its turns.
+The `large` shape with random weights. Generation continues one prompt. Training is whole steps
+(forward, backward, AdamW), against the same steps in plain PyTorch: fp32, one dense mask,
+scaled_dot_product_attention. Rows take turns, so that a noisy machine slows all of them alike; each
+row is the median of its turns.
 """
 
 import sys
@@ -12,15 +12,17 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 import copy
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jobs.bench.timing import Row, take_turns
 from jobs.cli import flags
 from lm.config import PRESETS, START, LMConfig
 from lm.generation import Generator
@@ -30,7 +32,7 @@ from tokenizer.encoder.chunk_mask import chunk_causal_mask
 from tokenizer.encoder.relative_position import position_buckets
 
 CODES = 4096
-# Steps of a generation's turn: a moment's noise of another process must not decide it.
+# Steps in a turn of generation: with fewer, a short disturbance would decide the result.
 STEPS = 20
 THEIRS = (
     "Theirs: in a copy of github.com/lucadellalib/wavslm, `time python demo.py --num-continuations "
@@ -40,27 +42,31 @@ THEIRS = (
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
-    parser = flags.parser(__doc__.strip(), "python jobs/bench/lm.py --layers 4 --turns 2")
-    parser.add_argument("--preset", choices=PRESETS, default="large")
-    parser.add_argument("--layers", type=flags.positive, help="in place of the preset's")
+    parser = flags.parser(__doc__, "python jobs/bench/lm.py --layers 4 --turns 2")
+    parser.add_argument("--preset", choices=PRESETS, default="large", help="default: %(default)s")
+    parser.add_argument("--layers", type=flags.positive, help="default: the preset's")
     parser.add_argument("--chunk", type=flags.positive, default=4, help="default: %(default)s")
-    parser.add_argument("--rows", type=flags.positive, default=1, help="of a training step")
     parser.add_argument(
-        "--row-tokens", type=flags.positive, default=1024, help="of one (default: %(default)s)"
+        "--rows", type=flags.positive, default=1, help="in a training step (default: %(default)s)"
     )
-    parser.add_argument("--turns", type=flags.positive, default=3, help="of each row")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--row-tokens", type=flags.positive, default=1024, help="in a row (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--turns", type=flags.positive, default=3, help="of each row (default: %(default)s)"
+    )
+    flags.add_device(parser)
     return parser.parse_args()
 
 
 def main() -> int:
     """Print the table."""
     args = parse()
-    device, _ = flags.device_and_precision(flags.argparse.Namespace(**vars(args), precision="bf16"))
-    shape = dict(PRESETS[args.preset])
-    shape["layers"] = args.layers or shape["layers"]
+    device = flags.chosen_device(args)
     torch.manual_seed(0)
-    config = LMConfig(codebook_size=CODES, **shape, chunk=args.chunk, inputs="embedding")
+    shape: dict[str, Any] = PRESETS[args.preset] | {"chunk": args.chunk, "inputs": "embedding"}
+    config = LMConfig(codebook_size=CODES, **shape)
+    config = replace(config, layers=args.layers or config.layers)
     model = SpeechLM(config).to(device)
     size = sum(weight.numel() for weight in model.parameters()) / 1e6
     print(
@@ -77,73 +83,74 @@ def main() -> int:
 def generation(model: SpeechLM, turns: int) -> None:
     """Batch 1, with the window full."""
     prompt = np.random.default_rng(0).integers(0, CODES, model.config.window)
-    streams = {}
+    rows = []
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        own = copy.deepcopy(model)
-        own.encoder.to(dtype)
-        own.head.to(dtype)
-        streams[precision] = Generator(own).chunks([prompt], [0])
-        next(streams[precision])
-        del own
-    rows = {name: lambda stream=stream: speak(stream) for name, stream in streams.items()}
-    chunk = model.config.chunk
-    for name, seconds in by_turns(rows, turns).items():
-        rate = STEPS * chunk / seconds
+        cast = copy.deepcopy(model)
+        cast.encoder.to(dtype)
+        cast.head.to(dtype)
+        stream = Generator(cast).chunks([prompt], [0])
+        next(stream)
+        del cast
+        name = f"generation, {precision}, batch 1"
+        rows.append(Row(name=name, run=partial(take_steps, stream)))
+    take_turns(rows, turns)
+    for row in rows:
+        rate = STEPS * model.config.chunk / row.median
         note = f"{rate / FRAMES_PER_SECOND:5.2f} x real time at 50 tokens a second"
-        show(f"generation, {name}, batch 1", rate, f"{note}, {1e3 * seconds / STEPS:.1f} ms a step")
+        show(row.name, rate, f"{note}, {1e3 * row.median / STEPS:.1f} ms a step")
 
 
-def speak(stream) -> None:
-    """Some steps."""
+def take_steps(stream: Iterator[list[np.ndarray]]) -> None:
+    """STEPS steps of one generation."""
     for _ in range(STEPS):
         next(stream)
 
 
-def training(model: SpeechLM, args) -> None:
-    """Whole steps of both, on the same weights."""
+def training(model: SpeechLM, args: flags.argparse.Namespace) -> None:
+    """Whole steps, ours and in plain PyTorch, on the same weights."""
     model.train()
     config, device = model.config, model.head.weight.device
     length = args.row_tokens // config.chunk * config.chunk
     tokens = torch.randint(0, CODES, (args.rows, length), device=device)
     tokens[:, : config.chunk] = START
     utterance = torch.zeros_like(tokens, dtype=torch.int32)
-    wanted = targets(tokens, utterance, config.chunk)
+    target = targets(tokens, utterance, config.chunk)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
-    def ours() -> None:
+    def our_step() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             logits = model(tokens, utterance)
-        finish(token_losses(logits, wanted).sum() / (wanted >= 0).sum())
+        finish(token_losses(logits, target).sum() / (target >= 0).sum())
 
-    def plain() -> None:
+    def plain_step() -> None:
         logits = plain_logits(model, tokens, utterance)
-        finish(F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=NO_TARGET))
+        finish(F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=NO_TARGET))
 
     def finish(loss: Tensor) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
-    names = "training, ours, bf16", "training, plain PyTorch, fp32, dense mask"
-    seconds = by_turns(dict(zip(names, (ours, plain))), args.turns)
-    ratio = seconds[names[1]] / seconds[names[0]]
-    for name, note in zip(names, (f"{ratio:5.2f} x plain PyTorch", "")):
-        spent = f"{seconds[name]:.2f} s a step of {args.rows} x {length}"
-        show(name, tokens.numel() / seconds[name], f"{note + ', ' if note else ''}{spent}")
+    ours = Row(name="training, ours, bf16", run=our_step)
+    plain = Row(name="training, plain PyTorch, fp32, dense mask", run=plain_step)
+    take_turns((ours, plain), args.turns)
+    ratio = plain.median / ours.median
+    for row, note in ((ours, f"{ratio:5.2f} x plain PyTorch, "), (plain, "")):
+        note += f"{row.median:.2f} s a step of {args.rows} x {length}"
+        show(row.name, tokens.numel() / row.median, note)
 
 
 def plain_logits(model: SpeechLM, tokens: Tensor, utterance: Tensor) -> Tensor:
-    """The same model the plain way: one mask of every position against every other."""
+    """The same model in plain PyTorch: one dense mask of every position against every other."""
     config, length = model.config, tokens.shape[1]
-    place = torch.arange(length, device=tokens.device)
-    query, key = place[:, None], place[None, :]
+    position = torch.arange(length, device=tokens.device)
+    query, key = position[:, None], position[None, :]
     buckets = position_buckets(length, config).to(tokens.device)[key - query + length - 1]
     bias = model.encoder.relative_embedding(buckets).permute(2, 0, 1)
-    seen = chunk_causal_mask(query, key, chunk=config.chunk, window=config.window)
-    seen = seen & (utterance[:, :, None] == utterance[:, None, :])
-    mask = torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)[:, None]
+    visible = chunk_causal_mask(query, key, chunk=config.chunk, window=config.window)
+    visible = visible & (utterance[:, :, None] == utterance[:, None, :])
+    mask = torch.zeros(visible.shape, device=tokens.device).masked_fill(~visible, -torch.inf)
+    mask = mask[:, None]
 
     def attend(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         scores = gate[..., None] * bias + mask
@@ -153,18 +160,6 @@ def plain_logits(model: SpeechLM, tokens: Tensor, utterance: Tensor) -> Tensor:
     for layer in model.encoder.layers:
         x = layer(x, attend)
     return model.head(model.encoder.norm(x))
-
-
-def by_turns(rows: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:
-    """The median seconds of each, after one run that is not counted."""
-    seconds = {name: [] for name in rows}
-    for turn in range(turns + 1):
-        for name, run in rows.items():
-            began = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(own) for name, own in seconds.items()}
 
 
 def show(name: str, rate: float, note: str) -> None:

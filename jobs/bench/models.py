@@ -1,17 +1,21 @@
-"""What benchmarks measure: the shapes of wavlm-tiny and wavlm-large, with random weights."""
+"""Models with random weights that benchmarks measure, in the shapes of wavlm-tiny and -large."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import WavLMConfig, WavLMModel
 
 from tokenizer.codec.compressor import Compressor, Decompressor
 from tokenizer.config import FocalConfig
+from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 LATENT = 32
 NORMS = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
-# name: (the layer of its tokenizers, its shape where it is not wavlm-base's)
-SHAPES = {
+# name: (the layer of its tokenizers, where its shape differs from wavlm-base's)
+SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "wavlm-tiny": (
         4,
         {
@@ -36,8 +40,25 @@ SHAPES = {
 }
 
 
+def random_encoder(folder: Path, codes: int) -> tuple[WavLMModel, TokenizerFiles]:
+    """A wavlm-large, and a tokenizer of its lower layers with `codes` codes.
+
+    Written as folder/encoder and folder/tokenizer.
+    """
+    layer, shape = SHAPES["wavlm-large"]
+    torch.manual_seed(0)
+    model = WavLMModel(WavLMConfig(**shape)).eval()
+    model.save_pretrained(folder / "encoder")
+    config, encoder = read_encoder(folder / "encoder", layer)
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
+    weights["codebook.codes"] = torch.randn(codes, shape["hidden_size"])
+    files = TokenizerFiles(config, "l2", weights)
+    files.save(folder / "tokenizer")
+    return model, files
+
+
 def distilled(files: TokenizerFiles, codes: int, causal: bool = False) -> TokenizerFiles:
-    """A tokenizer's encoder with a compressor and decompressor of --method distill's own widths."""
+    """The tokenizer with a compressor and decompressor, in the default widths of distillation."""
     width = files.encoder.hidden_size
     hidden = tuple(width >> halvings for halvings in range(3))
     shape = FocalConfig(width=width, latent=LATENT, hidden=hidden, factors=(1,) * 3, causal=causal)

@@ -1,8 +1,8 @@
 """Measure a causal tokenizer on a stream: time for each chunk of 80 ms, and the latency of a token.
 
 Random weights, in the shapes of wavlm-tiny (8 layers of 256, cut at 4) and wavlm-large (24 of 1024,
-cut at 6), with the compressor that --method distill gives them. A chunk is timed once the past is
-full: 512 frames.
+cut at 6), with the compressor of `train_tokenizer --method distill`. Chunks are timed once the
+encoder's past is full: 512 frames.
 """
 
 import sys
@@ -15,8 +15,7 @@ import time
 
 import numpy as np
 import torch
-from transformers import WavLMConfig as Shape
-from transformers import WavLMModel
+from transformers import WavLMConfig, WavLMModel
 
 from jobs.bench.models import SHAPES, distilled
 from jobs.cli import flags
@@ -30,11 +29,11 @@ CODES = 1024
 
 
 def random_tokenizer(name: str, precision: str) -> Tokenizer:
-    """A causal tokenizer of one of SHAPES."""
-    layer, sizes = SHAPES[name]
-    config = EncoderConfig(layer=layer, causal=True, **sizes)
+    """A causal tokenizer in one of SHAPES."""
+    layer, shape = SHAPES[name]
+    config = EncoderConfig(layer=layer, causal=True, **shape)
     torch.manual_seed(0)
-    model = WavLMModel(Shape(**{**sizes, "num_hidden_layers": layer}))
+    model = WavLMModel(WavLMConfig(**{**shape, "num_hidden_layers": layer}))
     torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     state = model.state_dict()
     weights = {f"encoder.{name}": state[name] for name in weight_names(config)}
@@ -43,9 +42,10 @@ def random_tokenizer(name: str, precision: str) -> Tokenizer:
 
 
 def chunk_seconds(tokenizer: Tokenizer, chunks: int) -> list[float]:
-    """Seconds from the last sample of a chunk to its tokens, of each chunk."""
-    stream, size = tokenizer.stream(), tokenizer.encoder.config.chunk_frames * SAMPLES_PER_FRAME
-    before = tokenizer.encoder.config.past_frames * SAMPLES_PER_FRAME
+    """Seconds from the last sample of each chunk to its tokens."""
+    past_frames, chunk_frames = tokenizer.past_and_chunk
+    stream, size = tokenizer.stream(), chunk_frames * SAMPLES_PER_FRAME
+    before = past_frames * SAMPLES_PER_FRAME
     wave = np.random.default_rng(0).standard_normal(before + (chunks + 1) * size) * 0.05
     wave = wave.astype(np.float32)
     start = before + RECEPTIVE_FIELD - SAMPLES_PER_FRAME
@@ -55,19 +55,23 @@ def chunk_seconds(tokenizer: Tokenizer, chunks: int) -> list[float]:
         began = time.perf_counter()
         tokens = stream.push(wave[first : first + size])
         seconds.append(time.perf_counter() - began)
-        assert len(tokens) == tokenizer.encoder.config.chunk_frames
+        assert len(tokens) == chunk_frames
     return seconds
 
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
-    parser = flags.parser(__doc__.strip(), "python jobs/bench/stream.py --threads 2 --chunks 200")
+    parser = flags.parser(__doc__, "python jobs/bench/stream.py --threads 2 --chunks 200")
     parser.add_argument("--threads", type=flags.positive, default=2, help="default: %(default)s")
     parser.add_argument(
         "--chunks", type=flags.positive, default=200, help="to time (default: %(default)s)"
     )
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument(
+        "--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="default: all"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s"
+    )
     return parser.parse_args()
 
 
@@ -80,12 +84,12 @@ def main() -> int:
     for name in args.shapes:
         tokenizer = random_tokenizer(name, args.precision)
         seconds = sorted(chunk_seconds(tokenizer, args.chunks))
-        median, late = statistics.median(seconds), seconds[int(0.95 * len(seconds))]
-        chunk = tokenizer.encoder.config.chunk_frames * SAMPLES_PER_FRAME / SAMPLE_RATE
-        waits = 1000 * tokenizer.stream().latency_seconds
+        median, p95 = statistics.median(seconds), seconds[int(0.95 * len(seconds))]
+        chunk = tokenizer.past_and_chunk[1] * SAMPLES_PER_FRAME / SAMPLE_RATE
+        wait = 1000 * tokenizer.stream().latency_seconds
         print(
-            f"{name:<14}{1000 * median:12.1f}{1000 * late:8.1f}{median / chunk:11.3f}"
-            f"{f'{waits:.0f} + {1000 * median:.1f} = {waits + 1000 * median:.1f}':>22}",
+            f"{name:<14}{1000 * median:12.1f}{1000 * p95:8.1f}{median / chunk:11.3f}"
+            f"{f'{wait:.0f} + {1000 * median:.1f} = {wait + 1000 * median:.1f}':>22}",
             flush=True,
         )
     return 0

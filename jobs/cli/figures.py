@@ -1,36 +1,82 @@
-"""How the commands of jobs/evaluate.py show figures, and write the same ones to --json."""
+"""What jobs print when they are done: summaries, tables of figures, and what is left to mend."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 
-from jobs.cli import flags
-from tokenizer.storage.folder import filesystem
+from jobs.cli.errors import named, unusable
+from tokenizer.errors import one_line
 
 
 def open_json(url: str) -> Callable[[dict], None]:
-    """What writes an object to this file. Raises UsageError when it is no place for a file."""
-    fs, path = flags.named("--json", filesystem, url)
+    """A function that writes an object to this file. Raises UsageError if no file can lie there."""
+    from tokenizer.storage.folder import filesystem
+
+    fs, path = named("--json", filesystem, url)
     try:
         fs.makedirs(fs._parent(path), exist_ok=True)
-        taken = fs.isdir(path)
+        is_folder = fs.isdir(path)
     except Exception as error:  # whatever a store raises, this file cannot be written
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise flags.unusable("--json", url, problem[:300], "check the path") from error
-    if taken:
-        raise flags.unusable("--json", url, "it is a folder", "name a file")
+        raise unusable("--json", url, one_line(error), remedy="check the path") from error
+    if is_folder:
+        raise unusable("--json", url, "it is a folder", remedy="name a file")
     return lambda value: fs.pipe_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def print_figures(figures: dict[str, float | int | str | None], meanings: dict[str, str]) -> None:
-    """A line a figure: its name, its value, what it means."""
+def print_figures(
+    figures: Mapping[str, float | int | str | None], meanings: dict[str, str]
+) -> None:
+    """A line for each figure: its name, its value, what it means."""
     for name, value in figures.items():
         print(f"{name:<28}{show(value):>12}  {meanings.get(name, '')}".rstrip())
 
 
 def show(value: float | int | str | None) -> str:
-    """A figure as the table has it."""
+    """A figure as tables show it."""
     if value is None:
         return "undefined"
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def print_samples(summary: dict, unit: str) -> None:
+    """How many samples there were, and why some were rejected. unit: samples or lines."""
+    print(
+        f"{summary['samples']:,} {unit} in {summary['shards']:,} shards: {summary['ok']:,} ok, "
+        f"{summary['rejected']:,} rejected"
+    )
+    for reason, count in summary["rejected_by_reason"].items():
+        print(f"  {count:,} {reason}")
+
+
+def print_codes(summary: dict, hours: str) -> None:
+    """How many tokens there are, and how much of the codebook they use. hours: their unit."""
+    codebook = summary["codebook"]
+    print(
+        f"{summary['audio_hours']:.3f} {hours}, {summary['tokens']:,} tokens, "
+        f"{codebook['active_codes']:,} of {codebook['size']:,} codes used, "
+        f"perplexity {codebook['perplexity']:.1f}"
+    )
+
+
+def reject_problems(summary: dict, most: float) -> list[str]:
+    """A line if a larger share than `most` was rejected."""
+    share = summary["rejected"] / max(summary["samples"], 1)
+    return [f"{share:.1%} rejected, over --max-reject-rate {most:.1%}"] if share > most else []
+
+
+def failed_problems(failed: dict[str, str], unit: str = "") -> list[str]:
+    """A line a failed shard. failed: {name: why}. unit: what the names are of."""
+    what = f"{unit} " if unit else ""
+    return [
+        f"{what}{name} failed: {why}; run the same command again" for name, why in failed.items()
+    ]
+
+
+def print_problems(problems: Iterable[str]) -> int:
+    """Print each problem on stderr; returns the job's exit status, 1 if there are any."""
+    problems = list(problems)
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if problems else 0

@@ -10,20 +10,19 @@ from tokenizer.audio.decoding import AudioError, read_utterance
 from tokenizer.audio.windows import Window, Windowing
 from tokenizer.tokenizer import Tokenizer
 
-# As jobs/tokenize.py cuts unless told otherwise.
-WINDOW_SECONDS, CONTEXT_SECONDS = 30.0, 2.0
 FILES_AT_ONCE = 16
 
 
 def audio_tokens(
     paths: Sequence[Path], tokenizer: Tokenizer, show: Callable[[int], object] | None = None
 ) -> Iterator[np.ndarray]:
-    """(T,) tokens of each file, in order, the same as those of jobs/tokenize.py.
+    """(T,) tokens of each file, in order, the same as those of jobs/tokenize.py with
+    its default windows.
 
     show: called with the number of files just done. Raises LMError with the name of a file that
     cannot be tokenized, and the reason.
     """
-    windowing = tokenizer.windowing(WINDOW_SECONDS, CONTEXT_SECONDS)
+    windowing = tokenizer.windowing()
     for start in range(0, len(paths), FILES_AT_ONCE):
         batch = paths[start : start + FILES_AT_ONCE]
         waves, kept_slices = [], []

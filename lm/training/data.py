@@ -12,7 +12,8 @@ from hashlib import blake2b
 import numpy as np
 
 from lm.config import LMError
-from tokenizer.storage.token_shards import TokenFolder, TokenUtterance
+from tokenizer.storage.token_folder import TokenFolder
+from tokenizer.storage.token_shards import TokenUtterance
 
 REPORTS_AT_ONCE = 16
 

@@ -14,7 +14,7 @@ def connect() -> None:
     """Connect to the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start one here.
 
     Workers of a cluster started here find the project from any working directory; those of another
-    cluster get it from `--working-dir .`.
+    cluster get it with the job, as its working directory.
     """
     if ray.is_initialized():
         return

@@ -24,7 +24,8 @@ from pipeline.tokenize.job import open_output, tokenize
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
-from tokenizer.storage.token_shards import read_tokens
+from tokenizer.storage.token_folder import TokenFolder
+from tokenizer.storage.token_shards import TokenUtterance
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # Labels may end up to this many frames before the audio does. Labels that end earlier are taken to
@@ -45,19 +46,6 @@ class Evaluation:
     figures: dict[str, float | int | str | None] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _TokenizedUtterance:
-    """tokens: (T,). info: KEY.json of the token shard."""
-
-    key: str
-    tokens: np.ndarray
-    info: dict
-
-    def metadata_text(self, name: str) -> str:
-        """A field of the sample's own json, as text: "" if there is none."""
-        return metadata_text(self.info["metadata"], name)
 
 
 def check_keys(url: str, keys: set[str], shards: list[Shard]) -> None:
@@ -121,7 +109,7 @@ def evaluate_tokens(
         for name in sorted(set(names) & set(summary["incomplete_shards"])):
             evaluation.problems.append(f"shard {name} is incomplete: its tar is broken")
         rejected = _rejected(run.folder, set(names))
-        utterances = _distinct(_read_tokens(run.folder, names), evaluation)
+        utterances = _distinct(_read_tokens(run.folder.url, names), evaluation)
     evaluation.left_out.update((row["key"], f"rejected: {row['reason']}") for row in rejected)
     if not utterances:
         evaluation.problems.append("no utterance of the input could be tokenized")
@@ -148,19 +136,17 @@ def _rejected(folder: Folder, names: set[str]) -> list[dict]:
     return [row for row in rows if row["shard"] in names]
 
 
-def _read_tokens(folder: Folder, names: list[str]) -> Iterator[_TokenizedUtterance]:
+def _read_tokens(url: str, names: list[str]) -> Iterator[TokenUtterance]:
     """The utterances of token shards, in order."""
-    for name in names:
-        path = folder.path(f"shards/{name}.tar")
-        with folder.fs.open(path, "rb") as file:
-            yield from (_TokenizedUtterance(*utterance) for utterance in read_tokens(file))
+    if names:
+        tokens = TokenFolder.open(url)
+        for name in names:
+            yield from tokens.read(name)
 
 
-def _distinct(
-    utterances: Iterator[_TokenizedUtterance], evaluation: Evaluation
-) -> list[_TokenizedUtterance]:
+def _distinct(utterances: Iterator[TokenUtterance], evaluation: Evaluation) -> list[TokenUtterance]:
     """Utterances whose key is in one shard only: annotation names the key, not the shard."""
-    of_key: dict[str, _TokenizedUtterance] = {}
+    of_key: dict[str, TokenUtterance] = {}
     for utterance in utterances:
         if utterance.key in of_key:
             evaluation.left_out[utterance.key] = "two shards have this key"
@@ -169,12 +155,12 @@ def _distinct(
 
 
 def _codebook_figures(
-    utterances: list[_TokenizedUtterance], files: TokenizerFiles
+    utterances: list[TokenUtterance], files: TokenizerFiles
 ) -> dict[str, float | int]:
     counts = np.zeros(files.codebook_size, np.int64)
     for utterance in utterances:
         counts += np.bincount(utterance.tokens, minlength=files.codebook_size)
-    seconds = sum(utterance.info["duration_s"] for utterance in utterances)
+    seconds = sum(utterance.about["duration_s"] for utterance in utterances)
     entropy = measures.entropy(counts)
     tokens_per_second = FRAMES_PER_SECOND / files.frames_per_token
     return {
@@ -226,10 +212,12 @@ def _phone_figures(
     return figures
 
 
-def _speaker_figures(utterances: list[_TokenizedUtterance]) -> dict[str, float | int]:
+def _speaker_figures(utterances: list[TokenUtterance]) -> dict[str, float | int]:
     codes, texts, speakers = [], [], []
     for utterance in utterances:
-        text, speaker = (utterance.metadata_text(name) for name in ("text", "speaker"))
+        text, speaker = (
+            metadata_text(utterance.about["metadata"], name) for name in ("text", "speaker")
+        )
         if text and speaker:
             codes.append(utterance.tokens)
             texts.append(text)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.shards import samples as shards
 from tokenizer.audio import decoding as audio
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_folder import finished_shards
 
 # Every reason a row can have, and what it means. A test holds the documentation to this list.
 REASONS = {
@@ -102,7 +103,7 @@ def gather(output: Folder, write_manifest: bool) -> dict:
 
 def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
     """(shard name, report) of every report, sorted by name; a slow store is asked in parallel."""
-    names = output.names("reports", ".parquet")
+    names = finished_shards(output)
 
     def read(name: str) -> pa.Table:
         with output.fs.open(output.path(f"reports/{name}.parquet"), "rb") as file:

@@ -11,7 +11,7 @@ from pipeline.shards.inputs import Shard, find_shards
 from pipeline.tokenize.detokenize_shard import detokenize_shard
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
-from tokenizer.storage.token_shards import TokenFolder
+from tokenizer.storage.token_folder import TokenFolder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.storage.vocoder_file import digest_of
 

@@ -11,12 +11,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.settings import ImportSettings
+from pipeline.settings import MOST_CODES, ImportSettings
 from pipeline.shards.report import ShardReport, gather
-from pipeline.tokenize.unit_lines import BROKEN_FILE, MOST_CODES, UnitLine, read_lines
+from pipeline.tokenize.unit_lines import BROKEN_FILE, UnitLine, read_lines
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_folder import commit_shard, finished_shards
 from tokenizer.storage.token_shards import TokenShardWriter
 
 
@@ -40,7 +41,7 @@ def import_tokens(
             "tokens_per_second": settings.tokens_per_second,
         },
     )
-    finished = set(output.names("reports", ".parquet"))
+    finished = set(finished_shards(output))
     last = output.read_text("summary.json")
     if last and json.loads(last)["shards"] == len(finished):
         output.sweep()
@@ -154,8 +155,7 @@ class _Shards:
         if self.tar is None:
             return
         self.tar.close()
-        self.report.write(self.scratch / "report.parquet")
-        name = self.report.shard
-        self.output.publish(self.scratch / "shard.tar", f"shards/{name}.tar")
-        self.output.publish(self.scratch / "report.parquet", f"reports/{name}.parquet")
+        report = self.scratch / "report.parquet"
+        self.report.write(report)
+        commit_shard(self.output, self.report.shard, tar=self.scratch / "shard.tar", report=report)
         self.written += 1

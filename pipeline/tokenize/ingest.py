@@ -39,8 +39,7 @@ def find_audio(values: list[str]) -> list[AudioFile]:
     """The audio files that the inputs name, sorted by path, each with its own key.
 
     A key is the path without its ending, with other dots as "_": a sample's key ends at its first
-    dot.
-    Raises UsageError when an input names no audio file.
+    dot. Raises UsageError when an input names no audio file.
     """
     endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
     _, files = find_files(values, (*endings, ".json"))

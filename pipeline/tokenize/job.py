@@ -20,6 +20,7 @@ from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_folder import finished_shards
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
@@ -117,7 +118,7 @@ def tokenize(shards: list[Shard], run: TokenizeRun, encoder_settings: EncoderSet
     written or started, and "this_run" is None.
     """
     folder, files, limits = run.folder, run.files, run.settings.batch_limits()
-    finished = set(folder.names("reports", ".parquet"))
+    finished = set(finished_shards(folder))
     todo = [shard for shard in shards if shard.name not in finished]
     last = folder.read_text("summary.json")
     if not todo and last and json.loads(last)["shards"] == len(finished):

@@ -20,6 +20,7 @@ from tokenizer.audio.decoding import Utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.audio.windows import Window, Windowing
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_folder import commit_shard
 from tokenizer.storage.token_shards import TokenShardWriter
 
 
@@ -55,7 +56,6 @@ def tokenize_shard(
     Writes shards/NAME.tar and then reports/NAME.parquet below `output`. A task that dies before
     that has changed nothing, and one that runs twice writes the same bytes twice.
     """
-    folder = Folder(output)
     progress = ShardProgress(board, shard.name)
     report = ShardReport(shard.name, codebook_size)
     # Samples in input order: a sample is written once all before it are.
@@ -85,8 +85,7 @@ def tokenize_shard(
         _write_complete(queue, tar, report)
         tar.close()
         report.write(report_path)
-        folder.publish(tar_path, f"shards/{shard.name}.tar")
-        folder.publish(report_path, f"reports/{shard.name}.parquet")
+        commit_shard(Folder(output), shard.name, tar=tar_path, report=report_path)
     progress.finish(shard.size)
     return sum(row["duration_s"] or 0.0 for row in report.rows)
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.cluster.progress import bar
 from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY
@@ -18,8 +17,6 @@ from tokenizer.errors import one_line
 from tokenizer.storage.folder import READ_AHEAD, filesystem
 
 ENDINGS = (".jsonl", ".jsonl.gz")
-# A larger unit is a mistake: no codebook is made so large.
-MOST_CODES = 1 << 20
 
 NOT_JSON = "not_json"
 NO_KEY = "no_key"
@@ -136,6 +133,6 @@ def _lines(what: str, files: dict[str, tuple[str, int]]) -> Iterator[tuple[str, 
                         if line.strip():
                             yield f"{path}:{number}", line
                 except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                    tqdm.write(f"{path}:{number + 1}: {one_line(error)}", file=sys.stderr)
+                    progress.write(f"{path}:{number + 1}: {one_line(error)}", file=sys.stderr)
                     yield f"{path}:{number + 1}", None
             progress.update(done + size - progress.n)

@@ -15,11 +15,13 @@ from conftest import ROOT, SPEECH, run_here, run_job
 from refusals import assert_refused
 from small_lm import small_config, train, write_tokens
 
-from jobs.cli.evaluate_lm import add_lm, evaluate_lm
+from jobs.cli import flags
+from jobs.cli.evaluation import add_lm_command
+from jobs.evaluate import evaluate_lm
 from lm.config import LMError
 from lm.evaluation.benchmarks import Pair, read_pairs
 from lm.evaluation.pairs import Judged, accuracy, by_task, wilson
-from lm.evaluation.scoring import bits_per_token, utterance_scores
+from lm.evaluation.scoring import BATCH_TOKENS, bits_per_token, utterance_scores
 from lm.files import read_lm, save_lm
 from lm.model import SpeechLM
 from lm.training.data import TokenShards
@@ -262,10 +264,11 @@ UNUSABLE = {
 @pytest.mark.parametrize("changes, said", UNUSABLE.values(), ids=UNUSABLE)
 def test_unusable_flags(places, changes, said):
     parser = argparse.ArgumentParser()
-    add_lm(parser.add_subparsers())
+    add_lm_command(flags.add_commands(parser, "what", "WHAT"))
     given = {"lm": "{p}/lm", "input": "{p}/tokens", **changes}
-    flags = [(f"--{name}", value.format(p=places)) for name, value in given.items() if value]
-    args = parser.parse_args(["lm", *(part for flag in flags for part in flag)])
+    parts = [(f"--{name}", value.format(p=places)) for name, value in given.items() if value]
+    args = parser.parse_args(["lm", *(part for flag in parts for part in flag)])
+    assert args.batch_tokens == BATCH_TOKENS
     with pytest.raises(UsageError, match=said):
         evaluate_lm(args)
 

@@ -2,6 +2,7 @@
 prompts as a person asks it to.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -18,6 +19,7 @@ from lm_models import causal_files, row_of, shaken, small_config, small_lm, spee
 
 from jobs import generate
 from jobs.cli import flags
+from jobs.cli.generation import add_generation
 from lm.config import LMError
 from lm.files import save_lm
 from lm.generation import Generator, Sampling
@@ -25,6 +27,7 @@ from lm.inference import BLOCK
 from lm.model import SpeechLM
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig
+from tokenizer.errors import UsageError
 from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.token_shards import TokenShardWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -77,22 +80,22 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tmp_path, inputs):
     prompts = [speech(n, seed=n) for n in (0, 13, 80, 13, 90)]
     seeds = [5, 6, 7, 8, 9]
     for sampling in (EVERYTHING, Sampling(temperature=0.9, top_k=5, top_p=0.7)):
-        together = generator.generate(prompts, 30, seeds, sampling)
+        together = generator.generate(prompts, 30, seeds, sampling=sampling)
         for prompt, seed, expected in zip(prompts, seeds, together):
             assert expected.shape == (30,)
-            (alone,) = generator.generate([prompt], 30, [seed], sampling)
+            (alone,) = generator.generate([prompt], 30, [seed], sampling=sampling)
             assert np.array_equal(alone, expected)
     # Two of one length need no padding, and another seed says something else.
-    one, other = generator.generate([prompts[1]] * 2, 30, [6, 7], EVERYTHING)
+    one, other = generator.generate([prompts[1]] * 2, 30, [6, 7], sampling=EVERYTHING)
     assert not np.array_equal(one, other)
-    assert np.array_equal(one, generator.generate(prompts[1:2], 30, [6], EVERYTHING)[0])
+    assert np.array_equal(one, generator.generate(prompts[1:2], 30, [6], sampling=EVERYTHING)[0])
 
 
 def test_a_prompt_that_ends_within_a_chunk_loses_nothing():
     """What follows is likely by the model's own word: greedy, each token is the likeliest one."""
     model = small_lm(window=90)
     prompt = speech(30, seed=4)
-    (tokens,) = Generator(model).generate([prompt], 31, [0], Sampling(temperature=0))
+    (tokens,) = Generator(model).generate([prompt], 31, [0], sampling=Sampling(temperature=0))
     own = np.concatenate([prompt, tokens])
     with torch.no_grad():
         logits = model(*row_of([own], 4, 4 + 64))[0]
@@ -126,7 +129,7 @@ def test_sound_while_tokens_come_is_that_of_all_of_them(tmp_path, causal):
     torch.manual_seed(0)
     model = shaken(SpeechLM.from_tokenizer(small_config(inputs="decompressor"), files))
     generator, tokenizer, prompt = Generator(model), Tokenizer(files), speech(18, seed=1)
-    (tokens,) = generator.generate([prompt], 43, [3], EVERYTHING)
+    (tokens,) = generator.generate([prompt], 43, [3], sampling=EVERYTHING)
     pieces = list(generator.speak(tokenizer, prompt, 43, seed=3, sampling=EVERYTHING))
     expected = tokenizer.decode(np.concatenate([prompt, tokens]))[18 * 320 :]
     np.testing.assert_allclose(np.concatenate(pieces), expected, atol=1e-4)
@@ -135,7 +138,7 @@ def test_sound_while_tokens_come_is_that_of_all_of_them(tmp_path, causal):
         assert len(pieces) == 13 and {len(piece) for piece in pieces[2:-2]} == {1280}
     else:
         assert len(pieces) == 1
-    with pytest.raises(LMError, match="no vocoder"):
+    with pytest.raises(UsageError, match="no vocoder"):
         generator.speak(Tokenizer(replace(files, vocoder=None)), prompt, 4)
 
 
@@ -267,6 +270,14 @@ def test_unusable_arguments(models, prompts, tmp_path, monkeypatch, capsys, case
     assert status == 2 and len(lines) == 1, lines
     assert said in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_flags_that_are_left_out_are_the_defaults_of_sampling():
+    parser = argparse.ArgumentParser()
+    add_generation(parser)
+    args = parser.parse_args(["--lm", "lm", "--prompt", "a.wav", "--output", "out"])
+    given = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
+    assert given == Sampling()
 
 
 def test_a_prompt_is_never_written_over(models, prompts, tmp_path, monkeypatch, capsys):

@@ -12,12 +12,13 @@ from lm.config import PAD, START, LMError
 from lm.model import targets
 from lm.training import rows
 from lm.training.data import TokenShards
-from lm.training.rows import Batching, TokenStream, validation_batches
+from lm.training.rows import RowLayout, RowStream, validation_batches
 from pipeline.settings import ImportSettings
 from pipeline.shards.inputs import find_files
 from pipeline.tokenize.import_tokens import import_tokens
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_folder import TokenFolder, check_shard_tokenizer
 from tokenizer.storage.token_shards import TokenShardError
 
 CHUNK, LENGTH = 4, 32
@@ -41,7 +42,7 @@ def imported(folder, utterances, output=None, codes=None, shard_tokens=150):
 
 @pytest.fixture(scope="module")
 def utterances():
-    """60 of them, of 1 to 40 tokens; all tokens of one are its number."""
+    """60 of 1 to 40 tokens each; the tokens of an utterance are all its number."""
     lengths = np.random.default_rng(0).integers(1, 40, 60).tolist()
     return [[number] * length for number, length in enumerate(lengths)]
 
@@ -51,13 +52,13 @@ def output(utterances, tmp_path_factory):
     return imported(tmp_path_factory.mktemp("tokens"), utterances)
 
 
-def batching(count=4, **more) -> Batching:
-    return Batching(rows=count, row_tokens=LENGTH, chunk=CHUNK, seed=3, **more)
+def batching(count=4, **more) -> RowLayout:
+    return RowLayout(rows=count, row_tokens=LENGTH, chunk=CHUNK, seed=3, **more)
 
 
-def drawn(tokens, count, batching, workers=0):
+def drawn(tokens, count, batching, readers=0):
     """`count` batches of a stream."""
-    stream = TokenStream(tokens, batching, workers)
+    stream = RowStream(tokens, batching, readers)
     return [next(stream) for _ in range(count)]
 
 
@@ -69,9 +70,9 @@ def test_every_utterance_once_an_epoch_with_its_borders(output, utterances):
     batches = drawn(tokens, 3 * epoch, batching(1))
     passes = []
     for number in range(3):
-        own = batches[number * epoch : (number + 1) * epoch]
-        stream = np.concatenate([row[0] for row, _ in own])
-        marks = np.concatenate([utterance[0] for _, utterance in own])
+        part = batches[number * epoch : (number + 1) * epoch]
+        stream = np.concatenate([row[0] for row, _ in part])
+        marks = np.concatenate([utterance[0] for _, utterance in part])
         assert ((stream == PAD) | (marks >= 0)).all() and (marks >= -1).all()
         # Chunk by chunk: a START begins an utterance, which then has its tokens and only PAD more.
         chunks = stream.reshape(-1, CHUNK)
@@ -115,26 +116,26 @@ def test_ranks_parts_and_readers_share_one_order(output, monkeypatch):
 
 def tokens_of(tokens):
     """The utterances, in order."""
-    return [own for _, own in tokens.utterances()]
+    return [utterance for _, utterance in tokens.utterances()]
 
 
 def test_readers_in_processes_give_the_same_rows(output):
     tokens, _ = TokenShards.open(output)
-    for here, there in zip(drawn(tokens, 5, batching()), drawn(tokens, 5, batching(), workers=2)):
+    for here, there in zip(drawn(tokens, 5, batching()), drawn(tokens, 5, batching(), readers=2)):
         assert torch.equal(here[0], there[0]) and torch.equal(here[1], there[1])
 
 
-def test_a_position_is_gone_on_from(output, monkeypatch):
+def test_a_stream_resumes_from_its_position(output, monkeypatch):
     monkeypatch.setattr(rows, "BLOCK_TOKENS", 200)
     monkeypatch.setattr(rows, "KEPT_TOKENS", 0)
     tokens, _ = TokenShards.open(output)
     undisturbed = drawn(tokens, 60, batching(accumulate=2))
-    stream = TokenStream(tokens, batching(accumulate=2))
+    stream = RowStream(tokens, batching(accumulate=2))
     for _ in range(34):
         next(stream)
     state = json.loads(json.dumps(stream.state_dict()))
     assert state == {"rows": 17 * 4}
-    again = TokenStream(tokens, batching(accumulate=2))
+    again = RowStream(tokens, batching(accumulate=2))
     again.load_state_dict(state)
     for expected in undisturbed[34:]:
         got = next(again)
@@ -149,9 +150,9 @@ def test_validation_predicts_every_token_once(tmp_path, chunk):
     url = imported(tmp_path, [[300] * 5, long, [301], [302] * 27], shard_tokens=10)
     tokens, _ = TokenShards.open(url)
     seen = []
-    for own, utterance in validation_batches(tokens, chunk, 32, rows=3):
-        assert own.shape[1] == 32 and len(own) <= 3
-        wanted = targets(own, utterance, chunk)
+    for batch, utterance in validation_batches(tokens, chunk, 32, rows=3):
+        assert batch.shape[1] == 32 and len(batch) <= 3
+        wanted = targets(batch, utterance, chunk)
         seen += wanted[wanted >= 0].tolist()
     assert sorted(seen) == sorted([300] * 5 + long + [301] + [302] * 27)
 
@@ -170,7 +171,7 @@ def test_a_store_and_a_shard_without_report(s3, utterances, tmp_path, monkeypatc
         monkeypatch.setenv(name, value)
     url = imported(tmp_path, utterances, "s3://speech/lm/tokens")
     tokens, _ = TokenShards.open(url)
-    assert [own.tolist() for own in tokens_of(tokens)] == utterances
+    assert [utterance.tolist() for utterance in tokens_of(tokens)] == utterances
     s3.client.delete_object(
         Bucket="speech", Key=f"lm/tokens/reports/{tokens.shards[0].name}.parquet"
     )
@@ -178,13 +179,29 @@ def test_a_store_and_a_shard_without_report(s3, utterances, tmp_path, monkeypatc
     assert [shard.name for shard in fewer.shards] == [s.name for s in tokens.shards[1:]]
 
 
-def test_what_is_no_output_is_told(output, tmp_path):
-    for name, said in (("nothing", "no run.json"), ("empty", "no finished shard")):
+def test_tokens_and_tokenizer_must_belong_together(output, tmp_path):
+    imported_tokens = TokenFolder.open(output, argument="input")
+    imported_tokens.check_tokenizer(None)
+    with pytest.raises(UsageError) as refused:
+        imported_tokens.check_tokenizer("0123456789abcdef", "some/folder")
+    needed = "tokens of tokenizer 0123456789ab (some/folder) are needed"
+    assert f"input {output}: its tokens are of no tokenizer, and {needed}" in str(refused.value)
+    # A shard by its URL: of its OUTPUT's tokenizer, or of none that anybody knows.
+    shard = f"{output}/shards/{imported_tokens.names[0]}.tar"
+    check_shard_tokenizer(shard, None)
+    with pytest.raises(UsageError, match="tokenizer 0123456789ab are needed"):
+        check_shard_tokenizer(shard, "0123456789abcdef")
+    for elsewhere in ("a.tar", "nothing/shards/a.tar"):
+        check_shard_tokenizer(str(tmp_path / elsewhere), "0123456789abcdef")
+
+
+def test_what_is_no_output_is_refused(output, tmp_path):
+    for name, message in (("nothing", "no run.json"), ("empty", "no finished shard")):
         folder = tmp_path / name
         folder.mkdir()
         if name == "empty":
             (folder / "run.json").write_text('{"codebook_size": 4}')
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             TokenShards.open(str(folder))
     copy = tmp_path / "copy"
     shutil.copytree(output, copy)
@@ -201,4 +218,4 @@ def test_what_is_no_output_is_told(output, tmp_path):
     with pytest.raises(LMError, match="evenly"):
         batching(4, world=3)
     with pytest.raises(LMError, match="chunks"):
-        Batching(rows=4, row_tokens=30, chunk=CHUNK, seed=0)
+        RowLayout(rows=4, row_tokens=30, chunk=CHUNK, seed=0)

@@ -1,4 +1,4 @@
-"""jobs/tokenize.py on bad samples and broken tars: each gets its row, and good ones beside it live.
+"""jobs/tokenize.py on bad samples and broken tars: each has its row, and no good sample suffers.
 
 The tar below has every kind of bad sample among good ones of every format.
 """
@@ -74,7 +74,7 @@ def samples(trap: Path) -> list[tuple[str, str | None, list[tuple[str, bytes]]]]
         ("mono", [("flac", flac), ("json", b'{"text": "hello"}')]),
         ("stereo", [("flac", audio(np.stack([x + side, x - side], 1)))]),
         ("rate8000", [("flac", audio(narrow, 8000))]),
-        # What an 8 kHz file should sound like at 16 kHz: its upper half is gone.
+        # The same as the 8 kHz file at 16 kHz: the upper half of its spectrum is empty.
         ("rate8000_as_16000", [("flac", audio(soxr.resample(narrow, 8000, RATE)))]),
         ("rate44100", [("flac", audio(soxr.resample(x, RATE, 44_100), 44_100))]),
         ("rate48000", [("wav", audio(soxr.resample(x, RATE, 48_000), 48_000, "WAV"))]),
@@ -105,7 +105,7 @@ def samples(trap: Path) -> list[tuple[str, str | None, list[tuple[str, bytes]]]]
         ("/absolute", "bad_name", [("flac", flac)]),
         ("only_pickled", "no_audio", [("pyd", pickled)]),
     ]
-    # Good and bad by turns: what follows a bad sample is none the worse for it.
+    # Good and bad alternate: a bad sample must not affect the next one.
     table = []
     for number in range(max(len(good), len(bad))):
         table += [(key, None, members) for key, members in good[number : number + 1]]
@@ -115,7 +115,7 @@ def samples(trap: Path) -> list[tuple[str, str | None, list[tuple[str, bytes]]]]
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """(samples, where their pickle would make a folder)."""
+    """(samples, the folder that unpickling would make)."""
     trap = tmp_path_factory.mktemp("trap") / "sprung"
     return samples(trap), trap
 
@@ -177,7 +177,7 @@ def test_good_formats_agree_with_16_khz_mono(mixed, record_property):
             share = agreement(tokens[key], tokens[reference])
             record_property(f"agreement_{key}", share)
             assert share >= 0.95, key
-    # Lossy ones are other sounds: all there, and no more is asked.
+    # Lossy formats change the sound: only the length must agree.
     for key in ("mp3", "ogg", "opus"):
         record_property(f"agreement_{key}", agreement(tokens[key], tokens["mono"]))
         assert abs(len(tokens[key]) - len(tokens["mono"])) <= 1, key

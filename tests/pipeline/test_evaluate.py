@@ -1,29 +1,38 @@
-"""jobs/evaluate.py tokens, from outside: the figures, the table, the file, unusable arguments."""
+"""jobs/evaluate.py tokens: figures of tokens and of what they decode to, files, unusable flags."""
 
 import io
 import json
 import math
 import re
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
+from refusals import assert_refused
 
 from pipeline.evaluation import abx, measures
+from pipeline.evaluation.evaluate_decoding import FeatureFigures
 from pipeline.evaluation.phone_labels import read_item_file, read_phones
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import VocoderConfig
 from tokenizer.errors import UsageError
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
 HEADER = " ".join(abx.HEADER)
+ENCODER, TOKENIZER = PRETRAINED / "wavlm-tiny", PRETRAINED / "wavlm-tiny-km1024"
 
-# Two speakers who say one sentence, one of them a second, one without labels, and what is no audio.
+# Two speakers with one sentence, a second sentence of one of them, and an utterance without labels.
 KEYS = ("awb-s00", "en-us-f4-s00", "awb-s01", "en-gb-s00")
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, good):
-    """input.tar, phones.jsonl and triples.item that belong together, and files that are broken."""
+    """input.tar with its phones.jsonl and triples.item, and broken files."""
     folder = tmp_path_factory.mktemp("evaluate")
     with tarfile.open(folder / "input.tar", "w") as tar:
         for path in sorted(SPEECH.glob("*.tar")):
@@ -40,18 +49,18 @@ def places(tmp_path_factory, good):
     for key in KEYS[:3]:
         length = len(tokens[key][0])
         phones = ["SIL"] * 40 + ["AA", "B"] * length
-        # One frame short is an edge, and more is not of this audio.
+        # Labels may miss the last frame. Those that end earlier belong to other audio.
         end = 20 if key == "awb-s01" else 2 * length - 1
         labels.append({"key": key, "frame_ms": 10, "phones": phones[:end]})
         for start in range(0, 120, 20):
             phone, speaker = "AB"[start // 20 % 2], key.rpartition("-")[0]
             times = f"{start / 100} {(start + 20) / 100}"
             segments.append(f"{key} {times} {phone} p n {speaker}")
-    labels.append({"key": "unheard", "frame_ms": 10, "phones": ["AA"]})
+    labels.append({"key": "no-such-key", "frame_ms": 10, "phones": ["AA"]})
     lines = [json.dumps(label) + "\n" for label in labels]
     (folder / "phones.jsonl").write_text("".join(lines))
     (folder / "triples.item").write_text("\n".join(segments) + "\n")
-    (folder / "unheard.jsonl").write_text(lines[-1])
+    (folder / "other.jsonl").write_text(lines[-1])
     (folder / "broken.jsonl").write_text(lines[0] + '{"key": "x", "frame_ms": 10, "pho\n')
     (folder / "header.item").write_text("file onset offset phone\n")
     return folder
@@ -84,7 +93,7 @@ def test_the_job(tokenizer, places, good):
     scored = [tokens[key][0] for key in KEYS[:2]]
     frames, phones = [], []
     for sequence in scored:
-        # Frame i has label 2 i + 1; the last frame's is the one that is lacking.
+        # Frame i has label 2 i + 1; the label of the last frame is missing.
         frames += sequence[:-1].tolist()
         phones += [0] * 20 + [1] * (len(sequence) - 21)
     joint = measures.joint_counts(np.array(phones), np.array(frames), (2, 128))
@@ -142,11 +151,11 @@ def test_tokens_that_are_there_are_measured_without_making_them(tokenizer, good)
     assert 0 < float(table["same_text_closer"]) < 1 and "pnmi" not in table
 
 
-# (flags that replace the usable ones, what the line must say). {p}: places.
+# (flags that replace the usable ones, what the line must contain). {p}: places.
 UNUSABLE = {
     "no-tokenizer": ({"tokenizer": "{p}/nothing"}, "no such folder"),
     "no-labels": ({"phones": "{p}/nothing.jsonl"}, "cannot be read"),
-    "labels-of-other-audio": ({"phones": "{p}/unheard.jsonl"}, "unheard"),
+    "labels-of-other-audio": ({"phones": "{p}/other.jsonl"}, "no-such-key"),
     "broken-line": ({"phones": "{p}/broken.jsonl"}, "line 2 is not JSON"),
     "item-header": ({"abx": "{p}/header.item"}, "line 1 is not the header"),
     "json-folder": ({"json": "{p}"}, "folder"),
@@ -155,7 +164,7 @@ UNUSABLE = {
 
 def test_unusable_flags(tokenizer, places):
     usable = {"input": places / "input.tar", "tokenizer": tokenizer}
-    for changes, said in UNUSABLE.values():
+    for changes, expected in UNUSABLE.values():
         given = {name: value.format(p=places) for name, value in changes.items()}
         flags = {**usable, **given}.items()
         parts = [part for name, value in flags for part in (f"--{name}", value)]
@@ -163,7 +172,7 @@ def test_unusable_flags(tokenizer, places):
         lines = done.stderr.splitlines()
         assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
         name, value = next(iter(changes.items()))
-        assert f"--{name} {value.format(p=places)}" in lines[0] and said in lines[0]
+        assert f"--{name} {value.format(p=places)}" in lines[0] and expected in lines[0]
 
 
 GOOD_LABELS = '{"key": "a", "frame_ms": 10, "phones": ["SIL"]}'
@@ -190,9 +199,52 @@ BROKEN_FILES = {
 }
 
 
-@pytest.mark.parametrize("read, content, said", BROKEN_FILES.values(), ids=BROKEN_FILES)
-def test_a_broken_file_is_named_with_its_line(tmp_path, read, content, said):
+@pytest.mark.parametrize("read, content, expected", BROKEN_FILES.values(), ids=BROKEN_FILES)
+def test_a_broken_file_is_named_with_its_line(tmp_path, read, content, expected):
     file = tmp_path / "file"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UsageError, match=f"^{re.escape(str(file))}: .*{said}"):
+    with pytest.raises(UsageError, match=f"^{re.escape(str(file))}: .*{expected}"):
         read(str(file))
+
+
+def test_perfect_features_have_no_error_and_the_mean_frame_has_one():
+    files = TokenizerFiles.read(TOKENIZER)
+    random = np.random.default_rng(0)
+    waves = [random.standard_normal(n).astype(np.float32) for n in (16_000, 9_000)]
+    bare = {k: v for k, v in files.weights.items() if k.startswith("encoder.")}
+    true = Tokenizer(replace(files, weights=bare)).features(waves)
+    mean = np.concatenate(true).mean(0)
+    for decoded, error, cosine in (
+        (true, 0, 1),
+        ([np.broadcast_to(mean, rows.shape).copy() for rows in true], 1, None),
+    ):
+        figures = FeatureFigures(files, ENCODER)
+        for wave, rows in zip(waves, decoded):
+            figures.add(wave, rows)
+        found = figures.figures()
+        np.testing.assert_allclose(found["feature_error"], error, atol=1e-4)
+        assert found["top_cosine"] < 0.99 if cosine is None else found["top_cosine"] > 0.9999
+
+
+def test_decoding_figures_of_the_job(tmp_path):
+    files = TokenizerFiles.read(TOKENIZER)
+    torch.manual_seed(0)
+    vocoder = Vocoder(VocoderConfig(width=files.width, hidden=16, layers=1, feed_forward=16))
+    speaking = replace(files, vocoder=vocoder.config, vocoder_weights=vocoder.state_dict())
+    speaking.save(tmp_path / "speaking")
+    done = run_job(
+        *("evaluate", "tokens", "--input", SPEECH, "--tokenizer", tmp_path / "speaking"),
+        *("--encoder", "wavlm-tiny", "--json", tmp_path / "figures.json", *ONE_THREAD),
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    # The codes were fitted to features of the same encoder, for other speech.
+    assert 0.1 < figures["feature_error"] < 0.9 and 0.5 < figures["top_cosine"] < 1
+    # A vocoder with random weights does not make speech.
+    assert figures["log_mel_distance"] > 1 and figures["tokens_back"] < 0.3
+    assert "feature_error" in done.stdout and "tokens_back" in done.stdout
+
+
+def test_another_encoder_is_refused(tmp_path):
+    flags = ("evaluate", "tokens", "--input", SPEECH, "--tokenizer", TOKENIZER, "--encoder")
+    assert_refused(run_here(*flags, SPEECH), "--encoder")

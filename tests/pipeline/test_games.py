@@ -1,4 +1,4 @@
-"""The lines of adventure games, out of made-up containers of the three formats."""
+"""The dialogue of adventure games, from made-up containers of the three formats."""
 
 import io
 import shutil
@@ -15,18 +15,18 @@ from pipeline.synthesis.voices import GAMES, Voice
 
 
 def tone(hz, seconds):
-    """(n,) unsigned 8-bit samples at a game's rate."""
+    """A sine: (n,) unsigned 8-bit samples at GAME_RATE."""
     times = np.arange(int(seconds * GAME_RATE)) / GAME_RATE
     return (128 + 60 * np.sin(2 * np.pi * hz * times)).astype(np.uint8)
 
 
 def pitch(signal):
-    """The strongest frequency of (n,) at 16 kHz, in Hz."""
+    """The strongest frequency in Hz of a signal (n,) at 16 kHz."""
     return np.abs(np.fft.rfft(signal)).argmax() * 16_000 / len(signal)
 
 
 def crc16(data):
-    """What an RNC stream has of its bytes before and after."""
+    """The checksum of an RNC stream, over packed and unpacked data."""
     rest = 0
     for byte in data:
         rest ^= byte
@@ -36,12 +36,12 @@ def crc16(data):
 
 
 def rnc(samples):
-    """An RNC1 stream of one run of literals."""
+    """An RNC1 stream with a single run of literals."""
     data = samples.tobytes()
     top = len(data).bit_length()
-    # No lock, no key; a code of one bit for runs as long as this one; no codes for matches.
+    # No lock and no key; a one-bit code for runs of this length; no codes for matches.
     fields = [(0, 2), (top + 1, 5), *[(0, 4)] * top, (1, 4), (0, 5), (0, 5)]
-    # One run, whose length lacks its highest bit.
+    # One run. The highest bit of its length is implied.
     fields += [(1, 16), (0, 1), (len(data) - (1 << (top - 1)), top - 1)]
     bits = [value >> place & 1 for value, count in fields for place in range(count)]
     bits += [0] * (-len(bits) % 16)
@@ -51,7 +51,7 @@ def rnc(samples):
 
 
 def queen(path, files):
-    """Write what queen.1c is: a table of {name: content}, and the contents."""
+    """Write a queen.1c: a table of {name: content}, and the contents."""
     table, place = b"", 15 + 21 * len(files)
     for name, content in files.items():
         numbers = b"\1" + place.to_bytes(4, "big") + len(content).to_bytes(4, "big")
@@ -62,15 +62,15 @@ def queen(path, files):
 
 
 def sky(path, files, far=0):
-    """Write what sky.dnr and sky.dsk are: a table of {number: content}, and the contents.
+    """Write a sky.dnr and a sky.dsk: a table of {number: content}, and the contents.
 
-    far: where the first lies; from 8 MiB on places are multiples of 16.
+    far: offset of the first content; offsets of 8 MiB and more are multiples of 16.
     """
     table, data = len(files).to_bytes(4, "little"), bytearray(far)
     for number, content in files.items():
         data += bytes(-len(data) % 16)
         place = len(data) if len(data) < 1 << 23 else len(data) >> 4 | 1 << 23
-        # Bits above the size say how the game is to read it.
+        # The bits above the size tell the game how to read it.
         size = len(content) | 1 << 22
         table += number.to_bytes(2, "little") + place.to_bytes(3, "little")
         table += size.to_bytes(3, "little")
@@ -80,12 +80,12 @@ def sky(path, files, far=0):
 
 
 def game(path):
-    """A game whose lines are at an absolute path, or at those of a glob."""
+    """A game whose files are at an absolute path or glob."""
     return RecordingSource("made-up", "en", gender="several", pattern=str(path).lstrip("/"))
 
 
 def mp3(hz, seconds):
-    """The file's bytes."""
+    """The bytes of an MP3 of a sine."""
     data = io.BytesIO()
     soundfile.write(data, (tone(hz, seconds) / 128.0) - 1, GAME_RATE, format="MP3")
     return data.getvalue()
@@ -110,10 +110,10 @@ def test_lines_of_the_queen(tmp_path):
 @pytest.mark.parametrize("far", [0, (1 << 23) + 16])
 def test_lines_of_the_sky(tmp_path, far):
     path = tmp_path / "sky.dnr"
-    said = tone(300, 1.5)
-    speech, picture = bytes(22) + rnc(said), bytes(range(99))
+    samples = tone(300, 1.5)
+    speech, picture = bytes(22) + rnc(samples), bytes(range(99))
     sky(path, {7: speech, 50_001: picture, 59_494: speech, 60_000: speech}, far)
-    assert list_dialogue(game(path)) == [(f"{path}/59494", len(said) / GAME_RATE)]
+    assert list_dialogue(game(path)) == [(f"{path}/59494", len(samples) / GAME_RATE)]
     if shutil.which("ancient"):
         signal = decode_dialogue(f"{path}/59494")
         assert signal.dtype == np.float32 and abs(len(signal) - 24_000) <= 2
@@ -126,9 +126,9 @@ def test_files_of_samples_make_an_utterance_and_noise_needs_no_synthesiser(tmp_p
     found = list_dialogue(game(tmp_path / "*.ALS"))
     assert found == [(f"{tmp_path}/{n}.ALS", n) for n in (1, 2)]
     cast = Voice(GAMES, "made-up", language="en", gender="several")
-    said = [RecordingGroup(cast, tuple(name for name, _ in found))]
+    groups = [RecordingGroup(cast, tuple(name for name, _ in found))]
     (row,) = make_shard(
-        ShardPlan("a/a-000", "a", number=0, seed=(1,), seconds={}, sentences=[], recordings=said),
+        ShardPlan("a/a-000", "a", number=0, seed=(1,), seconds={}, sentences=[], recordings=groups),
         tmp_path / "a.tar",
     )
     assert (row["speaker"], row["engine"]) == ("recording-made-up", "recording")

@@ -1,4 +1,4 @@
-"""jobs/make_pairs.py: what pairs share and what differs, and the same bytes of one seed."""
+"""jobs/make_pairs.py: what two recordings share, what differs, and equal bytes for equal seeds."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +51,7 @@ def test_pairs_are_made_twice_alike_and_in_twos(tmp_path):
         for row, twin in zip(rows[::2], rows[1::2]):
             one, other = row["index"], twin["index"]
             assert row["keys"] == twin["keys"][::-1] and row["group"] == twin["group"]
-            # What breaks in is how the other one goes on.
+            # The inconsistent half of one pair is the consistent half of the other.
             assert np.array_equal(halves[one, 1][1], halves[other, 0][1])
             assert np.array_equal(halves[other, 1][1], halves[one, 0][1])
             assert not np.array_equal(halves[one, 0][1], halves[one, 1][1])
@@ -71,9 +71,9 @@ def test_pairs_are_made_twice_alike_and_in_twos(tmp_path):
 @needs_engines
 def test_voices_that_say_the_same_give_pairs_of_another_gender(tmp_path):
     text, speech = tmp_path / "sentences.txt", tmp_path / "speech"
-    whose = ("the old miller", "my younger sister", "a tired heron", "every second sailor")
+    subjects = ("the old miller", "my younger sister", "a tired heron", "every second sailor")
     text.write_text(
-        " ".join(f"Soon {who} waited by the river until the noon bell." for who in whose)
+        " ".join(f"Soon {who} waited by the river until the noon bell." for who in subjects)
     )
     made = run_job(
         *("synthesize", "--output", speech, "--engines", "flite", "espeak-ng", "--same-texts"),
@@ -90,7 +90,7 @@ def test_voices_that_say_the_same_give_pairs_of_another_gender(tmp_path):
 
 def test_two_voices_are_cut_at_the_same_phone():
     labels = PhoneLabels()
-    # A pause near the middle of either, though not at the same time.
+    # Both have a pause near the middle, at different times.
     spoken = {"a": [10, 12, 10, 12, 14, 12], "b": [10, 24, 10, 16, 20, 16]}
     waves = {}
     for key, lengths in spoken.items():
@@ -110,7 +110,7 @@ def test_two_voices_are_cut_at_the_same_phone():
     assert matching_cuts(*recordings) == (38 * 160, 52 * 160)
     other = Recording(key="c", wave=waves["a"], phones=(0.01, ["X", "Y"] * 35))
     assert matching_cuts(recordings[0], other) is None
-    # Without phones: the same share of what lies between the silences, near the quietest place.
+    # Without phones: the same share of the speech between the silences, at a quiet place nearby.
     one, two = (Recording(key=key, wave=wave) for key, wave in waves.items())
     first, second = matching_cuts(one, two)
     shares = [

@@ -1,4 +1,4 @@
-"""The formulas of measures.py and abx.py in pipeline/evaluation, on cases done by hand."""
+"""measures.py and abx.py of pipeline/evaluation, on cases that are computed by hand."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_perplexity_of_even_use_is_the_number_of_codes():
 
 
 def levenshtein(first: list, second: list) -> int:
-    """The textbook's table."""
+    """Edit distance by the usual table."""
     row = list(range(len(second) + 1))
     for i, one in enumerate(first, 1):
         above, row = row, [i]
@@ -57,7 +57,7 @@ def test_edit_distance_is_levenshteins():
 
 
 def test_speakers_by_hand():
-    # Two texts by two speakers. Tokens say what was said, at any tempo, and one in four who did.
+    # Two texts by two speakers. Three tokens in four depend on the text, one on the speaker.
     codes = [np.repeat(c, 2) for c in ([1, 2, 3, 8], [1, 2, 3, 9], [4, 5, 6, 8], [4, 5, 6, 9])]
     codes[1] = np.repeat(codes[1], 3)
     figures = measures.compare_speakers(codes, list("aabb"), list("xyxy"))
@@ -85,12 +85,12 @@ def test_pairs_are_drawn_evenly_whether_few_or_many():
 def test_item_file_gives_frames_at_10_ms_and_every_20_ms():
     lines = [HEADER, "u 0.0 0.02 A b c s", "u 0.35 0.45 A b c s", "", "u 0.2925 0.4725 A b c s"]
     frames = [(item.first, item.stop) for item in abx.read_items(lines)]
-    # 0.35 to 0.45 s: frames at 0.35 (17), 0.37, 0.39, 0.41, 0.43 and 0.45 (22); both ends belong.
+    # 0.35 to 0.45 s: frames at 0.35 (17), 0.37, 0.39, 0.41, 0.43 and 0.45 (22), both ends included.
     assert frames == [(0, 1), (17, 23), (15, 24)]
 
 
 def plain_dtw(first: np.ndarray, second: np.ndarray, centroids: np.ndarray) -> float:
-    """Mean angle along the path, with the path walked back."""
+    """Mean angle along the path, by backtracking."""
     unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
     angles = np.arccos(np.clip(unit[first] @ unit[second].T, -1, 1)) / np.pi
     angles[first[:, None] == second[None, :]] = 0
@@ -108,7 +108,7 @@ def plain_dtw(first: np.ndarray, second: np.ndarray, centroids: np.ndarray) -> f
 
 
 def plain_abx(items: list, codes: dict, centroids: np.ndarray, across: bool) -> float:
-    """Every triple, one by one, and the averages as they are worded."""
+    """ABX error over every single triple, with the averages as defined."""
     segments = {item: codes[item.key][item.first : item.stop] for item in items}
     cells = {}
     for a in items:
@@ -163,10 +163,10 @@ def test_abx_of_tokens_that_tell_all_or_nothing():
     perfect = {key: np.full(3, "AB".index(key[0])) for key in keys}
     figures = abx.abx_errors(items, perfect, centroids)
     assert (figures["abx_within"], figures["abx_across"]) == (0, 0)
-    # One code for all: every triple is a tie.
+    # With one code for all frames, every triple is a tie.
     figures = abx.abx_errors(items, {key: np.zeros(3, int) for key in keys}, centroids)
     assert (figures["abx_within"], figures["abx_across"]) == (0.5, 0.5)
-    # The speaker's sound and not the phone's: within it is a tie, across too.
+    # Codes that depend on the speaker and not on the phone: ties within and across speakers.
     speakers = {key: np.full(3, "xy".index(key[1])) for key in keys}
     figures = abx.abx_errors(items, speakers, centroids)
     assert (figures["abx_within"], figures["abx_across"]) == (0.5, 0.5)
@@ -177,7 +177,7 @@ def test_abx_of_tokens_that_tell_all_or_nothing():
 
 
 def test_abx_by_hand():
-    # Codes 0 and 1 are at a right angle: half of a half turn.
+    # Codes 0 and 1 are at a right angle, π / 2, which counts 0.5.
     codes = {"a": np.array([0, 0]), "b": np.array([0, 1]), "c": np.array([1, 1])}
     items = [
         abx.Item(key, 0, 2, phone, ("p", "n"), "s") for key, phone in zip("abc", ("A", "A", "B"))
@@ -190,5 +190,5 @@ def test_abx_by_hand():
     items.append(items[0]._replace(first=5, stop=9))
     figures = abx.abx_errors(items, codes, np.eye(2))
     assert (figures["abx_segments_without_audio"], figures["abx_segments_without_frame"]) == (1, 1)
-    # A single A of each speaker is left: none to be its X.
+    # With a single A per speaker, there is no X for it.
     assert math.isnan(abx.abx_errors(items, codes, np.eye(2), max_group=1)["abx_within"])

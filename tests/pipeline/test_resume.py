@@ -1,4 +1,4 @@
-"""jobs/tokenize.py killed at bad moments: the same bytes in the end, and nothing done twice."""
+"""jobs/tokenize.py killed at bad moments ends in the same bytes, and does nothing twice."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ NAMES = [f"part-{number:02d}" for number in range(SHARDS)]
 
 
 class LocalStore:
-    """An OUTPUT on the local disk, looked at from outside."""
+    """An OUTPUT on the local disk, seen from outside."""
 
     def __init__(self, folder: Path):
         self.url, self.folder, self.env = str(folder), folder, {}
@@ -36,7 +36,7 @@ class LocalStore:
 
 
 class S3Store:
-    """An OUTPUT on S3, looked at from outside."""
+    """An OUTPUT on S3, seen from outside."""
 
     def __init__(self, s3: S3, prefix: str):
         self.url, self.s3, self.prefix, self.env = f"s3://{s3.bucket}/{prefix}", s3, prefix, s3.env
@@ -56,7 +56,7 @@ def finished(state: dict) -> int:
 
 
 def half_committed(state: dict) -> bool:
-    """Whether a shard lies there whose report does not."""
+    """Whether a shard exists whose report does not."""
     tars = {name[7:-4] for name in state if name.startswith("shards/")}
     return bool(tars - {name[8:-8] for name in state if name.startswith("reports/")})
 
@@ -68,7 +68,7 @@ def hashes(store) -> dict[str, str]:
 
 
 class WatchedJob:
-    """Runs a job whose Ray processes can be told from all others, and outlive no test."""
+    """Runs a job whose Ray processes can be told from others, and do not outlive the test."""
 
     def __init__(self):
         # A short path: Ray puts sockets below it.
@@ -87,7 +87,7 @@ class WatchedJob:
         )
 
     def workers(self) -> dict[int, str]:
-        """{process: title} of those that do the work; Ray's own may take a minute to notice."""
+        """{process id: title} of workers; Ray's own processes may take a minute to end."""
         processes = ray_processes(self.folder).items()
         return {p: t for p, t in processes if t.startswith(("ray::tokenize", "ray::_Encoder"))}
 
@@ -101,7 +101,7 @@ class WatchedJob:
 
 @pytest.fixture
 def watched():
-    """A WatchedJob; whatever is left of it is killed in the end."""
+    """A WatchedJob; its remaining processes are killed in the end."""
     watched = WatchedJob()
     try:
         yield watched
@@ -135,8 +135,8 @@ def contract() -> set[str]:
     return files | {"run.json", "manifest.parquet", "summary.json"}
 
 
-# When to kill, and whom: the driver alone or its whole group of processes. The first moment lies
-# between a shard's two commits; it lasts a millisecond, so a little later will do as well.
+# When to kill, and what: the driver alone or its whole process group. The first moment is between a
+# shard's two commits; it lasts a millisecond, so a little later counts too.
 MOMENTS = [
     (lambda state: half_committed(state) or finished(state) >= 4, os.kill),
     (lambda state: finished(state) >= 8, os.killpg),

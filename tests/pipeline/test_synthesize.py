@@ -1,4 +1,4 @@
-"""jobs/synthesize.py: its shards, its labels, and that the same command makes the same bytes."""
+"""jobs/synthesize.py: shards, phone labels, and equal bytes for equal commands."""
 
 import io
 import itertools
@@ -26,14 +26,14 @@ VARIED = {"factor", "rate", "pitch"}
 
 
 def synthesize(output, text, *more, seed=3, run=run_job):
-    """Run the job on half a minute of speech in two shards a half; returns the process."""
+    """Run the job for half a minute of speech in two shards per half; returns the process."""
     flags = ("--hours", 0.016, "--shard-minutes", 0.25, "--seed", seed, "--text", text)
     return run("synthesize", "--output", output, "--engines", *ENGINES, *flags, *more)
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """A file of sentences, so that no text need be installed."""
+    """A file of sentences, so that the tests need no installed texts."""
     path = tmp_path_factory.mktemp("text") / "sentences.txt"
     who = ("the old miller", "my younger sister", "a tired heron", "every second sailor")
     what = ("measured the shelf twice", "waited by the river until noon", "sold seven jars of jam")
@@ -43,7 +43,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(text, tmp_path_factory):
-    """A finished OUTPUT. Tests only look at it."""
+    """A finished OUTPUT. Tests do not change it."""
     output = tmp_path_factory.mktemp("made") / "speech"
     done = synthesize(output, text)
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def made(text, tmp_path_factory):
 
 
 def utterances(output, half):
-    """(key, (n,) audio, its json) of all samples of a half."""
+    """(key, (n,) audio, metadata) of all samples of a half."""
     for path in sorted((output / half).glob("*.tar")):
         with tarfile.open(path) as tar:
             content = {member.name: tar.extractfile(member).read() for member in tar}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 
@@ -81,7 +82,8 @@ def test_records_and_no_other_file(good, tokenizer):
     assert run["tokenizer"] == config["fingerprint"]
     assert run["tokenizer_source"] == str(tokenizer)
     assert dict(zip(SETTINGS, (30.0, 2.0, 32, 240.0, "fp32"))) == run["settings"]
-    assert {"python", "torch", "ray"} <= set(run["versions"])
+    assert {"wavmill", "python", "torch", "ray"} <= set(run["versions"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", run["versions"]["wavmill"])
 
     summary = json.loads((good.output / "summary.json").read_text())
     rows = rows_of(good.output / "manifest.parquet")
@@ -135,6 +137,21 @@ def test_same_shards_by_any_input(good, tokenizer, inputs):
     assert done.returncode == 0, done.stderr
     assert "nothing was left to do" in done.stdout
     assert snapshot(good.output) == before
+
+
+def test_an_output_of_other_versions_is_continued(good, tokenizer, tmp_path):
+    """As one begun before versions named wavmill: a version alone decides no byte."""
+    shutil.copytree(good.output, tmp_path / "out")
+    record = tmp_path / "out/run.json"
+    run = json.loads(record.read_text())
+    del run["versions"]["wavmill"]
+    run["versions"]["torch"] = "2.0.0"
+    record.write_text(json.dumps(run))
+    before = snapshot(tmp_path / "out")
+    flags = ("--tokenizer", tokenizer, "--output", tmp_path / "out")
+    done = run_job("tokenize", "--input", SPEECH, *flags)
+    assert done.returncode == 0 and "nothing was left to do" in done.stdout, done.stderr
+    assert snapshot(tmp_path / "out") == before
 
 
 @pytest.mark.slow

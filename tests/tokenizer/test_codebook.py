@@ -1,5 +1,5 @@
-"""The codebook: nearest codes as FAISS finds them, k-means as good as FAISS's own single call, and
-the sample of frames that k-means learns from.
+"""The codebook: the nearest codes are FAISS's, k-means is as good as one call of FAISS, and the
+sample of frames for k-means is even.
 """
 
 import faiss
@@ -86,7 +86,7 @@ def test_codes_of_any_dtype_and_batches_of_any_size():
     # bf16 features, as from a bf16 encoder: looked up in fp32.
     half = features.bfloat16()
     assert torch.equal(book.nearest(half), book.nearest(half.float()))
-    # Angles do not see lengths.
+    # The cosine does not depend on lengths.
     spherical = Codebook(codes, "cosine")
     scaled = features * torch.linspace(0.01, 100, 501)[:, None]
     assert torch.equal(spherical.nearest(scaled), spherical.nearest(features))
@@ -129,13 +129,13 @@ def test_kmeans_is_as_good_as_one_call_of_faiss(metric):
     else:
         assert ours < 1.02 * theirs
         assert ours * (1 - 1e-6) <= objective < 1.01 * ours
-    # And far better than codes that were only drawn.
+    # Far better than after one iteration.
     drawn, _ = train_kmeans(features.copy(), 64, metric, seed=3, iterations=1)
     assert (fit(drawn) < ours) if spherical else (fit(drawn) > ours)
 
 
-def test_whitened_kmeans_sees_what_loud_directions_hide():
-    """Clusters in 4 dimensions, under 4 louder ones and 8 of faint noise that say nothing."""
+def test_whitened_kmeans_finds_clusters_in_weak_directions():
+    """Clusters in 4 dimensions, beside 4 of far larger variance and 8 of faint noise."""
     random = np.random.default_rng(20)
     middle = 3 * random.standard_normal((20, 4))
     which = random.integers(20, size=8000)
@@ -195,7 +195,7 @@ def stream(seed, frames=20_000):
 
 
 @pytest.mark.parametrize("limit", [1, 30, 50, 75, 1000, 10**6])
-def test_a_reservoir_is_bounded_and_does_not_mind_the_order_of_answers(limit):
+def test_a_reservoir_is_bounded_and_independent_of_the_order_of_answers(limit):
     reservoir, first, pieces = Reservoir(limit, seed=12), 0, []
     for length in stream(13, frames=5000):
         for number, frames in reservoir.draw(length):
@@ -209,7 +209,7 @@ def test_a_reservoir_is_bounded_and_does_not_mind_the_order_of_answers(limit):
     assert len(np.unique(kept)) == len(kept) >= min(limit, 5000) - PIECE_FRAMES
     if limit == 10**6:
         assert sorted(kept[:, 0]) == list(range(5000))  # all of a short stream
-    # Encoders answer in any order, and late ones bring pieces that were dropped meanwhile.
+    # Encoders answer in any order, also with pieces that were dropped meanwhile.
     for seed in range(5):
         other = Reservoir(limit, seed=12)
         for length in stream(13, frames=5000):
@@ -240,6 +240,6 @@ def test_a_reservoir_draws_evenly_from_the_whole_stream(limit, runs):
     # lies: chi-square with 9 degrees of freedom is over 27.9 once in 1000.
     expected = taken.sum() / bins
     assert np.sum((taken - expected) ** 2 / expected) / PIECE_FRAMES < 27.9
-    # Nor, but for what fits into the rest, is a short window's: 7 of every 510 are in one.
+    # A short window's chance is the same, up to what fits into the rest: 7 of every 510 frames.
     if limit == 1000:
         assert in_short / taken.sum() == pytest.approx(7 / 510, rel=0.3)

@@ -1,4 +1,4 @@
-"""What ships: wavlm-tiny and its tokenizers are what they say."""
+"""What ships: wavlm-tiny and its tokenizers are as their cards and names say."""
 
 import json
 from itertools import islice
@@ -43,7 +43,7 @@ def test_a_tokenizer_holds_the_encoder(name, codes):
 
 
 def test_one_sentence_by_two_voices_is_closer_than_two_by_one(tmp_path):
-    """On average over tests/speech, and not by much yet: the README has the figures."""
+    """On average over tests/speech, by a small margin: see the figures in the documentation."""
     flags = ("--input", SPEECH, "--tokenizer", "wavlm-tiny-km256")
     done = run_job("evaluate", "tokens", *flags, "--json", tmp_path / "figures.json", *ONE_THREAD)
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def loudness(wave: np.ndarray) -> np.ndarray:
     return np.log(frames.astype(np.float64).var(1) + 1e-6)
 
 
-def test_the_distilled_tokenizer_says_again_what_it_heard():
+def test_the_distilled_tokenizer_resynthesises_speech():
     size = sum(path.stat().st_size for path in (PRETRAINED / DISTILLED).iterdir())
     assert size <= 16e6
     tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / DISTILLED))
@@ -70,14 +70,14 @@ def test_the_distilled_tokenizer_says_again_what_it_heard():
         tokens = tokenizer.encode(wave)
         made = tokenizer.decode(tokens)
         assert len(made) == 320 * len(tokens) + 80 and 0.02 < made.std() < 0.2
-        own, heard = loudness(wave)[: len(tokens)], loudness(made)[: len(tokens)]
-        assert np.corrcoef(own, heard)[0, 1] > 0.8
+        original, decoded = loudness(wave)[: len(tokens)], loudness(made)[: len(tokens)]
+        assert np.corrcoef(original, decoded)[0, 1] > 0.8
         back.append(np.mean(tokenizer.encode(made) == tokens))
     # Chance is under one in a hundred.
     assert np.mean(back) > 0.15
 
 
-def test_loudness_does_not_change_what_is_heard():
+def test_loudness_does_not_change_tokens():
     tokenizer = Tokenizer(TokenizerFiles.read(PRETRAINED / "wavlm-tiny-km256"))
     random = np.random.default_rng(0)
     wave = random.standard_normal(32_000).astype(np.float32) * np.linspace(0, 0.1, 32_000)

@@ -66,7 +66,8 @@ def _float_samples(waveform: np.ndarray | Tensor) -> np.ndarray:
         waveform = waveform.detach().cpu()
         waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
     array = np.asarray(waveform)
-    if array.dtype.kind != "f" and array.dtype != np.int16:
+    int16 = array.dtype.kind == "i" and array.dtype.itemsize == 2
+    if array.dtype.kind != "f" and not int16:
         raise _refused(f"its samples are {array.dtype}", "give float in [-1, 1], or int16")
     if array.ndim not in (1, 2):
         raise _refused(f"its shape is {array.shape}", "give (n,), or (n, channels)")
@@ -77,7 +78,7 @@ def _float_samples(waveform: np.ndarray | Tensor) -> np.ndarray:
         raise _refused(problem, "give (n, channels): transpose it if it is (channels, n)")
     with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
         samples = np.ascontiguousarray(array, dtype=np.float32)
-    if array.dtype == np.int16:
+    if int16:
         samples = samples / np.float32(1 << 15)
     return samples if samples.ndim == 2 else samples[:, None]
 

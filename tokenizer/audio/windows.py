@@ -66,15 +66,16 @@ class Windowing:
         if self.past and self.frames < self.past + self.chunk:
             seconds = (self.past + self.chunk) / FRAMES_PER_SECOND
             raise UsageError(
-                "it is shorter than what the causal encoder looks back on",
-                f"give at least {seconds:g} seconds",
+                f"this causal tokenizer needs windows of {seconds:g} seconds",
+                "make the window longer",
                 argument="window_seconds",
             )
         if self.frames <= 2 * self.context:
             raise UsageError(
                 "a window must be longer than its context on both sides",
-                "make the window longer or the context shorter",
+                "make the window longer, or context_seconds shorter",
                 argument="window_seconds",
+                mentions=("context_seconds",),
             )
 
     @classmethod
@@ -95,14 +96,18 @@ class Windowing:
         """
         tokens_per_second = FRAMES_PER_SECOND / frames_per_token
         window_frames = round(window_seconds * tokens_per_second) * frames_per_token
-        return cls(
-            frames=window_frames - window_frames % chunk,
-            context=round(context_seconds * tokens_per_second) * frames_per_token,
-            normalize=normalize,
-            frames_per_token=frames_per_token,
-            past=past,
-            chunk=chunk,
-        )
+        try:
+            return cls(
+                frames=window_frames - window_frames % chunk,
+                context=round(context_seconds * tokens_per_second) * frames_per_token,
+                normalize=normalize,
+                frames_per_token=frames_per_token,
+                past=past,
+                chunk=chunk,
+            )
+        except UsageError as error:
+            error.value = window_seconds
+            raise
 
     @property
     def samples(self) -> int:

@@ -1,1 +1,1 @@
-"""Files: folders on any filesystem, tokenizer folders, token shards."""
+"""Files: folders on any filesystem, tokenizer and encoder folders, tars and token shards."""

@@ -1,10 +1,7 @@
-"""Token shards, the contract between pipeline and lm: their one writer, reader and check.
+"""Token shards: the one writer and the one reader of their tars.
 
-An OUTPUT of jobs/tokenize.py or jobs/import_tokens.py is a folder:
-
-    run.json               tokenizer fingerprint (null for imported tokens), codebook size, settings
-    shards/NAME.tar        KEY.tokens.npy, (T,) uint16, or uint32 over 65,536 codes; and KEY.json
-    reports/NAME.parquet   a row per input sample; a shard is finished when its report exists
+A shard has two members per utterance: KEY.tokens.npy, (T,) uint16, or uint32 over 65,536 codes; and
+KEY.json, with duration_s, sample_rate, num_tokens, shard, and the sample's own json as metadata.
 
 Nothing here imports PyTorch or Ray: a shard task is a small process.
 """
@@ -13,32 +10,26 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.folder import READ_AHEAD, Folder
 from tokenizer.storage.tars import SMALL_MEMBERS, Readable, TarWriter, read_members
 
 TOKENS_ENDING, JSON_ENDING = ".tokens.npy", ".json"
-REMEDY = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
-# Of an OUTPUT whose run.json does not say.
-TOKENS_PER_SECOND = 50.0
 
 
 class TokenShardError(UsageError):
-    """A token shard that is not one, or not what its report says."""
+    """A shard that is damaged or no token shard; the message says what is wrong."""
 
 
 class TokenShardWriter:
     """Writes a token shard to a local file: KEY.tokens.npy, then KEY.json, of each utterance."""
 
     def __init__(self, path: Path, *, shard: str, codebook_size: int) -> None:
-        """shard: its NAME, which every KEY.json repeats."""
+        """path: a local file. shard: its NAME, which every KEY.json repeats."""
         self._tar, self.shard = TarWriter(path), shard
         self.dtype = np.uint16 if codebook_size <= 1 << 16 else np.uint32
 
@@ -54,8 +45,8 @@ class TokenShardWriter:
     ) -> None:
         """Append an utterance. tokens: (T,) whole numbers inside the codebook.
 
-        sample_rate: of the source. metadata: the sample's own json; metadata_error: why there is
-        none, if it had some that could not be read.
+        duration_s, sample_rate: of the source audio. metadata: the value of the sample's own json.
+        metadata_error: why that could not be read, if so.
         """
         about = {
             "duration_s": duration_s,
@@ -87,16 +78,16 @@ class TokenUtterance(NamedTuple):
 def read_tokens(
     stream: Readable, *, codebook_size: int | None = None, with_json: bool = True
 ) -> Iterator[TokenUtterance]:
-    """The utterances of a token shard, in the order in which they are complete.
+    """The utterances of a token shard, each as soon as both of its members have been read.
 
-    Members are paired by their key, in whatever order they come; others are passed over.
-    codebook_size: what tokens are checked against, if given. with_json: read KEY.json too; without
-    it nothing is asked of that member. Raises TokenShardError for a tar that is damaged or holds
-    something else, and passes on errors of the stream.
+    Members are paired by their key, in any order; other members are ignored. codebook_size: check
+    that tokens are inside it. with_json: read KEY.json too; without it that member may be missing.
+    Raises TokenShardError for a tar that is damaged or no token shard, and passes on errors of the
+    stream.
     """
     members = 0
     keys: set[str] = set()
-    # Halves of utterances: tokens, or KEY.json, whose other half has not come yet.
+    # By key: tokens, or the value of KEY.json, until the other member comes.
     waiting: dict[str, np.ndarray | dict[str, Any]] = {}
     try:
         for info, content in read_members(stream, SMALL_MEMBERS):
@@ -140,7 +131,7 @@ def read_tokens(
 
 def _parse_tokens(key: str, data: bytes, codebook_size: int | None) -> np.ndarray:
     try:
-        tokens = np.load(io.BytesIO(data), allow_pickle=False)
+        tokens = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise TokenShardError(f"{key} holds no tokens ({one_line(error)})") from error
     check_array(tokens, codebook_size, name=key)
@@ -171,120 +162,3 @@ def check_array(tokens: np.ndarray, codebook_size: int | None, *, name: str) -> 
                 raise TokenShardError(
                     f"{name} has a token {token} outside the codebook of {codebook_size:,}"
                 )
-
-
-def check_same_tokenizer(
-    made_by: str | None, tokenizer: str | None, source: str | None = None
-) -> None:
-    """Raises UsageError unless the tokenizer that made tokens is the one they are to go with.
-
-    made_by, tokenizer: their fingerprints; None of imported tokens, and of a model of such. source:
-    where the tokenizer came from, for the message.
-    """
-    if made_by == tokenizer:
-        return
-    wanted = _described(tokenizer) + (f" ({source})" if source else "")
-    raise UsageError(
-        f"its tokens are of {_described(made_by)}, and tokens of {wanted} are needed",
-        "give tokens with the tokenizer that made them",
-    )
-
-
-def _described(fingerprint: str | None) -> str:
-    return f"tokenizer {fingerprint[:12]}" if fingerprint else "no tokenizer"
-
-
-def check_shard_tokenizer(url: str, tokenizer: str | None, source: str | None = None) -> None:
-    """As check_same_tokenizer, for one shard by its URL; one outside an OUTPUT names no tokenizer.
-
-    Raises UsageError as that does.
-    """
-    root, _, name = url.rpartition("/shards/")
-    record = read_record(Folder(root, argument=None)) if name else None
-    if record is not None:
-        check_same_tokenizer(record.get("tokenizer"), tokenizer, source)
-
-
-def read_record(folder: Folder) -> dict[str, Any] | None:
-    """What run.json of an OUTPUT says; None when there is no run.json.
-
-    Raises UsageError when the store does not answer, or the file is no JSON object.
-    """
-    try:
-        text = folder.read_text("run.json")
-        record = None if text is None else json.loads(text)
-        if record is not None and not isinstance(record, dict):
-            raise ValueError
-    except ValueError as error:
-        raise folder.refused("its run.json is not a JSON object", REMEDY) from error
-    except Exception as error:  # whatever a store raises, this folder cannot be used
-        raise folder.unusable(error) from error
-    return record
-
-
-@dataclass(frozen=True)
-class TokenFolder:
-    """An OUTPUT of token shards.
-
-    codebook_size, tokens_per_second, tokenizer: as its run.json says; tokenizer is a fingerprint,
-    or None of imported tokens. names: of its finished shards, sorted.
-    """
-
-    folder: Folder
-    codebook_size: int
-    tokens_per_second: float
-    tokenizer: str | None
-    names: list[str]
-
-    @classmethod
-    def open(cls, url: str, argument: str | None = None) -> "TokenFolder":
-        """Read run.json and list the reports.
-
-        argument: what an error says the folder was given as. Raises UsageError when it is no
-        OUTPUT, or no shard of it is finished.
-        """
-        folder = Folder(url, argument)
-        record = read_record(folder)
-        if record is None:
-            raise folder.refused("it has no run.json", REMEDY)
-        try:
-            codebook_size = int(record["codebook_size"])
-            tokens_per_second = float(record.get("tokens_per_second") or TOKENS_PER_SECOND)
-        except (ValueError, KeyError, TypeError) as error:
-            raise folder.refused("its run.json names no codebook_size", REMEDY) from error
-        if codebook_size < 1:
-            raise folder.refused(f"its run.json names {codebook_size} codes", REMEDY)
-        try:
-            names = folder.names("reports", ".parquet")
-        except Exception as error:  # whatever a store raises, this folder cannot be used
-            raise folder.unusable(error) from error
-        if not names:
-            raise folder.refused("it has no finished shard", "finish the job that makes it")
-        tokenizer = record.get("tokenizer")
-        return cls(folder, codebook_size, tokens_per_second, tokenizer=tokenizer, names=names)
-
-    def check_tokenizer(self, tokenizer: str | None, source: str | None = None) -> None:
-        """Raises UsageError unless this tokenizer made the tokens; see check_same_tokenizer."""
-        try:
-            check_same_tokenizer(self.tokenizer, tokenizer, source)
-        except UsageError as error:
-            error.value, error.argument = self.folder.given, self.folder.argument
-            raise
-
-    def report(self, name: str, columns: list[str]) -> Any:
-        """A pyarrow table of these columns of a shard's report."""
-        with self.folder.fs.open(self.folder.path(f"reports/{name}.parquet"), "rb") as file:
-            return pq.read_table(file, columns=columns)
-
-    def read(self, name: str, *, with_json: bool = True) -> Iterator[TokenUtterance]:
-        """A shard's utterances, in order, checked against the codebook.
-
-        Raises TokenShardError as read_tokens does, with the shard's name.
-        """
-        path = self.folder.path(f"shards/{name}.tar")
-        try:
-            with self.folder.fs.open(path, "rb", **READ_AHEAD) as file:
-                yield from read_tokens(file, codebook_size=self.codebook_size, with_json=with_json)
-        except TokenShardError as error:
-            error.problem = f"shard {name}: {error.problem}"
-            raise

@@ -1,0 +1,90 @@
+"""Flags of the jobs that encode audio with Ray: where encoders run, and how audio is cut."""
+
+import argparse
+
+from jobs.cli.parser import positive, positive_number
+from pipeline.settings import EncoderSettings, TokenizeSettings
+
+
+def add_encoders(parser: argparse.ArgumentParser) -> None:
+    """The flags of EncoderSettings and TokenizeSettings."""
+    cut = TokenizeSettings()
+    where = parser.add_argument_group("where it runs")
+    add_device(where, "auto: GPUs if the cluster has any")
+    add_encoder_actors(where)
+    how = parser.add_argument_group("how it encodes")
+    how.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default=cut.precision,
+        help="of the encoder; bf16 is faster and changes some tokens (default: %(default)s)",
+    )
+    how.add_argument(
+        "--window-seconds",
+        type=positive_number,
+        default=cut.window_seconds,
+        help="longer audio is encoded in overlapping windows (default: %(default)g)",
+    )
+    how.add_argument(
+        "--context-seconds",
+        type=positive_number,
+        default=cut.context_seconds,
+        help="overlap, discarded at each inner edge of a window (default: %(default)g)",
+    )
+    how.add_argument(
+        "--batch-size",
+        type=positive,
+        default=cut.batch_size,
+        help="maximum windows in a batch (default: %(default)s)",
+    )
+    how.add_argument(
+        "--batch-seconds",
+        type=positive_number,
+        default=cut.batch_seconds,
+        help="maximum audio in a batch, padding included (default: %(default)g)",
+    )
+
+
+def add_device(
+    where: argparse._ActionsContainer, auto: str = "auto: a GPU if there is one"
+) -> None:
+    """--device. auto: what that value means."""
+    where.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help=f"{auto} (default: %(default)s)",
+    )
+
+
+def add_encoder_actors(where: argparse._ActionsContainer) -> None:
+    """The flags for how many encoders run side by side, and how many threads each has."""
+    where.add_argument(
+        "--encoders", type=positive, help="encoder actors (default: one a GPU, or all CPU cores)"
+    )
+    where.add_argument(
+        "--cpus-per-encoder",
+        type=positive,
+        default=EncoderSettings().cpus_per_encoder,
+        help="threads of an encoder on a CPU (default: %(default)s)",
+    )
+
+
+def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
+    """From the flags of add_encoders."""
+    return EncoderSettings(
+        device=args.device,
+        encoders=args.encoders,
+        cpus_per_encoder=args.cpus_per_encoder,
+    )
+
+
+def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
+    """From the flags of add_encoders."""
+    return TokenizeSettings(
+        window_seconds=args.window_seconds,
+        context_seconds=args.context_seconds,
+        batch_size=args.batch_size,
+        batch_seconds=args.batch_seconds,
+        precision=args.precision,
+    )

@@ -1,0 +1,116 @@
+"""From errors to exit status: one line and status 2 for what cannot be used, no traceback."""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tokenizer.errors import TrainingFailed, UsageError
+
+# Packages that come with an extra of pyproject.toml, by the name that is imported.
+EXTRAS = {
+    "braceexpand": "pipeline",
+    "faiss": "pipeline",
+    "huggingface_hub": "pipeline",
+    "ray": "pipeline",
+    "s3fs": "pipeline",
+    "tensorboardX": "train",
+    "transformers": "pipeline",
+    "webdataset": "pipeline",
+}
+# What a shell reports for a process that SIGINT or SIGPIPE ended.
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+
+def unusable(flag: str, value: object, problem: str, remedy: str) -> UsageError:
+    """The error to raise for a flag that cannot be used."""
+    return UsageError(problem, remedy, value=value, argument=flag)
+
+
+@contextmanager
+def naming(flag: str, value: object = None, remedy: str = "") -> Iterator[None]:
+    """Attribute a UsageError raised in the body to this flag, unless it names an argument already.
+
+    value, remedy: filled in where an error about this flag has none of its own.
+    """
+    try:
+        yield
+    except UsageError as error:
+        error.argument = as_flag(error.argument) if error.argument else flag
+        if error.argument == flag:
+            error.value = value if error.value is None else error.value
+            error.remedy = error.remedy or remedy
+        raise
+
+
+def as_flag(argument: str) -> str:
+    """The flag of a library's parameter or settings field: it has the same name."""
+    return argument if argument.startswith("--") else f"--{argument.replace('_', '-')}"
+
+
+def named(flag: str, function: Callable[..., Any], *values: object, **more: object) -> Any:
+    """Call a function, and attribute its UsageError to this flag and its first value."""
+    with naming(flag, values[0] if values and isinstance(values[0], str) else None):
+        return function(*values, **more)
+
+
+def run(main: Callable[[], int]) -> None:
+    """Call a job's main and exit with its status.
+
+    1 and one line on stderr for a training that failed, 2 and one line for unusable arguments, 130
+    for Ctrl-C, 141 when whoever read stdout has gone.
+    """
+    sys.exit(_status(main))
+
+
+def _status(main: Callable[[], int]) -> int | str | None:
+    try:
+        try:
+            status: int | str | None = main()
+        except SystemExit as end:  # argparse's, after --help or an unusable flag
+            status = end.code
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        error.rename(as_flag)
+        return _refused(str(error))
+    except TrainingFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _refused(f"{package} is not installed; pip install 'wavmill[{EXTRAS[package]}]'")
+    except KeyboardInterrupt:
+        _let_the_next_interrupt_kill()
+        print("\ninterrupted; run the same command again to continue", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        return BROKEN_PIPE
+
+
+def _refused(problem: str) -> int:
+    print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+def _let_the_next_interrupt_kill() -> None:
+    """A second Ctrl-C ends the process at once, without tracebacks of Ray's clean-up."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether stdout is the broken pipe, not a socket. If so, what is left to print is dropped."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # Or the interpreter would try once more at exit, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

@@ -1,0 +1,130 @@
+"""What a language model continues: utterances of audio files, or tokens of shards and arrays."""
+
+import posixpath
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from lm.config import LMConfig, LMError
+from lm.generation import Generator
+from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, read_utterance
+from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.folder import filesystem
+from tokenizer.storage.token_folder import check_shard_tokenizer
+from tokenizer.storage.token_shards import check_array, read_tokens
+from tokenizer.tokenizer import Tokenizer
+
+TOKENS_ENDING = ".npy"
+TOKENS_REMEDY = "give a token shard or an array of whole numbers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One prompt. key: names its continuation's files. tokens: (T,). url: where it came from."""
+
+    key: str
+    tokens: np.ndarray
+    url: str
+
+
+def audio_prompts(
+    files: dict[str, str], tokenizer: Tokenizer, show: Callable[[int], object] | None = None
+) -> list[Prompt]:
+    """Audio files, tokenized. A prompt's key is its file's path without the ending.
+
+    files: {path below their common folder: url}. show: called with the number of files just done.
+    Raises UsageError when a file is not audio or has no frame of sound, or two have one key.
+    """
+    prompts: dict[str, Prompt] = {}
+    for path, url in files.items():
+        key = posixpath.splitext(path)[0]
+        if key in prompts:
+            raise UsageError(f"{prompts[key].url} has the same name", "rename one", value=url)
+        prompts[key] = Prompt(key=key, tokens=_encode(url, tokenizer), url=url)
+        if show:
+            show(1)
+    return list(prompts.values())
+
+
+def _encode(url: str, tokenizer: Tokenizer) -> np.ndarray:
+    fs, path = filesystem(url)
+    try:
+        with fs.open(path, "rb") as file:
+            waveform = read_utterance(file, keep_samples=1 << 62).waveform
+        assert waveform is not None
+        return tokenizer.encode(waveform)
+    except AudioError as error:
+        problem = str(error)
+        if error.reason == NOT_AUDIO:
+            problem = "it is no audio"
+        elif error.reason in (EMPTY, TOO_SHORT):
+            problem = f"it is empty ({error})"
+        raise UsageError(problem, "give a file of speech", value=url) from error
+    except OSError as error:
+        raise UsageError(one_line(error), "give a file of speech", value=url) from error
+
+
+def token_prompts(files: dict[str, str], config: LMConfig, limit: int | None) -> list[Prompt]:
+    """Utterances of token shards, under their keys, and of .npy arrays, under their paths.
+
+    files: {path below their common folder: url}. limit: maximum number of prompts. Raises
+    UsageError when a file holds no tokens, a shard is another tokenizer's, or two have one key.
+    """
+    prompts: dict[str, Prompt] = {}
+    for path, url in files.items():
+        for key, tokens in _tokens(path, url=url, config=config, limit=limit):
+            if key in prompts:
+                problem = f"{prompts[key].url} has a {key} too"
+                raise UsageError(problem, "give one of them", value=url)
+            prompts[key] = Prompt(key=key, tokens=tokens, url=url)
+    return list(prompts.values())[:limit]
+
+
+def _tokens(
+    path: str, url: str, config: LMConfig, limit: int | None
+) -> list[tuple[str, np.ndarray]]:
+    """(key, (T,) tokens) of the first `limit` utterances of one file."""
+    fs, place = filesystem(url)
+    try:
+        with fs.open(place, "rb") as file:
+            if path.endswith(TOKENS_ENDING):
+                key = path.removesuffix(TOKENS_ENDING).removesuffix(".tokens")
+                tokens = np.load(file, allow_pickle=False)
+                check_array(tokens, None, name=key)
+                return [(key, tokens)]
+            check_shard_tokenizer(url, config.tokenizer, "the model's")
+            utterances = islice(read_tokens(file, with_json=False), limit)
+            return [(utterance.key, utterance.tokens) for utterance in utterances]
+    except UsageError as error:
+        error.value, error.remedy = url, error.remedy or TOKENS_REMEDY
+        raise
+    except (OSError, EOFError, ValueError) as error:
+        raise UsageError(
+            f"it holds no tokens ({one_line(error)})", TOKENS_REMEDY, value=url
+        ) from error
+
+
+def last_seconds(prompt: Prompt, seconds: float, frames_per_token: int) -> Prompt:
+    """The end of a prompt, at least one token."""
+    count = max(1, round(seconds * FRAMES_PER_SECOND / frames_per_token))
+    return replace(prompt, tokens=prompt.tokens[-count:])
+
+
+def check_prompts(prompts: Iterable[Prompt], generator: Generator) -> None:
+    """Raises UsageError for a prompt that is empty, longer than the window, or not of its codes.
+
+    The error about a prompt that is too long has no remedy: the caller knows how to shorten one.
+    """
+    for prompt in prompts:
+        if not len(prompt.tokens):
+            raise UsageError("it has no tokens", "give one with speech in it", value=prompt.url)
+        try:
+            generator.check(prompt.tokens)
+        except LMError as error:
+            error.value = prompt.url
+            if len(prompt.tokens) <= generator.config.window:
+                error.remedy = "give tokens of the model's own tokenizer"
+            raise

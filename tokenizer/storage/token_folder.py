@@ -1,0 +1,156 @@
+"""An OUTPUT of token shards, and the check that tokens and tokenizer belong together.
+
+It is the whole contract between pipeline and lm:
+
+run.json               tokenizer fingerprint (null for imported tokens), codebook size, settings
+shards/NAME.tar        token shards, see token_shards.py
+reports/NAME.parquet   a row per input sample; a shard is finished when its report exists
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tokenizer.errors import UsageError
+from tokenizer.storage.folder import READ_AHEAD, Folder
+from tokenizer.storage.token_shards import TokenShardError, TokenUtterance, read_tokens
+
+REMEDY = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
+# The default where run.json does not say.
+TOKENS_PER_SECOND = 50.0
+
+
+def finished_shards(folder: Folder) -> list[str]:
+    """Names of the shards of an OUTPUT that have a report, sorted."""
+    return folder.names("reports", ".parquet")
+
+
+def commit_shard(folder: Folder, name: str, *, tar: Path, report: Path) -> None:
+    """Publish a shard and then its report, both local files.
+
+    A task that dies in between has finished nothing, and its retry writes the same bytes again.
+    """
+    folder.publish(tar, f"shards/{name}.tar")
+    folder.publish(report, f"reports/{name}.parquet")
+
+
+def check_same_tokenizer(
+    made_by: str | None, tokenizer: str | None, source: str | None = None
+) -> None:
+    """Raises UsageError unless the tokens were made by this tokenizer.
+
+    made_by: the fingerprint of the tokenizer that made them; None for imported tokens. tokenizer:
+    the fingerprint that is needed; None for a model of imported tokens. source: where that
+    tokenizer came from, for the message.
+    """
+    if made_by == tokenizer:
+        return
+    wanted = _described(tokenizer) + (f" ({source})" if source else "")
+    raise UsageError(
+        f"its tokens are of {_described(made_by)}, and tokens of {wanted} are needed",
+        "give tokens with the tokenizer that made them",
+    )
+
+
+def _described(fingerprint: str | None) -> str:
+    return f"tokenizer {fingerprint[:12]}" if fingerprint else "no tokenizer"
+
+
+def check_shard_tokenizer(url: str, tokenizer: str | None, source: str | None = None) -> None:
+    """As check_same_tokenizer, for one shard by its URL; passes if it is not in an OUTPUT.
+
+    Raises UsageError as that does.
+    """
+    root, _, name = url.rpartition("/shards/")
+    record = read_record(Folder(root, argument=None)) if name else None
+    if record is not None:
+        check_same_tokenizer(record.get("tokenizer"), tokenizer, source)
+
+
+def read_record(folder: Folder) -> dict[str, Any] | None:
+    """What run.json of an OUTPUT says; None when there is no run.json.
+
+    Raises UsageError when the store does not answer, or the file is no JSON object.
+    """
+    try:
+        text = folder.read_text("run.json")
+        record = None if text is None else json.loads(text)
+        if record is not None and not isinstance(record, dict):
+            raise ValueError
+    except ValueError as error:
+        raise folder.refused("its run.json is not a JSON object", REMEDY) from error
+    except Exception as error:  # whatever a store raises, this folder cannot be used
+        raise folder.unusable(error) from error
+    return record
+
+
+@dataclass(frozen=True)
+class TokenFolder:
+    """An OUTPUT of token shards.
+
+    codebook_size, tokens_per_second, tokenizer: as its run.json says; tokenizer is a fingerprint,
+    or None of imported tokens. names: of its finished shards, sorted.
+    """
+
+    folder: Folder
+    codebook_size: int
+    tokens_per_second: float
+    tokenizer: str | None
+    names: list[str]
+
+    @classmethod
+    def open(cls, url: str, argument: str | None = None) -> "TokenFolder":
+        """Read run.json and list the reports.
+
+        argument: what an error says the folder was given as. Raises UsageError when it is no
+        OUTPUT, or no shard of it is finished.
+        """
+        folder = Folder(url, argument)
+        record = read_record(folder)
+        if record is None:
+            raise folder.refused("it has no run.json", REMEDY)
+        try:
+            codebook_size = int(record["codebook_size"])
+            tokens_per_second = float(record.get("tokens_per_second") or TOKENS_PER_SECOND)
+        except (ValueError, KeyError, TypeError) as error:
+            raise folder.refused("its run.json names no codebook_size", REMEDY) from error
+        if codebook_size < 1:
+            raise folder.refused(f"its run.json names {codebook_size} codes", REMEDY)
+        try:
+            names = finished_shards(folder)
+        except Exception as error:  # whatever a store raises, this folder cannot be used
+            raise folder.unusable(error) from error
+        if not names:
+            raise folder.refused("it has no finished shard", "finish the job that makes it")
+        tokenizer = record.get("tokenizer")
+        return cls(folder, codebook_size, tokens_per_second, tokenizer=tokenizer, names=names)
+
+    def check_tokenizer(self, tokenizer: str | None, source: str | None = None) -> None:
+        """Raises UsageError unless this tokenizer made the tokens; see check_same_tokenizer."""
+        try:
+            check_same_tokenizer(self.tokenizer, tokenizer, source)
+        except UsageError as error:
+            error.value, error.argument = self.folder.given, self.folder.argument
+            raise
+
+    def report(self, name: str, columns: list[str]) -> Any:
+        """A pyarrow table of these columns of a shard's report."""
+        with self.folder.fs.open(self.folder.path(f"reports/{name}.parquet"), "rb") as file:
+            return pq.read_table(file, columns=columns)
+
+    def read(self, name: str, *, with_json: bool = True) -> Iterator[TokenUtterance]:
+        """A shard's utterances, in order, checked against the codebook.
+
+        Raises TokenShardError as read_tokens does, with the shard's name.
+        """
+        path = self.folder.path(f"shards/{name}.tar")
+        try:
+            with self.folder.fs.open(path, "rb", **READ_AHEAD) as file:
+                yield from read_tokens(file, codebook_size=self.codebook_size, with_json=with_json)
+        except TokenShardError as error:
+            error.problem = f"shard {name}: {error.problem}"
+            raise
