@@ -170,11 +170,12 @@ class SpeechLM(nn.Module):
         """
         from lm.files import read_lm  # which imports this module
 
+        local = fetch_folder(str(folder), "a language model")
         try:
-            local = fetch_folder(str(folder), "a language model")
             model, files = read_lm(local, device, precision)
         except LMError as error:
-            error.value = folder if error.value is None else error.value
+            error.value = error.value or str(folder)
+            error.remedy = error.remedy or "give the folder of a language model"
             raise
         model.tokenizer_files = files
         return model
