@@ -225,11 +225,11 @@ class FlexAttention:
         if torch.compiler.is_compiling():
             # Part of the whole model's graph. With PyTorch 2.11's own number of pipeline stages the
             # kernel needs more shared memory than an H100 has ("No valid triton configs").
-            options = {"num_stages": 2}
-            return flex_attention(
-                q, k, v, score_mod=biased, block_mask=self.mask, kernel_options=options
+            attend: Callable[..., Any] = functools.partial(
+                flex_attention, kernel_options={"num_stages": 2}
             )
-        attend: Callable[..., Any] = _compiled(flex_attention) if self.compiled else flex_attention
+        else:
+            attend = _compiled(flex_attention) if self.compiled else flex_attention
         return attend(q, k, v, score_mod=biased, block_mask=self.mask)
 
 
