@@ -27,14 +27,11 @@ def imported(file: Path) -> dict[str, tuple[Path, str]]:
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("jobs.cli"):
             continue
+        package = ROOT / node.module.replace(".", "/")
         for name in node.names:
-            module = ROOT / f"{node.module.replace('.', '/')}.py"
-            if node.module == "jobs.cli":
-                module = ROOT / f"jobs/cli/{name.name}.py"
-            found[name.asname or name.name] = (
-                module,
-                "" if node.module == "jobs.cli" else name.name,
-            )
+            module = package / f"{name.name}.py" if package.is_dir() else package.with_suffix(".py")
+            inner = "" if package.is_dir() else name.name
+            found[name.asname or name.name] = (module, inner)
     return found
 
 
