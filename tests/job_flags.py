@@ -27,14 +27,11 @@ def imported(file: Path) -> dict[str, tuple[Path, str]]:
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("jobs.cli"):
             continue
+        source = ROOT / node.module.replace(".", "/")
+        whole = source.is_dir()
         for name in node.names:
-            module = ROOT / f"{node.module.replace('.', '/')}.py"
-            if node.module == "jobs.cli":
-                module = ROOT / f"jobs/cli/{name.name}.py"
-            found[name.asname or name.name] = (
-                module,
-                "" if node.module == "jobs.cli" else name.name,
-            )
+            module = source / f"{name.name}.py" if whole else source.with_suffix(".py")
+            found[name.asname or name.name] = (module, "" if whole else name.name)
     return found
 
 
