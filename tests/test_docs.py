@@ -173,7 +173,7 @@ def test_the_packages_are_those_of_the_map():
     shown -= {"docs", "tests"}
     there = {"tokenizer/pretrained"}
     for package in ("jobs", "pipeline", "lm", "tokenizer"):
-        rooms = [*ROOT.glob(f"{package}/__init__.py"), *ROOT.glob(f"{package}/*/__init__.py")]
+        rooms = ROOT.glob(f"{package}/**/__init__.py")
         there |= {str(room.parent.relative_to(ROOT)) for room in rooms}
     assert shown == there
 
