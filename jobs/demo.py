@@ -74,7 +74,9 @@ def main() -> int:
     output = parse().output
     if not SPEECH.is_dir():
         problem = "an installed wavmill has no speech to show it on"
-        raise flags.unusable("--output", output, problem, "run it in a checkout, as `make demo`")
+        raise flags.unusable(
+            "--output", output, problem, remedy="run it in a checkout, as `make demo`"
+        )
     tokens, decoded = output / "tokens", output / "decoded"
     codebook, lm = output / "tokenizer", output / "lm"
     tokenize = ("--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tokens)

@@ -75,7 +75,8 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
 def evaluate_lm(args: flags.argparse.Namespace) -> int:
     """`lm`: one call for token shards, one for each folder of pairs, a table out."""
     if not args.input and not args.pairs:
-        raise flags.unusable("--input", "(none)", "nothing is to be measured", "give it or --pairs")
+        problem = "nothing is to be measured"
+        raise flags.unusable("--input", "(none)", problem, remedy="give it or --pairs")
     from lm.evaluation.judge import find_pairs, open_tokens, pair_figures, prediction_figures
     from pipeline.cluster.progress import bar
     from tokenizer.tokenizer import Tokenizer
@@ -100,11 +101,7 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
             with flags.naming("--pairs", url):
                 assert tokenizer is not None
                 judged[url] = pair_figures(
-                    model,
-                    found,
-                    tokenizer,
-                    batch_tokens=args.batch_tokens,
-                    progress=bar,
+                    model, found, tokenizer, batch_tokens=args.batch_tokens, progress=bar
                 )
     print(f"{args.lm}: tokenizer {str(model.config.tokenizer)[:12]}")
     print_figures(figures, evaluation.LM_MEANINGS)

@@ -7,10 +7,11 @@ machine, whatever other prompts there are. Exit status: 0 done; 2 unusable argum
 """
 
 import sys
-import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import time
 
 from jobs.cli import flags
 from jobs.cli.generation import NO_VOCODER, add_generation, read_prompts

@@ -36,7 +36,7 @@ def main() -> int:
     from pipeline.tokenize.ingest import find_audio, ingest
     from tokenizer.storage.folder import Folder
 
-    files = find_audio(args.input)
+    files = flags.named("--input", find_audio, args.input)
     output = flags.named("--output", Folder, args.output)
     done = ingest(files, output, int(args.shard_size_mb * 2**20))
     print(f"{done['files']:,} files, {done['bytes'] / 2**20:,.1f} MB, in {done['shards']:,} shards")

@@ -67,7 +67,7 @@ def main() -> int:
         raise flags.unusable(
             "--pairs-per-task",
             args.pairs_per_task,
-            problem="every two versions make two pairs",
+            problem="it is odd, and every two versions make two pairs",
             remedy="give an even number",
         )
     root, shards = flags.named("--input", find_shards, args.input)

@@ -36,7 +36,6 @@ class Attend(Protocol):
         """q, k, v: (B, H, T, d). gate: (B, H, T). Returns (B, H, T, d)."""
 
 
-@torch.compiler.disable
 def attention_over(
     utterance: Tensor, table: Tensor, config: LMConfig, dtype: torch.dtype
 ) -> Attend:
@@ -216,10 +215,6 @@ class FlexAttention:
         make = _compiled(create_block_mask) if self.compiled else create_block_mask
         self.mask = make(visible, batch, None, length, length, device=utterance.device)
 
-    # Under torch.compile of the whole model this call stays a graph of its own. Fused with what
-    # computes q, k, v and gate, the kernel needs more shared memory than an H100 has (PyTorch 2.11,
-    # "No valid triton configs").
-    @torch.compiler.disable
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         """(B, H, T, d) each, and (B, H, T) → (B, H, T, d)."""
         by_distance, zero = self.by_distance, self.zero
@@ -227,7 +222,14 @@ class FlexAttention:
         def biased(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return score + gate[row, head, query] * by_distance[head, key - query + zero]
 
-        attend: Callable[..., Any] = _compiled(flex_attention) if self.compiled else flex_attention
+        if torch.compiler.is_compiling():
+            # Part of the whole model's graph. With PyTorch 2.11's own number of pipeline stages the
+            # kernel needs more shared memory than an H100 has ("No valid triton configs").
+            attend: Callable[..., Any] = functools.partial(
+                flex_attention, kernel_options={"num_stages": 2}
+            )
+        else:
+            attend = _compiled(flex_attention) if self.compiled else flex_attention
         return attend(q, k, v, score_mod=biased, block_mask=self.mask)
 
 

@@ -82,7 +82,7 @@ class LMConfig:
         """Width of one attention head."""
         return self.width // self.heads
 
-    def flops_per_token(self, keys: int | None = None) -> float:
+    def flops_per_token(self, keys: float | None = None) -> float:
         """Floating-point operations of one token's forward pass; training takes three times that.
 
         Counts two for each multiply-add of the layers' products, attention and the head. keys: keys

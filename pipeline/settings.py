@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
+from tokenizer.errors import UsageError
 
 # A larger unit is a mistake: no codebook is made so large.
 MOST_CODES = 1 << 20
@@ -96,10 +97,12 @@ class KmeansSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """What a batch holds and how its sound is changed.
+    """What a batch of crops holds, and how its sound is changed.
 
-    speed: factors of playing speed lie between 1 / (1 + speed) and 1 + speed. The others are shares
-    of rows: put in a room, with another's speech or noise laid over, sent through a channel.
+    frames: of a row. mask_share, mask_span: share of frames that are masked, and frames of a span.
+    speed: utterances are played at a random speed between 1 / (1 + speed) and 1 + speed. The others
+    are shares of rows: with the echo of a room, mixed with another speaker or with noise, and sent
+    through the frequency response of a microphone and line.
     """
 
     rows: int
@@ -115,11 +118,11 @@ class CropSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
-    """What decides the tokenizer beside the encoder and the audio.
+    """What decides a distilled tokenizer, beside the encoder and the audio.
 
     quantizer: "codebook" or "bsq". warm_up: steps without a codebook, before `steps` with it.
-    rows, frames: of a batch. kmeans_frames: latents that FAISS clusters. encoder_steps: of making
-    the encoder causal, before all; None leaves it bidirectional.
+    rows, frames: of a batch. kmeans_frames: latents that FAISS clusters. encoder_steps: of the
+    stage before, which trains a causal encoder; None keeps the bidirectional one.
     """
 
     codebook_size: int
@@ -138,9 +141,9 @@ class DistillSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderSettings:
-    """What decides the vocoder beside the tokenizer and the audio.
+    """What decides a vocoder, beside the tokenizer and the audio.
 
-    rows, frames: of a batch. workers: processes, each with its own batches.
+    rows, frames: of a process's batch. workers: processes that train, each on its own batches.
     """
 
     vocoder: VocoderConfig
@@ -156,9 +159,10 @@ class VocoderSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """codes: how many labels. layer: whose features of the round before, None for MFCCs.
+    """One round of an encoder's training.
 
-    heard_weight: of frames that are not masked in the loss.
+    codes: number of labels. layer: of the encoder before, whose features are clustered for the
+    labels; None clusters MFCCs. heard_weight: weight in the loss of frames that are not masked.
     """
 
     steps: int
@@ -169,11 +173,12 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the encoder, beside its shape and the audio.
+    """What decides an encoder, beside its shape and the audio.
 
-    whiten: the labels' principal components, see `train_whitened`; 0 for none. start: the encoder
-    that the first round's labels and weights are of, as the user names it. keep_layers: how many of
-    its layers stay as they are, convolutions included; 0 trains everything.
+    spectrum_steps: before the first round, on spectra. whiten: principal components that are
+    clustered for labels, see `train_whitened`; 0 clusters the features. start: the encoder whose
+    weights and labels the first round takes, as the user names it. keep_layers: how many of its
+    first layers stay as they are, with the convolutions; 0 trains everything.
     """
 
     spectrum_steps: int

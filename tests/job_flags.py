@@ -27,14 +27,11 @@ def imported(file: Path) -> dict[str, tuple[Path, str]]:
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("jobs.cli"):
             continue
+        package = ROOT / node.module.replace(".", "/")
         for name in node.names:
-            module = ROOT / f"{node.module.replace('.', '/')}.py"
-            if node.module == "jobs.cli":
-                module = ROOT / f"jobs/cli/{name.name}.py"
-            found[name.asname or name.name] = (
-                module,
-                "" if node.module == "jobs.cli" else name.name,
-            )
+            module = package / f"{name.name}.py" if package.is_dir() else package.with_suffix(".py")
+            inner = "" if package.is_dir() else name.name
+            found[name.asname or name.name] = (module, inner)
     return found
 
 
@@ -44,9 +41,12 @@ def flags_of(job: Path) -> frozenset[str]:
     flags, waiting, done = set(), [(job, name) for name in functions(job)], set()
     while waiting:
         file, name = waiting.pop()
-        if (file, name) in done or name not in functions(file):
+        if (file, name) in done or not file.is_file():
             continue
         done.add((file, name))
+        if name not in functions(file):  # a module may hand on what another defines
+            waiting += [imported(file)[name]] if name in imported(file) else []
+            continue
         node = functions(file)[name]
         flags |= set(added(node, file))
         for each in ast.walk(node):
@@ -81,7 +81,8 @@ def firsts(values: ast.expr, file: Path) -> list[str]:
         return [one.value for one in each]
     (name,) = [node.id for node in ast.walk(values) if isinstance(node, ast.Name)]
     for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if getattr(targets[0], "id", "") == name:
             return list(ast.literal_eval(node.value))
     raise AssertionError(f"{file} loops over flags that are not written out")
 

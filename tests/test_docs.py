@@ -12,12 +12,14 @@ import soundfile
 from conftest import ROOT, SPEECH
 from job_flags import flags_of
 
+from jobs.cli.evaluation import TOKEN_MEANINGS
 from lm.config import PRESETS, LMConfig
 from lm.files import save_lm
 from lm.model import SpeechLM
 from pipeline.shards.report import REASONS
 from pipeline.tokenize.unit_lines import IMPORT_REASONS
 from tokenizer.storage.fetch import PRETRAINED
+from tokenizer.storage.token_shards import TokenShardWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 README = ROOT / "README.md"
@@ -27,7 +29,6 @@ JOBS = sorted(p for p in ROOT.glob("jobs/*.py") if p.name != "__init__.py")
 BENCHES = [ROOT / f"jobs/bench/{name}.py" for name in ("encode", "lm", "stream")]
 # What the docs announce and is not there yet.
 ANNOUNCED = {"jobs/bench/gpu.py"}
-ANNOUNCED_FLAGS = {"--token-noise", "--initialize"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 pages = pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda p: str(p.relative_to(ROOT)))
@@ -76,7 +77,6 @@ def test_every_job_is_named():
     assert not [job for job in jobs if job not in text]
 
 
-@pytest.mark.xfail(raises=ImportError, reason="the Python API is not merged yet")
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
     """On an utterance of tests/speech, and on a small model of random weights."""
     blocks = [
@@ -101,6 +101,29 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     save_lm(Path("out/demo/lm/model"), model, tokenizer=files, made_by={})
     exec(blocks[1], made)
     assert made["continuation"].shape == (200,)
+
+
+def test_the_demos_figures_have_their_meanings():
+    """The table that results.md shows of a tokenizer is worded as the job prints it."""
+    text = (ROOT / "docs/results.md").read_text()
+    shown = dict(re.findall(r"^(\w+) +[\d.,]+  (\w.*)$", text, re.M))
+    assert len(shown) > 8
+    assert shown == {name: TOKEN_MEANINGS[name] for name in shown}
+
+
+def test_token_shards_are_plain_webdataset(tmp_path, monkeypatch, capsys):
+    """The Python in formats.md reads what the one writer of token shards writes."""
+    text = (ROOT / "docs/formats.md").read_text()
+    (block,) = [block for kind, block in FENCE.findall(text) if kind == "python"]
+    monkeypatch.chdir(tmp_path)
+    shard = Path("out/tokens/shards/speech-000000.tar")
+    shard.parent.mkdir(parents=True)
+    writer = TokenShardWriter(shard, shard="speech-000000", codebook_size=8)
+    about = {"duration_s": 0.5, "sample_rate": 16_000, "metadata": {"speaker": "a"}}
+    writer.add("u0", np.array([1, 2, 7], np.uint16), **about)
+    writer.close()
+    exec(block, {})
+    assert capsys.readouterr().out == "u0 [1 2 7] 0.5\n"
 
 
 @pages
@@ -141,16 +164,17 @@ def test_the_packages_are_those_of_the_map():
     """The tree in architecture.md has every package, and names none that is not there."""
     text = (ROOT / "docs/architecture.md").read_text()
     tree = FENCE.findall(text[text.index("## The packages") :])[0][1]
-    shown, top = set(), ""
+    shown, path = set(), []
     for line in tree.splitlines():
         found = re.match(r"( *)(\w+)/", line)
-        if found and not found[1]:
-            top = found[2]
-        if found and top not in ("docs", "tests"):
-            shown.add(f"{top}/{found[2]}" if found[1] else top)
+        if found:
+            path = [*path[: len(found[1]) // 2], found[2]]
+            shown.add("/".join(path))
+    shown -= {"docs", "tests"}
     there = {"tokenizer/pretrained"}
     for package in ("jobs", "pipeline", "lm", "tokenizer"):
-        there |= {str(p.parent.relative_to(ROOT)) for p in ROOT.glob(f"{package}/**/__init__.py")}
+        rooms = ROOT.glob(f"{package}/**/__init__.py")
+        there |= {str(room.parent.relative_to(ROOT)) for room in rooms}
     assert shown == there
 
 
@@ -226,4 +250,4 @@ def test_flags_that_are_named_exist(page):
     ours = [span for span in spans(page) if span.startswith("--")]
     named = {word for span in ours for word in span.split() if word.startswith("--")}
     old = {"--noise", "--start"} if page.name == "CHANGELOG.md" else set()
-    assert not named - everything - old - ANNOUNCED_FLAGS
+    assert not named - everything - old

@@ -61,16 +61,16 @@ class EncoderConfig:
             hop *= stride
         if (hop, receptive) != (SAMPLES_PER_FRAME, RECEPTIVE_FIELD):
             raise EncoderError(
-                f"its convolutions take {receptive} samples every {hop}; WavLM takes 400 every 320"
+                f"its convolutions see {receptive} samples every {hop}; WavLM's see 400 every 320"
             )
         if (self.hidden_act, self.feat_extract_activation) != ("gelu", "gelu"):
-            raise EncoderError("it uses another activation than gelu")
+            raise EncoderError("its activation is not gelu")
         if not 0 <= self.layer <= self.num_hidden_layers:
             raise EncoderError(
-                f"layer {self.layer} is asked of an encoder with {self.num_hidden_layers} layers"
+                f"it has {self.num_hidden_layers} layers, so there is no layer {self.layer}"
             )
         if self.causal and (self.feat_extract_norm != "layer" or self.normalize):
-            raise EncoderError("it normalises over whole utterances, and so cannot be causal")
+            raise EncoderError("it normalises over whole utterances, so it cannot be causal")
         if self.causal and not 0 < self.chunk_frames <= self.past_frames:
             raise EncoderError("a causal encoder's past_frames must hold a chunk")
         if self.causal and self.past_frames % self.chunk_frames:

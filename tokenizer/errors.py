@@ -42,6 +42,10 @@ class UsageError(ValueError):
             self.remedy = self.remedy.replace(field, name(field))
 
 
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
 def _rebuilt(kind: type, problem: str, fields: dict) -> UsageError:
     error = kind(problem)
     error.__dict__.update(fields)

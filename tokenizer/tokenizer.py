@@ -31,7 +31,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # kernels, few enough that a layer's activations stay in cache. Passes change no token.
 CPU_FRAMES_PER_PASS = 1024
 # Centring weighs a window's mean against this many frames of average speech. The mean of half a
-# second depends on the word that was said; that of ten seconds depends on the speaker.
+# second mostly depends on the word, that of ten seconds on the speaker.
 AVERAGE_FRAMES = 50
 
 

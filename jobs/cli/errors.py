@@ -8,22 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tokenizer.errors import UsageError
+from tokenizer.errors import TrainingFailed, UsageError
 
 # Packages that come with an extra of pyproject.toml, by the name that is imported.
 EXTRAS = {
-    "boto3": "pipeline",
-    "botocore": "pipeline",
     "braceexpand": "pipeline",
     "faiss": "pipeline",
-    "pyarrow": "pipeline",
+    "huggingface_hub": "pipeline",
     "ray": "pipeline",
     "s3fs": "pipeline",
-    "tqdm": "pipeline",
-    "webdataset": "pipeline",
-    "huggingface_hub": "train",
     "tensorboardX": "train",
-    "transformers": "train",
+    "transformers": "pipeline",
+    "webdataset": "pipeline",
 }
 # What a shell reports for a process that SIGINT or SIGPIPE ended.
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -64,8 +60,8 @@ def named(flag: str, function: Callable[..., Any], *values: object, **more: obje
 def run(main: Callable[[], int]) -> None:
     """Call a job's main and exit with its status.
 
-    2 and one line on stderr for unusable arguments, 130 for Ctrl-C, 141 when whoever read stdout
-    has gone.
+    1 and one line on stderr for a training that failed, 2 and one line for unusable arguments, 130
+    for Ctrl-C, 141 when whoever read stdout has gone.
     """
     sys.exit(_status(main))
 
@@ -81,6 +77,9 @@ def _status(main: Callable[[], int]) -> int | str | None:
     except UsageError as error:
         error.rename(as_flag)
         return _refused(str(error))
+    except TrainingFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

@@ -17,9 +17,9 @@ def open_json(url: str) -> Callable[[dict], None]:
         fs.makedirs(fs._parent(path), exist_ok=True)
         is_folder = fs.isdir(path)
     except Exception as error:  # whatever a store raises, this file cannot be written
-        raise unusable("--json", url, one_line(error), "check the path") from error
+        raise unusable("--json", url, one_line(error), remedy="check the path") from error
     if is_folder:
-        raise unusable("--json", url, "it is a folder", "name a file")
+        raise unusable("--json", url, "it is a folder", remedy="name a file")
     return lambda value: fs.pipe_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 

@@ -1,46 +1,48 @@
-"""Utterances → rows of one length to train on, in an order that one number finds again.
+"""Utterances → rows of equal length to train on, in an order that is known from the seed.
 
-A row is T positions of a stream in which utterances lie end to end, each of them one chunk of START
-and then its tokens, filled with PAD to whole chunks. Where a row ends within an utterance, the next
-goes on without a START: the piece's first chunk is there to be seen and is predicted by nothing.
+Utterances lie end to end in a stream: each is one chunk of START and then its tokens, filled with
+PAD to whole chunks. A row is T positions of the stream. A row that begins within an utterance has
+no START; its first chunk is context only, and no position predicts it.
 
-The order of all rows is a matter of the seed alone, and not of how many processes share a batch:
-* an epoch is all shards, shuffled, in *blocks* of neighbours that are read together; a block's
-  utterances are shuffled and its rows cut from their stream;
-* *lanes* take blocks one after another, whichever is done first the next; row g of the training is
-  the next one of lane g mod L, so that a batch mixes all lanes, and a process reads of a data lake
-  only the blocks of the lanes its rows come from. Few data have one lane and stay in memory;
-* batch s is rows s R up to (s + 1) R, of which a process has every W-th.
-Since the reports tell all lengths, blocks and lanes are known without opening a shard: the number
-of rows drawn is the exact position.
+The order of all rows depends on the seed, not on the number of processes:
+* An epoch is all shards, shuffled and grouped into *blocks* of neighbours that are read together.
+  The utterances of a block are shuffled, and its rows are cut from their stream.
+* There are L *lanes*. Each takes the next block as soon as it has finished one. Row g of the
+  training is the next row of lane g mod L, so a batch mixes all lanes, and a process reads only
+  the blocks of its own lanes. A small data set has one lane and stays in memory.
+* Batch s is rows s R to (s + 1) R - 1; each of W processes has every W-th of them.
+The reports hold the length of every utterance, so blocks and lanes are known before any shard is
+opened, and the number of rows drawn is the exact position.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lm.config import PAD, START, LMError
 from lm.training.data import TokenShards
+from lm.training.settings import LMTrainingSettings
+from tokenizer.training.stream import BatchStream
 
-# A block of these, 22 hours of speech at 50 a second, holds 32 MB while its rows are drawn.
+# Tokens of a block: 22 hours of speech at 50 a second, 32 MB while its rows are drawn.
 BLOCK_TOKENS = 4_000_000
-# Lanes of this many blocks each an epoch: towards its end few lanes are in the next already.
+# Blocks of a lane in an epoch, so that near its end only few lanes are in the next epoch already.
 BLOCKS_PER_LANE = 8
-MOST_LANES = 32
-# Fewer tokens than this are read once and kept: 128 MB.
+MAX_LANES = 32
+# Data sets with fewer tokens are read once and stay in memory: 128 MB.
 KEPT_TOKENS = 64_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batching:
-    """How a global batch is cut. rows: in it. row_tokens: positions of a row.
+class RowLayout:
+    """How a global batch is cut into rows. rows: of a batch. row_tokens: positions of a row.
 
-    accumulate: parts of a process's share, one after another. Raises LMError when the chunk does
-    not divide the row, or processes and parts the rows.
+    accumulate: parts of a process's share. rank, world: number of this process, and of all.
+    Raises LMError when a row is not whole chunks, or processes and parts do not divide the rows.
     """
 
     rows: int
@@ -51,7 +53,20 @@ class Batching:
     rank: int = 0
     world: int = 1
 
-    def __post_init__(self):
+    @classmethod
+    def of(cls, settings: LMTrainingSettings, chunk: int, rank: int = 0) -> "RowLayout":
+        """The layout of a training for one of its processes. Raises LMError as above."""
+        return cls(
+            rows=settings.rows,
+            row_tokens=settings.row_tokens,
+            chunk=chunk,
+            seed=settings.seed,
+            accumulate=settings.accumulate,
+            rank=rank,
+            world=settings.workers,
+        )
+
+    def __post_init__(self) -> None:
         if self.row_tokens % self.chunk or self.row_tokens < 2 * self.chunk:
             raise LMError(f"rows of {self.row_tokens} tokens are not whole chunks of {self.chunk}")
         if self.rows % (self.accumulate * self.world):
@@ -61,95 +76,74 @@ class Batching:
             )
 
     def rows_of(self, batch: int) -> np.ndarray:
-        """Numbers, over the whole training, of the rows of this process's `batch`-th part."""
+        """The numbers of the rows in this process's `batch`-th part, over the whole training."""
         step, part = divmod(batch, self.accumulate)
-        own = step * self.rows + np.arange(self.rank, self.rows, self.world)
-        return np.split(own, self.accumulate)[part]
+        rows = step * self.rows + np.arange(self.rank, self.rows, self.world)
+        return np.split(rows, self.accumulate)[part]
 
 
-class TokenStream:
+class RowStream(BatchStream):
     """A process's batches (tokens (B, T) int64, utterance (B, T) int32), without end.
 
-    Its state is how many rows all processes have drawn together: a stream that loads it goes on
-    with the very rows that come next.
+    Its state is the number of rows that all processes have drawn together.
     """
 
-    def __init__(self, tokens: TokenShards, batching: Batching, workers: int = 0) -> None:
-        """workers: processes that read; 0 reads in this one."""
-        self.tokens, self.batching, self.workers = tokens, batching, workers
-        self.drawn = 0
-        self._batches: Iterator | None = None
-
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        """The next part of a batch."""
-        if self._batches is None:
-            # Spawned, not forked: the training process has Ray's and OpenMP's threads.
-            loader = DataLoader(
-                _Batches(self.tokens, self.batching, self.drawn),
-                batch_size=None,
-                num_workers=self.workers,
-                prefetch_factor=8 if self.workers else None,
-                multiprocessing_context="spawn" if self.workers else None,
-            )
-            self._batches = iter(loader)
-        batch = next(self._batches)
-        self.drawn += 1
-        return batch
+    def __init__(self, tokens: TokenShards, layout: RowLayout, readers: int = 0) -> None:
+        """readers: processes that read; 0 reads in this one."""
+        super().__init__(_RowBatches(tokens, layout), readers)
+        self.layout = layout
 
     def state_dict(self) -> dict[str, int]:
-        """{"rows": drawn by all processes}; to be taken between two whole batches."""
-        return {"rows": self.drawn // self.batching.accumulate * self.batching.rows}
+        """{"rows": drawn by all processes}; call it between two whole batches."""
+        return {"rows": self.drawn // self.layout.accumulate * self.layout.rows}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there. Raises LMError for a position between two batches of these rows."""
-        steps, between = divmod(state["rows"], self.batching.rows)
-        if between:
-            raise LMError(f"{state['rows']} rows are no whole batches of {self.batching.rows}")
-        self.drawn, self._batches = steps * self.batching.accumulate, None
+        """Continue from there. Raises LMError for a position within a batch."""
+        steps, within = divmod(state["rows"], self.layout.rows)
+        if within:
+            raise LMError(f"{state['rows']} rows are not whole batches of {self.layout.rows}")
+        self.move_to(steps * self.layout.accumulate)
 
 
-class _Batches(IterableDataset):
-    """From batch `first` on; worker k of n has every n-th, as DataLoader takes them in turn."""
+class _RowBatches:
+    """The parts of batches, by number; a reader process gets a copy of this."""
 
-    def __init__(self, tokens: TokenShards, batching: Batching, first: int) -> None:
-        self.tokens, self.batching, self.first = tokens, batching, first
+    def __init__(self, tokens: TokenShards, layout: RowLayout) -> None:
+        self.tokens, self.layout = tokens, layout
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        worker = get_worker_info()
-        batch, every = self.first, 1
-        if worker:
-            batch, every = batch + worker.id, worker.num_workers
-        rows = _Rows(self.tokens, self.batching)
-        while True:
-            yield rows.batch(self.batching.rows_of(batch))
-            batch += every
+    def numbered(self, first: int, every: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As NumberedBatches says."""
+        rows = _Rows(self.tokens, self.layout)
+        for batch in itertools.count(first, every):
+            yield rows.batch(self.layout.rows_of(batch))
+
+
+# Epoch, number within the epoch, and its shards.
+_Block = tuple[int, int, tuple[int, ...]]
 
 
 class _Rows:
-    """The rows of a training by their numbers, asked for in rising order."""
+    """The rows of a training by their numbers, which have to ascend."""
 
-    def __init__(self, tokens: TokenShards, batching: Batching) -> None:
-        self.tokens, self.batching = tokens, batching
+    def __init__(self, tokens: TokenShards, layout: RowLayout) -> None:
+        self.tokens, self.layout = tokens, layout
         self.positions = np.array(
-            [_positions(shard.taken_lengths, batching.chunk).sum() for shard in tokens.shards]
+            [_positions(shard.taken_lengths, layout.chunk).sum() for shard in tokens.shards]
         )
-        lanes, most = 1, int(self.positions.sum()) // BLOCK_TOKENS // BLOCKS_PER_LANE
-        while 2 * lanes <= min(most, MOST_LANES) and batching.rows % (2 * lanes) == 0:
+        lanes, possible = 1, int(self.positions.sum()) // BLOCK_TOKENS // BLOCKS_PER_LANE
+        while 2 * lanes <= min(possible, MAX_LANES) and layout.rows % (2 * lanes) == 0:
             lanes *= 2
-        # Of each lane: the block it is in, and the turns at which that begins and ends.
-        self.blocks: list = [None] * lanes
+        # For each lane: its current block, and the turns at which the block begins and ends.
+        self.blocks: list[_Block] = [(-1, 0, ())] * lanes
         self.begins, self.ends = [0] * lanes, [0] * lanes
         self.order = self._order()
-        self.opened: dict[int, tuple[tuple, np.ndarray, np.ndarray]] = {}
+        self.opened: dict[int, tuple[_Block, np.ndarray, np.ndarray]] = {}
         self.kept: dict[int, list[np.ndarray]] | None = (
             {} if tokens.num_tokens <= KEPT_TOKENS else None
         )
 
     def batch(self, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T) int64 and utterance (B, T) int32 of these rows."""
+        """Tokens (B, T) int64 and utterance (B, T) int32 of the rows with these numbers."""
         rows = [self._row(int(number)) for number in numbers]
         tokens, utterance = (np.stack(part) for part in zip(*rows))
         return torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(utterance)
@@ -167,34 +161,35 @@ class _Rows:
         row = turn - self.begins[lane]
         return tokens[row], utterance[row]
 
-    def _order(self) -> Iterator[tuple[tuple, int]]:
-        """((epoch, number, its shards), its rows) of all blocks, for ever."""
+    def _order(self) -> Iterator[tuple[_Block, int]]:
+        """(block, its number of rows) for all blocks, without end."""
         epoch = 0
         filled = np.flatnonzero(self.positions)
         while True:
-            random = np.random.default_rng([self.batching.seed, epoch])
-            block, positions, number = [], 0, 0
+            random = np.random.default_rng([self.layout.seed, epoch])
+            block: list[int] = []
+            positions, number = 0, 0
             shuffled = random.permutation(filled).tolist()
             for place, shard in enumerate(shuffled, start=1):
                 block.append(shard)
                 positions += int(self.positions[shard])
                 if positions >= BLOCK_TOKENS or place == len(shuffled):
-                    rows = -(-positions // self.batching.row_tokens)
+                    rows = -(-positions // self.layout.row_tokens)
                     yield (epoch, number, tuple(block)), rows
                     block, positions, number = [], 0, number + 1
             epoch += 1
 
-    def _open(self, block: tuple) -> tuple[np.ndarray, np.ndarray]:
-        """(N, T) tokens and utterances of a block's rows."""
+    def _open(self, block: _Block) -> tuple[np.ndarray, np.ndarray]:
+        """(N, T) tokens and (N, T) utterance numbers of a block's rows."""
         epoch, number, shards = block
         utterances = [tokens for shard in shards for tokens in self._read(shard)]
-        random = np.random.default_rng([self.batching.seed, epoch, number])
+        random = np.random.default_rng([self.layout.seed, epoch, number])
         shuffled = [utterances[i] for i in random.permutation(len(utterances))]
-        tokens, utterance = lay_out(shuffled, self.batching.chunk)
-        length = self.batching.row_tokens
-        over = -len(tokens) % length
-        tokens = np.pad(tokens, (0, over), constant_values=PAD).reshape(-1, length)
-        utterance = np.pad(utterance, (0, over), constant_values=-1).reshape(-1, length)
+        tokens, utterance = lay_out(shuffled, self.layout.chunk)
+        length = self.layout.row_tokens
+        padding = -len(tokens) % length
+        tokens = np.pad(tokens, (0, padding), constant_values=PAD).reshape(-1, length)
+        utterance = np.pad(utterance, (0, padding), constant_values=-1).reshape(-1, length)
         return tokens, np.where(utterance < 0, -1, utterance - utterance[:, :1])
 
     def _read(self, shard: int) -> list[np.ndarray]:
@@ -210,14 +205,16 @@ def validation_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All utterances in order, once: batches of at most `rows` rows, each of `row_tokens`.
 
-    None is cut that fits into a row; of a longer one each further piece begins with the last chunk
-    of the one before, so that every token is predicted once.
+    An utterance that fits into a row is not cut. Of a longer one, each further piece begins with
+    the last chunk of the piece before, so that every token is predicted exactly once.
     """
-    batch, row, filled = [], [], 0
-    for _, own in tokens.utterances():
-        stream, _ = lay_out([own], chunk)
-        pieces = range(0, max(1, len(stream) - chunk), row_tokens - chunk)
-        for piece in (stream[start : start + row_tokens] for start in pieces):
+    batch: list[list[np.ndarray]] = []
+    row: list[np.ndarray] = []
+    filled = 0
+    for _, utterance in tokens.utterances():
+        stream, _ = lay_out([utterance], chunk)
+        starts = range(0, max(1, len(stream) - chunk), row_tokens - chunk)
+        for piece in (stream[start : start + row_tokens] for start in starts):
             if filled + len(piece) > row_tokens:
                 batch.append(row)
                 row, filled = [], 0
@@ -230,20 +227,21 @@ def validation_batches(
 
 
 def lay_out(utterances: list[np.ndarray], chunk: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) int32 of utterances end to end, and (N,) int32 which of them a position belongs to.
+    """(N,) int32 tokens of utterances end to end, and (N,) int32 the utterance of each position.
 
-    Each is a chunk of START, its tokens, and PAD to whole chunks.
+    Each utterance is a chunk of START, its tokens, and PAD to whole chunks.
     """
-    places = _positions(np.array([len(own) for own in utterances], np.int64), chunk)
-    tokens = np.full(places.sum(), PAD, np.int32)
-    for own, end, length in zip(utterances, np.cumsum(places), places):
-        begin = end - length
-        tokens[begin : begin + chunk] = START
-        tokens[begin + chunk : begin + chunk + len(own)] = own
-    return tokens, np.repeat(np.arange(len(utterances), dtype=np.int32), places)
+    sizes = _positions(np.array([len(tokens) for tokens in utterances], np.int64), chunk)
+    stream = np.full(sizes.sum(), PAD, np.int32)
+    for tokens, end, size in zip(utterances, np.cumsum(sizes), sizes):
+        begin = end - size
+        stream[begin : begin + chunk] = START
+        stream[begin + chunk : begin + chunk + len(tokens)] = tokens
+    return stream, np.repeat(np.arange(len(utterances), dtype=np.int32), sizes)
 
 
 def _positions(lengths: np.ndarray, chunk: int) -> np.ndarray:
+    """How many positions utterances of these lengths take."""
     return chunk - (-lengths.astype(np.int64) // chunk) * chunk
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from lm.config import LMError
 from lm.evaluation.scoring import check_tokens
-from lm.generation import Generator, Sampling
+from lm.generation import Generator
+from lm.training.settings import TripleSettings
 
 PARTS = ("prompt", "chosen", "rejected")
 GZIP = b"\x1f\x8b"
@@ -86,23 +87,6 @@ def write_triples(triples: Iterable[Triple], tokenizer: str | None) -> bytes:
         row = {"key": triple.key, **{part: getattr(triple, part).tolist() for part in PARTS}}
         lines.append(json.dumps(row | ({"tokenizer": tokenizer} if tokenizer else {})) + "\n")
     return gzip.compress("".join(lines).encode(), mtime=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TripleSettings:
-    """How triples are made of utterances.
-
-    prompt_tokens: length of the prompt. continuation_tokens: maximum length of the continuation.
-    most: maximum number of triples. seed: of sampling. batch: prompts that are continued at once.
-    sampling: None uses the defaults of Sampling.
-    """
-
-    prompt_tokens: int = 100
-    continuation_tokens: int = 150
-    most: int = 1000
-    seed: int = 0
-    batch: int = 16
-    sampling: Sampling | None = None
 
 
 def make_triples(

@@ -1,4 +1,4 @@
-"""Bits per token of held-out utterances, while a model is trained."""
+"""Bits per token of held-out utterances, while a model trains."""
 
 import math
 
@@ -7,30 +7,32 @@ import torch
 from lm.model import SpeechLM, targets, token_losses
 from lm.training.data import TokenShards
 from lm.training.rows import validation_batches
-from tokenizer.training.optimizers import sum_over_processes
+from tokenizer.training.processes import process_count, process_rank, sum_over_processes
 
-# A row holds the longest utterance, up to here; longer ones are cut.
+# A row holds the longest utterance, up to this many positions; longer utterances are cut.
 LONGEST_ROW = 4096
-# Positions of a batch: no more than a step of training would hold.
+# Positions of a batch: no more than a training step holds.
 BATCH_POSITIONS = 16_384
 
 
-def bits_per_token(model: SpeechLM, tokens: TokenShards, rank: int, processes: int) -> float:
-    """Mean over all tokens, each from what is before it in its utterance and the window.
+def bits_per_token(model: SpeechLM, tokens: TokenShards) -> float:
+    """Mean over all tokens, each predicted from the tokens before it in its utterance and window.
 
-    Every process computes a share, and all get the mean of all.
+    Each process computes a share of the batches; all return the mean over all tokens.
     """
     chunk = model.config.chunk
     longest = max(int(s.taken_lengths.max(initial=1)) for s in tokens.shards)
-    row = min(chunk - (-longest // chunk) * chunk, LONGEST_ROW // chunk * chunk)
+    row_tokens = min(chunk - (-longest // chunk) * chunk, LONGEST_ROW // chunk * chunk)
     device = next(model.parameters()).device
     totals = torch.zeros(2, dtype=torch.float64, device=device)
-    batches = validation_batches(tokens, chunk, row_tokens=row, rows=max(1, BATCH_POSITIONS // row))
+    batches = validation_batches(
+        tokens, chunk, row_tokens=row_tokens, rows=max(1, BATCH_POSITIONS // row_tokens)
+    )
     for number, batch in enumerate(batches):
-        if number % processes == rank:
-            own, utterance = (part.to(device) for part in batch)
-            wanted = targets(own, utterance, chunk)
-            losses = token_losses(model(own, utterance), wanted)
+        if number % process_count() == process_rank():
+            inputs, utterance = (part.to(device) for part in batch)
+            wanted = targets(inputs, utterance, chunk)
+            losses = token_losses(model(inputs, utterance), wanted)
             totals += torch.stack([losses.double().sum(), (wanted >= 0).double().sum()])
     sum_over_processes([totals])
     nats, count = totals.tolist()

@@ -1,5 +1,6 @@
-"""The first stage of a causal tokenizer: its encoder learns to give, chunk by chunk, what the
-bidirectional one gives. It goes on after a kill, as every stage of a distillation does.
+"""The first stage of a causal tokenizer: a causal encoder learns the bidirectional one's features.
+
+It continues after a kill, as every stage of a distillation does.
 """
 
 from collections.abc import Callable
@@ -10,15 +11,21 @@ import torch
 from torch import Tensor
 from transformers import WavLMModel
 
+from pipeline.training.crop_training import train_on_crops
+from pipeline.training.crops import Crops
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
 from tokenizer.storage.folder import Folder
 from tokenizer.tokenizer import PRECISIONS
-from tokenizer.training.loop import TrainingSettings, train
+from tokenizer.training.loop import Show
+from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
-# A stream is not normalised: levels are drawn this far, in dB, around the nominal one.
+# A stream is not normalised: the student hears levels up to this far, in dB, from the nominal one.
 LEVEL_SPREAD = 12.0
+
+# Waves (B, n) → features (B, T, D).
+Features = Callable[[Tensor], Tensor]
 
 
 def causal_form(config: EncoderConfig) -> EncoderConfig:
@@ -26,54 +33,58 @@ def causal_form(config: EncoderConfig) -> EncoderConfig:
     return replace(config, causal=True, normalize=False)
 
 
-def learn_causal(
+def train_causal_encoder(
     encoder: Path,
     config: EncoderConfig,
     weights: dict[str, Tensor],
+    *,
     mean: Tensor,
-    features: Callable[[Tensor], Tensor],
-    batches,
-    training: TrainingSettings,
+    features: Features,
+    crops: Crops,
+    settings: TrainingSettings,
+    runtime: RuntimeSettings,
     folder: Folder,
-    show,
-) -> tuple[dict[str, Tensor], Callable[[Tensor], Tensor]]:
-    """Train the causal form of an encoder; its weights, and waves (B, n) → its features (B, T, D).
+    show: Show,
+) -> tuple[dict[str, Tensor], Features]:
+    """Train the causal form of an encoder. Returns its weights, and the features it computes.
 
-    encoder: the WavLM's local folder. config, weights: as read from it. mean: (D,) of its features.
-    features: waves (B, n) of unit variance → what it gives. The waves come to the student at a
-    level that is drawn for each. batches, training, folder, show: as for `train`.
+    encoder: the WavLM's local folder. config, weights: of its lower layers, as read from it. mean:
+    (D,) of its features. features: of the bidirectional encoder, for waves of unit variance. The
+    student gets each wave at a random level. The rest: as for train_on_crops.
     """
     form = causal_form(config)
-    place = torch.device(training.device), PRECISIONS[training.precision]
+    place = torch.device(runtime.device), PRECISIONS[settings.precision]
     stem = CausalWavLM(form, weights, *place)
     student = CausalStudent(WavLMModel.from_pretrained(encoder), form, mean)
 
-    def objective(waves, *_):
+    def objective(waves: Tensor, *_: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         wanted = features(waves)
-        amplified = list(at_levels(waves, form) * form.gain)
+        amplified = list(at_random_levels(waves, form) * form.gain)
         frames = stem.frames(amplified, [wanted.shape[1]] * len(waves))
         return student(frames.float().view_as(wanted), wanted)
 
-    train(
+    train_on_crops(
         student,
         objective,
-        batches=batches,
-        settings=training,
+        crops,
+        muon=student.matrices(),
+        settings=settings,
+        runtime=runtime,
         folder=folder,
         name="encoder",
         show=show,
     )
-    learned = student.weights()
-    causal = CausalWavLM(form, learned, *place)
+    trained = student.weights()
+    causal = CausalWavLM(form, trained, *place)
 
-    def heard(waves: Tensor) -> Tensor:
-        rows = causal(list(at_levels(waves, form)))
-        return torch.stack([own.float().clone() for own in rows])
+    def causal_features(waves: Tensor) -> Tensor:
+        rows = causal(list(at_random_levels(waves, form)))
+        return torch.stack([row.float().clone() for row in rows])
 
-    return learned, heard
+    return trained, causal_features
 
 
-def at_levels(waves: Tensor, config: EncoderConfig) -> Tensor:
-    """(B, n) of unit variance → each at a drawn level around that which config.gain is for."""
+def at_random_levels(waves: Tensor, config: EncoderConfig) -> Tensor:
+    """(B, n) of unit variance → each at a random level around the nominal one of config.gain."""
     decibels = LEVEL_SPREAD * (2 * torch.rand(len(waves), 1, device=waves.device) - 1)
     return waves * 10 ** (decibels / 20) / config.gain

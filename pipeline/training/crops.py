@@ -1,15 +1,20 @@
-"""Audio shards with their labels → rows of equal length to train an encoder on, for ever.
+"""Audio shards, with labels if there are any → rows of equal length to train on, without end.
 
-A row is filled with pieces of several utterances, drawn from a shuffle buffer: nothing is padded,
-and half-second commands cost no more than long readings. The labels are token shards, which
-jobs/tokenize.py's own code made of the same audio shards: one of the same name for each.
+A row is filled with pieces of several utterances from a shuffle buffer, so nothing is padded, and
+half-second commands cost no more than long readings. The labels are token shards that tokenizing
+the same audio shards gives, one of the same name for each.
+
+The stream is cut into segments of SEGMENT_BATCHES batches. A segment begins with an empty shuffle
+buffer and its own random numbers, so a training that is killed finds its place again by reading at
+most one segment's audio.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch import Tensor
 
 from pipeline.settings import CropSettings
 from pipeline.shards.inputs import Shard
@@ -26,60 +31,97 @@ from tokenizer.encoder.span_mask import span_mask
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_shards import read_tokens
 
-# Pieces that wait to be drawn: of rows of three seconds under an hour of audio, and 100 MB.
+# Batches of a segment: few, as a killed training reads again what it had read of its segment; many,
+# as a segment fills its buffer anew.
+SEGMENT_BATCHES = 500
+# Pieces in the shuffle buffer: in rows of three seconds, under an hour of audio and 100 MB.
 BUFFER_PIECES = 1000
 # Shards read side by side, so that neighbours in a row are of different speakers.
 SHARDS_AT_ONCE = 4
-# Longer files are read up to here in one pass: an hour-long recording must not fill the memory.
+# Of a longer file only this much is read: an hour-long recording must not fill the memory.
 LONGEST_SECONDS = 120
 # A shorter piece has too little around it to be predicted from.
 SHORTEST_FRAMES = 10
-# What a row's last frame sees past the row's end.
+# Samples after a row's end that its last frame covers.
 TAIL_SAMPLES = RECEPTIVE_FIELD - SAMPLES_PER_FRAME
 
+# CropSettings that leave the sound as it is.
+UNCHANGED_SOUND = {"speed": 0.0, "rooms": 0.0, "mixing": 0.0, "noise": 0.0, "channels": 0.0}
 
-class Crops(IterableDataset):
-    """Batches (waves (B, n), masked (B, T), labels (B, T)) as tensors; a new order in every pass.
+# Seeds of a segment's pieces, and of what is done to a batch.
+_PIECES, _BATCH = 0, 1
 
-    Everything drawn depends on `seed` and on which worker draws it alone.
+# A wave, and the label of each of its frames.
+Piece = tuple[np.ndarray, np.ndarray]
+
+
+class Crops:
+    """Numbered batches (waves (B, n), masked (B, T), labels (B, T)), for a BatchStream.
+
+    They depend on the seed, their number and the number of readers alone.
     """
 
     def __init__(
         self,
         shards: list[Shard],
         labels: Folder | None,
+        *,
         noises: list[Shard],
         settings: CropSettings,
         seed: list[int],
     ) -> None:
-        """labels: the OUTPUT of tokenizing `shards`; None gives zeros. noises: audio shards."""
+        """labels: the output of tokenizing `shards`; None gives zeros. noises: audio shards.
+
+        seed: numbers that no other stream of the run has: its seed, the stage, the process.
+        """
         self.shards, self.labels, self.noises = shards, labels, noises
         self.settings, self.seed = settings, seed
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        worker = get_worker_info()
-        random = np.random.default_rng([*self.seed, worker.id if worker else 0])
-        settings = self.settings
+    def numbered(self, first: int, every: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batches `first`, `first` + `every`, and so on; `every` is the number of readers."""
         noises = [wave for shard in self.noises for wave in _waves(shard)]
-        pieces = _shuffled(self._pieces(random), random)
-        shape = settings.rows, settings.frames
-        while True:
-            waves = np.zeros((settings.rows, settings.frames * SAMPLES_PER_FRAME), np.float32)
-            labels = np.zeros(shape, np.int64)
-            for row in range(settings.rows):
-                _fill(waves[row], labels[row], pieces)
-            heard = np.stack(
-                [self._disturb(waves, row, noises, random) for row in range(len(waves))]
-            )
-            heard = np.pad(heard, ((0, 0), (0, TAIL_SAMPLES)))
-            masked = span_mask(shape, settings.mask_share, span=settings.mask_span, random=random)
-            yield tuple(map(torch.from_numpy, (heard, masked, labels)))
+        reader = first % every
+        for segment in itertools.count(first // SEGMENT_BATCHES):
+            begin = segment * SEGMENT_BATCHES
+            pieces = self._shuffled_pieces(segment, reader)
+            for number in range(begin + (reader - begin) % every, begin + SEGMENT_BATCHES, every):
+                waves, labels = self._rows(pieces)
+                if number >= first:
+                    yield self._batch(number, waves, labels=labels, noises=noises)
 
-    def _pieces(self, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _shuffled_pieces(self, segment: int, reader: int) -> Iterator[Piece]:
+        random = np.random.default_rng([*self.seed, _PIECES, segment, reader])
+        return _shuffled(self._pieces(random), random)
+
+    def _rows(self, pieces: Iterator[Piece]) -> Piece:
+        """(B, n) waves and (B, T) labels of the next pieces."""
+        settings = self.settings
+        waves = np.zeros((settings.rows, settings.frames * SAMPLES_PER_FRAME), np.float32)
+        labels = np.zeros((settings.rows, settings.frames), np.int64)
+        for wave, row_labels in zip(waves, labels):
+            _fill(wave, row_labels, pieces)
+        return waves, labels
+
+    def _batch(
+        self, number: int, waves: np.ndarray, *, labels: np.ndarray, noises: list[np.ndarray]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows as a model gets them: changed by rooms, noises and so on, and with a mask."""
+        random, settings = np.random.default_rng([*self.seed, _BATCH, number]), self.settings
+        changed = np.stack(
+            [self._augment(waves, row, noises=noises, random=random) for row in range(len(waves))]
+        )
+        changed = np.pad(changed, ((0, 0), (0, TAIL_SAMPLES)))
+        masked = span_mask(
+            labels.shape, settings.mask_share, span=settings.mask_span, random=random
+        )
+        return torch.from_numpy(changed), torch.from_numpy(masked), torch.from_numpy(labels)
+
+    def _pieces(self, random: np.random.Generator) -> Iterator[Piece]:
         """Pieces of at most a row, from a few shards in turn, pass after pass."""
         while True:
             waiting = [self.shards[i] for i in random.permutation(len(self.shards))]
-            reading, found = [], False
+            reading: list[Iterator[Piece]] = []
+            found = False
             while waiting or reading:
                 while waiting and len(reading) < SHARDS_AT_ONCE:
                     reading.append(self._labelled(waiting.pop()))
@@ -94,9 +136,9 @@ class Crops(IterableDataset):
                     yield piece
             if not found:
                 seconds = SHORTEST_FRAMES / FRAMES_PER_SECOND
-                raise ValueError(f"no utterance of the input is of {seconds} s and has labels")
+                raise ValueError(f"no utterance of the input has {seconds} s and labels")
 
-    def _labelled(self, shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _labelled(self, shard: Shard) -> Iterator[Piece]:
         """Each utterance of a shard, normalised, with its labels."""
         labels = None if self.labels is None else _labels(self.labels, shard)
         with open_shard(shard) as stream:
@@ -111,7 +153,8 @@ class Crops(IterableDataset):
 
     def _cut(
         self, wave: np.ndarray, labels: np.ndarray, random: np.random.Generator
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[Piece]:
+        """An utterance, at a random speed, as pieces of at most a row."""
         settings = self.settings
         if settings.speed:
             span = np.log1p(settings.speed)
@@ -125,9 +168,10 @@ class Crops(IterableDataset):
                 samples = slice(begin * SAMPLES_PER_FRAME, end * SAMPLES_PER_FRAME)
                 yield wave[samples].astype(np.float16), labels[begin:end]
 
-    def _disturb(
-        self, waves: np.ndarray, row: int, noises: list[np.ndarray], random: np.random.Generator
+    def _augment(
+        self, waves: np.ndarray, row: int, *, noises: list[np.ndarray], random: np.random.Generator
     ) -> np.ndarray:
+        """One of the waves (B, n) with room, another speaker or noise, and channel at random."""
         wave, settings = waves[row], self.settings
         if random.random() < settings.rooms:
             wave = room(wave, random.uniform(0.15, 0.6), random)
@@ -164,8 +208,8 @@ def _waves(shard: Shard) -> Iterator[np.ndarray]:
                 yield normalize(utterance.waveform)
 
 
-def _shuffled(pieces: Iterator, random: np.random.Generator) -> Iterator:
-    """A stream in a random order within a buffer, which is filled before the first is drawn."""
+def _shuffled(pieces: Iterator[Piece], random: np.random.Generator) -> Iterator[Piece]:
+    """Pieces in random order, out of a buffer that is filled before the first is drawn."""
     buffer = [next(pieces) for _ in range(BUFFER_PIECES)]
     for piece in pieces:
         place = int(random.integers(len(buffer)))
@@ -173,13 +217,13 @@ def _shuffled(pieces: Iterator, random: np.random.Generator) -> Iterator:
         buffer[place] = piece
 
 
-def _fill(wave: np.ndarray, labels: np.ndarray, pieces: Iterator) -> None:
-    """Fill a row with pieces, end to end; the last is cut where the row ends."""
+def _fill(wave: np.ndarray, labels: np.ndarray, pieces: Iterator[Piece]) -> None:
+    """Fill a row with pieces, end to end; the last one is cut where the row ends."""
     filled = 0
     while filled < len(labels):
-        piece, own = next(pieces)
-        count = min(len(own), len(labels) - filled)
+        piece, piece_labels = next(pieces)
+        count = min(len(piece_labels), len(labels) - filled)
         start = filled * SAMPLES_PER_FRAME
         wave[start : start + count * SAMPLES_PER_FRAME] = piece[: count * SAMPLES_PER_FRAME]
-        labels[filled : filled + count] = own[:count]
+        labels[filled : filled + count] = piece_labels[:count]
         filled += count

@@ -1,26 +1,32 @@
-"""Training in processes of Ray Train: one for each GPU, or one on the CPU."""
+"""Training by Ray Train, in processes of their own: one for each GPU, or on the CPU."""
 
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
-from torch import distributed
+from ray.actor import ActorHandle
 
 from pipeline.cluster.progress import TrainingBoard, shown
-from tokenizer.errors import one_line
-from tokenizer.training.loop import TrainingFailed
+from tokenizer.errors import TrainingFailed, UsageError, one_line
 
 
 def run_in_processes(
-    name: str, function: Callable, make_run: Callable, device: str, workers: int
+    name: str,
+    function: Callable[[dict], None],
+    *,
+    make_run: Callable[[ActorHandle], object],
+    device: str,
+    workers: int,
 ) -> None:
-    """Call function({"run": make_run(board)}) in each process, and show what they write there.
+    """Call function({"run": make_run(board)}) in each process, and show its progress.
 
-    function: of a module, so that a process finds it. Raises TrainingFailed when one ends in an
-    error.
+    function: of a module, so that the process can import it. make_run: gets the TrainingBoard that
+    progress is reported to. Raises TrainingFailed when a process ends in an error.
     """
-    board = ray.remote(num_cpus=0)(TrainingBoard).remote()
+    board: Any = ray.remote(num_cpus=0)(TrainingBoard).remote()
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
         trainer = ray.train.torch.TorchTrainer(
             function,
@@ -33,11 +39,6 @@ def run_in_processes(
         except ray.train.WorkerGroupError as error:
             why = next(iter(error.worker_failures.values()))
             why = getattr(why, "cause", None) or why
-            # That a loss is no number says all there is to say; of another error its type helps.
-            said = isinstance(why, TrainingFailed | FloatingPointError)
-            raise TrainingFailed(str(why) if said else one_line(why)) from error
-
-
-def this_rank() -> int:
-    """Which of the training processes this is; 0 where there is one alone."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+            # Our own errors say all there is to say; the type of another one helps.
+            ours = isinstance(why, TrainingFailed | UsageError)
+            raise TrainingFailed(str(why) if ours else one_line(why)) from error

@@ -17,16 +17,17 @@ from lm.files import read_lm, save_lm
 from lm.generation import Generator
 from lm.model import SpeechLM
 from lm.training.preference import (
-    Alignment,
-    PreferenceSettings,
+    PreferenceTuning,
     batch_of,
     continuation_nats,
     figures,
     scored,
     split,
 )
-from lm.training.triples import Triple, TripleSettings, make_triples, read_triples, write_triples
+from lm.training.settings import PreferenceSettings, TripleSettings
+from lm.training.triples import Triple, make_triples, read_triples, write_triples
 from tokenizer.storage.folder import Folder
+from tokenizer.training.settings import RuntimeSettings
 
 CODES = 24
 
@@ -49,7 +50,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def triples():
-    """The chosen goes on with even codes, the rejected with odd ones: neither was ever learnt."""
+    """Chosen continuations have even codes, rejected ones odd codes; the model knows neither."""
     random, made = np.random.default_rng(1), []
     for number in range(60):
         even, odd = (2 * random.integers(CODES // 2, size=12) + side for side in (0, 1))
@@ -68,15 +69,14 @@ def tuned(model, triples, folder, show=lambda *_: None, **changes):
     settings = PreferenceSettings(**{"steps": 30, "rows": 8, "learning_rate": 2e-3} | changes)
     learning, held_out = split(triples, 0.25, 0)
     output = Folder(str(folder))
-    tuning = Alignment(
+    tuning = PreferenceTuning(
         copy.deepcopy(model),
         learning,
         held_out=held_out,
         settings=settings,
         output=output,
         show=show,
-        checkpoint_minutes=1e-9,
-        log_every=5,
+        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=1e-9, log_every=5),
     )
     return tuning, *tuning.run(None, {})
 
@@ -88,7 +88,7 @@ def test_tuning_raises_the_margin_of_triples_it_has_not_seen(
     tuning, before, after = tuned(model, triples, tmp_path, per_token=per_token, beta=beta)
     parts = [{triple.key for triple in part} for part in (tuning.held_out, tuning.triples)]
     assert list(map(len, parts)) == [15, 45] and not parts[0] & parts[1]
-    # Before, nothing has gained anything.
+    # Before tuning, no continuation has a gain.
     assert before["reward_margin"] == 0 and before["reward_accuracy"] == 0.5
     assert 0.1 < before["likelier"] < 0.9
     assert after["reward_accuracy"] == after["likelier"] == 1.0
@@ -99,12 +99,12 @@ def test_tuning_raises_the_margin_of_triples_it_has_not_seen(
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
     assert lines[0]["loss"] < math.log(2) + 0.05 and lines[-1]["loss"] < lines[0]["loss"]
     assert lines[-1]["reward_accuracy"] > 0.9 and lines[-1]["reward_margin"] > 0.5
-    # What was written is the tuned model, and the one before is still what gains count from.
+    # The tuned model was written, and gains are relative to the model before tuning.
     written, _ = read_lm(tmp_path / "model")
     held_out = tuning.held_out
     nats = [scored(one, held_out, False) for one in (written, model)]
-    own = figures(*nats, held_out, beta, per_token)
-    assert own == pytest.approx(after, rel=1e-3)
+    found = figures(*nats, held_out, beta=beta, per_token=per_token)
+    assert found == pytest.approx(after, rel=1e-3)
 
 
 def test_a_continuation_is_scored_after_its_prompt_alone(model, triples):
@@ -114,14 +114,14 @@ def test_a_continuation_is_scored_after_its_prompt_alone(model, triples):
     )
     mean = continuation_nats(model, triples[:9], per_token=True).detach().numpy()
     for triple, summed, per_token in zip(triples, nats.detach().numpy(), mean):
-        for tokens, own, each in zip((triple.chosen, triple.rejected), summed, per_token):
+        for tokens, total, each in zip((triple.chosen, triple.rejected), summed, per_token):
             row = [-1, -1, *triple.prompt, *tokens]
             row = torch.tensor([row + [-2] * (len(row) % 2)])
             logits = model(row, torch.zeros_like(row, dtype=torch.int32))[0]
             chances = torch.log_softmax(logits, -1)
             begin = len(triple.prompt)
             direct = -sum(float(chances[begin + i, code].detach()) for i, code in enumerate(tokens))
-            assert own == pytest.approx(direct, rel=1e-4)
+            assert total == pytest.approx(direct, rel=1e-4)
             assert each == pytest.approx(direct / len(tokens), rel=1e-4)
 
 
@@ -139,7 +139,7 @@ def test_a_tuning_that_was_stopped_ends_as_one_that_was_not(model, triples, tmp_
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, again.model.state_dict()[name]), name
     assert [line["step"] for line in again.lines] == [5, 10, 15, 20]
-    # Each triple once before any is met again.
+    # Each triple is used once before any is used again.
     seen = [place for step in range(5) for place in batch_of(10, 4, step=step, seed=0)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
 

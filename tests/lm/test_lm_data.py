@@ -12,7 +12,7 @@ from lm.config import PAD, START, LMError
 from lm.model import targets
 from lm.training import rows
 from lm.training.data import TokenShards
-from lm.training.rows import Batching, TokenStream, validation_batches
+from lm.training.rows import RowLayout, RowStream, validation_batches
 from pipeline.settings import ImportSettings
 from pipeline.shards.inputs import find_files
 from pipeline.tokenize.import_tokens import import_tokens
@@ -52,13 +52,13 @@ def output(utterances, tmp_path_factory):
     return imported(tmp_path_factory.mktemp("tokens"), utterances)
 
 
-def batching(count=4, **more) -> Batching:
-    return Batching(rows=count, row_tokens=LENGTH, chunk=CHUNK, seed=3, **more)
+def batching(count=4, **more) -> RowLayout:
+    return RowLayout(rows=count, row_tokens=LENGTH, chunk=CHUNK, seed=3, **more)
 
 
-def drawn(tokens, count, batching, workers=0):
+def drawn(tokens, count, batching, readers=0):
     """`count` batches of a stream."""
-    stream = TokenStream(tokens, batching, workers)
+    stream = RowStream(tokens, batching, readers)
     return [next(stream) for _ in range(count)]
 
 
@@ -121,7 +121,7 @@ def tokens_of(tokens):
 
 def test_readers_in_processes_give_the_same_rows(output):
     tokens, _ = TokenShards.open(output)
-    for here, there in zip(drawn(tokens, 5, batching()), drawn(tokens, 5, batching(), workers=2)):
+    for here, there in zip(drawn(tokens, 5, batching()), drawn(tokens, 5, batching(), readers=2)):
         assert torch.equal(here[0], there[0]) and torch.equal(here[1], there[1])
 
 
@@ -130,12 +130,12 @@ def test_a_stream_resumes_from_its_position(output, monkeypatch):
     monkeypatch.setattr(rows, "KEPT_TOKENS", 0)
     tokens, _ = TokenShards.open(output)
     undisturbed = drawn(tokens, 60, batching(accumulate=2))
-    stream = TokenStream(tokens, batching(accumulate=2))
+    stream = RowStream(tokens, batching(accumulate=2))
     for _ in range(34):
         next(stream)
     state = json.loads(json.dumps(stream.state_dict()))
     assert state == {"rows": 17 * 4}
-    again = TokenStream(tokens, batching(accumulate=2))
+    again = RowStream(tokens, batching(accumulate=2))
     again.load_state_dict(state)
     for expected in undisturbed[34:]:
         got = next(again)
@@ -218,4 +218,4 @@ def test_what_is_no_output_is_refused(output, tmp_path):
     with pytest.raises(LMError, match="evenly"):
         batching(4, world=3)
     with pytest.raises(LMError, match="chunks"):
-        Batching(rows=4, row_tokens=30, chunk=CHUNK, seed=0)
+        RowLayout(rows=4, row_tokens=30, chunk=CHUNK, seed=0)

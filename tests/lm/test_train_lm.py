@@ -17,8 +17,11 @@ from test_lm_data import imported
 from lm.config import LMConfig
 from lm.files import read_lm
 from lm.training.data import TokenShards
-from lm.training.trainer import Run, TrainingSettings, train_in_process
+from lm.training.settings import LMTrainingSettings
+from lm.training.trainer import LMRun, train_in_process
+from tokenizer.errors import TrainingFailed
 from tokenizer.storage.folder import Folder
+from tokenizer.training.settings import RuntimeSettings
 
 SHAPE = {"width": 32, "layers": 2, "heads": 2, "feed-forward": 64}
 SMALL = {
@@ -63,7 +66,7 @@ def log(output) -> list[dict]:
 
 def train_here(tokens, output, **changes) -> list[dict]:
     """As the job does in its one process, but in this one. Returns the log."""
-    settings = TrainingSettings(
+    settings = LMTrainingSettings(
         **{
             "steps": 30,
             "rows": 6,
@@ -86,7 +89,7 @@ def train_here(tokens, output, **changes) -> list[dict]:
     shape = {name.replace("-", "_"): value for name, value in SHAPE.items()}
     config = LMConfig(codebook_size=CODES, **shape, window=16, inputs="embedding")
     train, valid = TokenShards.open(tokens, 0.1)
-    run = Run(
+    run = LMRun(
         config=config,
         settings=settings,
         train=train,
@@ -95,12 +98,8 @@ def train_here(tokens, output, **changes) -> list[dict]:
         encoder=None,
         output=Folder(str(output)),
         show=lambda *_: None,
-        device="cpu",
-        checkpoint_minutes=9,
-        keep=3,
-        log_every=10,
+        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=9, keep=3, log_every=10),
         compile=False,
-        readers=0,
         threads=1,
     )
     train_in_process({"run": run})
@@ -189,7 +188,7 @@ def test_muon_and_the_best_validation(tokens, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tokens, tmp_path):
-    with pytest.raises(FloatingPointError, match="lower --learning-rate"):
+    with pytest.raises(TrainingFailed, match="give a lower learning rate and another output"):
         train_here(tokens, tmp_path, learning_rate=1e30)
     assert not (tmp_path / "model").exists()
 
@@ -215,7 +214,8 @@ UNUSABLE = {
     "no-output": ({"input": "{t}/nothing"}, "--input", "run.json"),
     "another-tokenizer": ({"tokenizer": "wavlm-tiny-km256"}, "--input", "no tokenizer"),
     "rows": ({"rows": 5, "accumulate": 2}, "--preset", "5 rows"),
-    "wavlm-without-one": ({"start": "wavlm"}, "--start", "--encoder"),
+    "wavlm-without-one": ({"initialize": "wavlm"}, "--initialize", "--encoder"),
+    "earlier-name-of-a-flag": ({"start": "wavlm", "noise": 0.1}, "--initialize", "--encoder"),
     "inputs-without-tokenizer": ({"inputs": "codes"}, "--inputs", "codes"),
     "heads": ({"heads": 3}, "--preset", "heads"),
 }

@@ -1,4 +1,4 @@
-"""jobs/train_encoder.py from outside: killed, it goes on, and leaves a WavLM that others read."""
+"""jobs/train_encoder.py from outside: it continues after a kill, and writes a WavLM."""
 
 import json
 from pathlib import Path
@@ -32,8 +32,8 @@ NO_SHAPE = {"layers": None, "width": None, "conv-widths": None}
 def flags(output: Path, **changes) -> list:
     """The job's flags; `changes` replaces some, and with None leaves them out."""
     values = {**SMALL, "output": [output], **changes}
-    given = {name: own for name, own in values.items() if own is not None}
-    return [part for name, own in given.items() for part in (f"--{name}", *own)]
+    given = {name: value for name, value in values.items() if value is not None}
+    return [part for name, value in given.items() for part in (f"--{name}", *value)]
 
 
 def log(folder: Path) -> list[dict]:
@@ -73,8 +73,8 @@ def test_killed_in_a_round_and_run_again(tmp_path):
     done = run_here("train_encoder", *flags(output, codes=[40, 70]))
     assert done.returncode == 2 and "rounds" in done.stderr
 
-    # Another run goes on from it, over whitened labels, and leaves the layer that is to be kept.
-    going_on = {
+    # Another run starts from it, with whitened labels, and leaves the kept layer as it is.
+    more_rounds = {
         **NO_SHAPE,
         "start": [output / "encoder"],
         "keep-layers": [1],
@@ -83,7 +83,7 @@ def test_killed_in_a_round_and_run_again(tmp_path):
         "codes": [40],
         "spectrum-steps": [0],
     }
-    done = run_job("train_encoder", *flags(tmp_path / "more", **going_on), timeout=250)
+    done = run_job("train_encoder", *flags(tmp_path / "more", **more_rounds), timeout=250)
     assert done.returncode == 0, done.stderr
     before, after = (
         load_file(folder / "encoder/model.safetensors") for folder in (output, tmp_path / "more")

@@ -43,14 +43,14 @@ def log(output) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_tokenizer_learns_to_speak(tmp_path):
-    """How a training goes on after a kill is test_distill's: the loop is the same."""
+    """How a training continues after a kill: see tests/tokenizer/test_training_resume.py."""
     output = tmp_path / "speaking"
     done = run_job("train_vocoder", *flags(output), timeout=250)
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in log(output)] == [50, 100, 150]
     assert log(output)[2]["log_mel"] < 0.8 * log(output)[0]["log_mel"]
 
-    # The same tokens, and out of them a voice: nearer to the original than noise of its level.
+    # The same tokens, decoded to speech: nearer to the original than noise of the same level.
     files = TokenizerFiles.read(PRETRAINED / SMALL["tokenizer"])
     assert TokenizerFiles.read(output).fingerprint == files.fingerprint
     tokenizer = Tokenizer(TokenizerFiles.read(output))
@@ -63,14 +63,14 @@ def test_a_tokenizer_learns_to_speak(tmp_path):
     assert -33 < level < -17 and abs(made).max() <= 1
     noise = made.std() * np.random.default_rng(0).standard_normal(len(made))
     loss = SpectralLoss()
-    own, other = (
+    decoded_loss, noise_loss = (
         loss(torch.from_numpy(each).float()[None], torch.from_numpy(wave)[None])
         for each in (made, noise)
     )
-    assert own[0] < 0.8 * other[0]
-    # In time with it: as loud when it is as loud.
-    loud, heard = (np.square(each[:-80].reshape(-1, 320)).mean(1) for each in (wave, made))
-    later = {n: np.corrcoef(loud, np.roll(heard, n))[0, 1] for n in range(-5, 6)}
+    assert decoded_loss[0] < 0.8 * noise_loss[0]
+    # In time with the original: loud where it is loud.
+    loud, decoded = (np.square(each[:-80].reshape(-1, 320)).mean(1) for each in (wave, made))
+    later = {n: np.corrcoef(loud, np.roll(decoded, n))[0, 1] for n in range(-5, 6)}
     assert max(later, key=later.get) == 0
 
     assert_refused(run_here("train_vocoder", *flags(output)), "--output", "config.json")
@@ -86,3 +86,11 @@ def test_a_tokenizer_learns_to_speak(tmp_path):
 def test_unusable_arguments_are_refused(tmp_path, changes, said):
     assert_refused(run_here("train_vocoder", *flags(tmp_path / "out", **changes)), said)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_training_of_an_earlier_version_is_refused(tmp_path):
+    training = tmp_path / "out/training"
+    training.mkdir(parents=True)
+    (training / "checkpoint.safetensors").touch()
+    done = run_here("train_vocoder", *flags(tmp_path / "out"))
+    assert_refused(done, "--output", "earlier version", "finish it with the version that began it")

@@ -1,6 +1,6 @@
 """The Python API: `from tokenizer import Tokenizer`, by name, folder or URL, on any array.
 
-What it gives is compared with jobs/tokenize.py, and what it refuses with what the message must say.
+Tokens are compared with those of jobs/tokenize.py; each refusal has its message.
 """
 
 import io
@@ -220,9 +220,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_encode_refuses_is_said(tokenizer, case):
-    waveform, rate, said = REFUSED[case]
-    with pytest.raises(UsageError, match=said) as refused:
+def test_encode_refuses_with_a_reason_and_a_remedy(tokenizer, case):
+    waveform, rate, message = REFUSED[case]
+    with pytest.raises(UsageError, match=message) as refused:
         tokenizer.encode(waveform, rate)
     assert refused.value.remedy and isinstance(refused.value, ValueError)
 

@@ -1,4 +1,4 @@
-"""Audio of every format and rate becomes the same 16 kHz waveform, or an error that says why not.
+"""Audio of every format and rate gives the same 16 kHz waveform, or an error with a reason.
 
 Files are written with soundfile, then cut, damaged or re-labelled byte by byte.
 """
@@ -26,7 +26,7 @@ FORMATS = {
     "opus": {"format": "OGG", "subtype": "OPUS"},
     "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"},
 }
-# Relative error that 16 bits, or a lossy codec, leave of a few tones. One sample's shift is 0.3.
+# Relative error of a few tones after 16 bits, or a lossy codec. A shift by one sample gives 0.3.
 ERROR = {"flac": 2e-4, "wav16": 2e-4, "wav24": 1e-6, "wav-float": 1e-6}
 LOSSY_ERROR = 0.2
 
@@ -52,7 +52,7 @@ def reason(data):
 
 
 def tones(seconds, rate, channels=1):
-    """Two tones under the Nyquist frequency of 8 kHz, other ones in each channel."""
+    """Two tones for each channel, all below 4 kHz, the Nyquist frequency at 8 kHz."""
     t = np.arange(round(seconds * rate)) / rate
     pairs = [(220 + 150 * c, 1234 + 300 * c) for c in range(channels)]
     waves = [sum(0.2 * np.sin(2 * np.pi * f * t) for f in pair) for pair in pairs]
@@ -84,7 +84,7 @@ def test_every_format_and_rate_gives_the_waveform(form, rate, channels):
     assert utterance.duration_s == pytest.approx(1.5)
     assert utterance.num_frames == (24_000 - 400) // 320 + 1
     expected = tones(1.5, 16_000, channels).mean(1)
-    # A codec, like a resampler, is unsure at both ends.
+    # Codecs and resamplers are inexact at both ends.
     inner = slice(800, -800)
     difference, expected = utterance.waveform[inner] - expected[inner], expected[inner]
     bound = ERROR.get(form, LOSSY_ERROR)
@@ -104,7 +104,7 @@ def test_blocks_give_what_one_call_gives(rate, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", ["all but a byte", 0.999, 0.98, 0.9, 0.6, 0.2, "20 bytes"])
-def test_a_cut_file_is_found_out(hiss_file, kept):
+def test_a_cut_file_is_detected(hiss_file, kept):
     assert reason(hiss_file) is None
     if kept == "20 bytes":  # not even a header
         assert reason(hiss_file[:20]) in (audio.NOT_AUDIO, audio.TRUNCATED)
@@ -114,7 +114,7 @@ def test_a_cut_file_is_found_out(hiss_file, kept):
 
 
 @pytest.mark.parametrize("form", ["vorbis", "opus"])
-def test_an_ogg_cut_in_its_only_page_of_sound_is_found_out(form):
+def test_an_ogg_cut_in_its_only_page_of_sound_is_detected(form):
     data = encoded(tones(0.5, 16_000), form=form)
     assert reason(data) is None
     for missing in (1, 50, 500):
@@ -122,13 +122,13 @@ def test_an_ogg_cut_in_its_only_page_of_sound_is_found_out(form):
         assert reason(data[:-missing]) in (audio.TRUNCATED, audio.NOT_AUDIO), missing
 
 
-def test_headers_of_streams_that_do_not_know_their_length(hiss):
-    # Encoders that write to a pipe cannot go back and fill in the length; nothing is missing.
+def test_wav_headers_of_unknown_length(hiss):
+    # An encoder that writes to a pipe cannot fill in the length afterwards; nothing is missing.
     data = encoded(hiss, form="wav16")
     at = data.index(b"data") + 4
     for size in (0xFFFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36):
         assert read(data[:at] + struct.pack("<I", size) + data[at + 4 :]).samples == len(hiss)
-    # What follows the sound is no part of it.
+    # A chunk after the sound is ignored.
     assert read(data + b"LIST\4\0\0\0INFO").samples == len(hiss)
 
 
@@ -143,7 +143,7 @@ def test_flac_from_a_pipe(hiss):
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 def test_mp3_without_a_xing_frame(mode, rate):
-    # Streams, and encoders that write to a pipe, have no first frame that tells the length.
+    # Radio streams, and encoders that write to a pipe, have no first frame with the length.
     loudness = np.sin(np.arange(10 * rate) / rate) ** 2
     signal = 0.3 * loudness * np.random.default_rng(2).standard_normal(10 * rate)
     data = encoded(signal, rate, "mp3", bitrate_mode=mode, compression_level=0.5)
@@ -154,25 +154,25 @@ def test_mp3_without_a_xing_frame(mode, rate):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers(hiss, value):
+def test_samples_that_are_not_finite(hiss, value):
     signal = hiss.copy()
     signal[150_000] = value
     assert reason(encoded(signal, form="wav-float")) == audio.NOT_FINITE
 
 
-def test_what_is_no_audio_or_not_enough_of_it():
+def test_files_without_audio_or_with_too_little():
     for data in (b"", b"so much for that\n" * 500, b'{"text": "hello"}', bytes(5000)):
         assert reason(data) == audio.NOT_AUDIO
     assert reason(encoded(np.empty(0, np.float32))) == audio.EMPTY
     for form in FORMATS:
         assert reason(encoded(tones(1, 16_000)[:399], form=form)) == audio.TOO_SHORT
         assert read(encoded(tones(1, 16_000)[:400], form=form)).num_frames == 1
-    # 400 samples at 16 kHz, not of the file's own.
+    # 400 samples at 16 kHz, whatever the rate of the file.
     assert reason(encoded(tones(1, 48_000)[:1197], 48_000)) == audio.TOO_SHORT
     assert read(encoded(tones(1, 48_000)[:1200], 48_000)).num_frames == 1
 
 
-def test_damaged_bytes_raise_nothing_but_audio_errors(hiss):
+def test_damaged_bytes_raise_only_audio_errors(hiss):
     random = np.random.default_rng(3)
     reasons = {None, audio.NOT_AUDIO, audio.TRUNCATED, audio.EMPTY, audio.TOO_SHORT}
     reasons.add(audio.NOT_FINITE)
@@ -181,14 +181,14 @@ def test_damaged_bytes_raise_nothing_but_audio_errors(hiss):
         for _ in range(150):
             damaged = bytearray(data)
             for place in random.integers(0, len(data), 3):
-                # Not a WAV's sample rate: at 1 Hz half a second would be hours.
+                # Except a WAV's sample rate: at 1 Hz half a second would become hours.
                 if not (data.startswith(b"RIFF") and 24 <= place < 28):
                     damaged[place] = random.integers(256)
             assert reason(bytes(damaged)) in reasons
 
 
 def test_moments_are_those_of_the_whole_utterance(hiss):
-    # Blocks whose means and loudness differ; an offset, as cheap microphones have.
+    # Blocks of different mean and level, with an offset like that of cheap microphones.
     blocks = [hiss[:1000] * 3 + 0.4, hiss[1000:1001], hiss[1001:90_000] * 0.01 - 0.2]
     whole = np.concatenate(blocks).astype(np.float64)
     utterance = measure(blocks, keep_samples=10**6)
@@ -209,7 +209,7 @@ def test_moments_are_those_of_the_whole_utterance(hiss):
 
 
 @pytest.mark.parametrize("form", ["flac", "wav16", "vorbis", "opus", "mp3"])
-def test_what_is_not_kept_is_decoded_again_to_the_same(form, monkeypatch):
+def test_a_waveform_that_was_not_kept_is_decoded_again(form, monkeypatch):
     monkeypatch.setattr(audio, "BLOCK_SAMPLES", 30_000)
     data = encoded(tones(6, 24_000, 2), 24_000, form)
     kept = read(data)
@@ -243,11 +243,11 @@ def test_half_an_hour_is_cut_in_little_memory():
     assert lengths == {1499 * 320 + 400}
     assert utterance.num_frames == 89_999
     assert sum(w.keep_to - w.keep_from for w in plan) == 89_999
-    # The whole of it would be 115 MB at 16 kHz.
+    # The whole waveform is 115 MB at 16 kHz.
     assert peak < 60e6
 
 
-def test_a_header_with_an_absurd_sample_rate_fills_no_memory():
+def test_an_absurd_sample_rate_does_not_fill_memory():
     # 40 kB that claim to be half an hour at 10 Hz: as one block, 128 MB at 16 kHz.
     data = encoded(np.zeros(20_000, np.int16), 10)
     tracemalloc.start()

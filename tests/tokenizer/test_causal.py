@@ -14,9 +14,11 @@ from models import small_tokenizer, small_wavlm
 from refusals import assert_refused
 from transformers import WavLMModel
 
+from pipeline.settings import CropSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.training.causal_encoder import learn_causal
+from pipeline.training.causal_encoder import train_causal_encoder
+from pipeline.training.crops import UNCHANGED_SOUND, Crops
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.compression import Compression
 from tokenizer.codec.compressor import Compressor, Decompressor
@@ -29,7 +31,7 @@ from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
-from tokenizer.training.loop import TrainingSettings
+from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
 PAST = 24
 # More than a block of 64 chunks and many times PAST; ends within a chunk and within a frame.
@@ -215,17 +217,17 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
     assert last < first < 0.5
     # A run that is killed after this stage continues from the encoder it trained.
     tokenizer, folder = TokenizerFiles.read(output), PRETRAINED / "wavlm-tiny"
-    training = TrainingSettings(
-        steps=SMALL["encoder-steps"],
-        learning_rate=1e-3,
-        precision="fp32",
-        device="cpu",
-        checkpoint_minutes=2,
-        workers=0,
-    )
-    stage = Folder(str(output)).below("training/encoder")
-    learned, _ = learn_causal(
-        folder, *read_encoder(folder, 4), torch.zeros(256), None, None, training, stage, None
+    crop = CropSettings(rows=2, frames=50, mask_share=0.1, mask_span=1, **UNCHANGED_SOUND)
+    learned, _ = train_causal_encoder(
+        folder,
+        *read_encoder(folder, 4),
+        mean=torch.zeros(256),
+        features=None,
+        crops=Crops([], None, noises=[], settings=crop, seed=[0]),
+        settings=TrainingSettings(steps=SMALL["encoder-steps"], learning_rate=1e-3, seed=0),
+        runtime=RuntimeSettings(device="cpu"),
+        folder=Folder(str(output)).below("training/encoder"),
+        show=None,
     )
     assert all(torch.equal(tokenizer.weights[f"encoder.{k}"], v) for k, v in learned.items())
 

@@ -11,7 +11,7 @@ RATES = {"50 Hz": (1, 1), "25 Hz": (2, 1), "12.5 Hz": (2, 2)}
 
 
 def modules(factors=(1, 1), causal=False):
-    """A compressor and its decompressor, of few dimensions."""
+    """A small compressor and its decompressor."""
     torch.manual_seed(1)
     config = FocalConfig(
         width=24, latent=5, hidden=(16, 12), factors=factors, causal=causal, past_frames=20
@@ -47,11 +47,11 @@ def test_padding_changes_nothing(rate):
 @pytest.mark.parametrize("rate", RATES)
 def test_chunks_of_a_stream_are_those_of_one_pass(rate):
     compressor, decompressor = modules(RATES[rate], causal=True)
-    x, heard, said = torch.randn(2, FRAMES, 24), None, None
+    x, state, back_state = torch.randn(2, FRAMES, 24), None, None
     latents, features = [], []
     for first in range(0, FRAMES, 4):
-        chunk, heard = compressor(x[:, first : first + 4], state=heard)
-        back, said = decompressor(chunk, state=said)
+        chunk, state = compressor(x[:, first : first + 4], state=state)
+        back, back_state = decompressor(chunk, state=back_state)
         latents.append(chunk)
         features.append(back)
     whole, _ = compressor(x)
@@ -71,7 +71,7 @@ def test_the_causal_form_sees_nothing_later_than_its_chunk():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_names_and_shapes_are_those_of_focalcodecs_published_weights(causal):
-    """As its repository has them: what it stores is loaded with load_state_dict alone."""
+    """As in its repository, so that its files load with load_state_dict."""
     compressor, decompressor = modules((2, 1), causal)
     block = {
         "modulation.in_proj.weight": (2 * 16 + 3, 16),

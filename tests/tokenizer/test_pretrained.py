@@ -1,4 +1,4 @@
-"""What ships: wavlm-tiny and its tokenizers are what they say."""
+"""What ships: wavlm-tiny and its tokenizers are as their cards and names say."""
 
 import json
 from itertools import islice
@@ -43,7 +43,7 @@ def test_a_tokenizer_holds_the_encoder(name, codes):
 
 
 def test_one_sentence_by_two_voices_is_closer_than_two_by_one(tmp_path):
-    """On average over tests/speech, and not by much yet: the README has the figures."""
+    """On average over tests/speech, by a small margin: see the figures in the documentation."""
     flags = ("--input", SPEECH, "--tokenizer", "wavlm-tiny-km256")
     done = run_job("evaluate", "tokens", *flags, "--json", tmp_path / "figures.json", *ONE_THREAD)
     assert done.returncode == 0, done.stderr

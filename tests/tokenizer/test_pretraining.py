@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import WavLMConfig, WavLMModel
 
+from pipeline.training.crop_training import crop_optimizers
 from pipeline.training.train_encoder import save_encoder
 from tokenizer.audio.augmentation import change_speed, channel, mix, normalize, room
 from tokenizer.audio.frames import num_frames
@@ -15,7 +16,7 @@ from tokenizer.encoder.span_mask import span_mask
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.folder import Folder
-from tokenizer.training.loop import make_optimizers
+from tokenizer.training.settings import TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,8 @@ def test_layers_that_are_kept_stay_as_they_are(model):
     before = copy.deepcopy(kept.encoder().state_dict())
     waves, labels = torch.randn(2, 32_080), torch.randint(0, 20, (2, 100))
     masked = torch.from_numpy(span_mask((2, 100), 0.5, span=10, random=np.random.default_rng(0)))
-    optimizers = make_optimizers(kept, 2e-3)
+    settings = TrainingSettings(steps=2, learning_rate=2e-3, seed=0)
+    optimizers = crop_optimizers(kept, kept.matrices(), settings)
     for _ in range(2):
         kept(waves, masked, labels)[0].backward()
         for optimizer in optimizers:

@@ -1,4 +1,4 @@
-"""The vocoder: in time with what it hears, by chunks as in one pass; and decoding with it."""
+"""The vocoder: alignment with the frames, streams as one pass, losses; and decoding with it."""
 
 import json
 from dataclasses import replace
@@ -36,25 +36,25 @@ def speaking(files: TokenizerFiles, **changes) -> TokenizerFiles:
 
 @pytest.fixture(scope="module")
 def files() -> TokenizerFiles:
-    """A tokenizer of plain k-means, that ships."""
+    """The shipped tokenizer of plain k-means."""
     return TokenizerFiles.read(PRETRAINED / TOKENIZER)
 
 
 @pytest.mark.parametrize("n_fft", [640, 1024, 2048])
-def test_windows_lie_about_the_middle_of_what_a_frame_hears(n_fft):
-    """Spectra of a waveform, window i about sample 320 i + 200, give it back where it was."""
+def test_windows_are_centred_on_the_samples_of_a_frame(n_fft):
+    """The inverse STFT, with window i centred at sample 320 i + 200, restores the waveform."""
     frames, window = 20, torch.hann_window(n_fft)
     wave = torch.randn(2, 320 * frames + 80)
     around = torch.nn.functional.pad(wave, (n_fft // 2 - 200, n_fft // 2 - 200))
     spectra = torch.fft.rfft(around.unfold(1, n_fft, 320) * window)
     assert spectra.shape[1] == frames == num_frames(wave.shape[1])
     torch.testing.assert_close(inverse_stft(spectra, window), wave, atol=1e-4, rtol=1e-4)
-    # One frame alone is heard around its middle and nowhere else.
+    # A single frame gives sound within its window only.
     alone = torch.zeros_like(spectra)
     alone[:, 10] = spectra[:, 10]
-    heard = inverse_stft(alone, window)[0].nonzero().flatten()
+    nonzero = inverse_stft(alone, window)[0].nonzero().flatten()
     middle = 320 * 10 + 200
-    assert middle - n_fft // 2 < heard[0] < middle < heard[-1] < middle + n_fft // 2
+    assert middle - n_fft // 2 < nonzero[0] < middle < nonzero[-1] < middle + n_fft // 2
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -76,7 +76,7 @@ def test_chunks_of_a_stream_are_those_of_one_pass(n_fft):
             wave, state = vocoder.stream(x[:, first : first + chunk], state, last=False)
             pieces.append(wave)
             so_far = sum(piece.shape[1] for piece in pieces)
-            # What no later window reaches, and nothing less.
+            # All samples that no later window reaches.
             assert so_far == max(0, 320 * (first + chunk) + 200 - n_fft // 2)
         rest, state = vocoder.stream(x[:, :0], state, last=True)
         assert state is None
@@ -85,7 +85,7 @@ def test_chunks_of_a_stream_are_those_of_one_pass(n_fft):
         small_vocoder().stream(x, None, last=True)
 
 
-def test_the_causal_form_looks_at_no_later_frame():
+def test_the_causal_form_depends_on_no_later_frame():
     vocoder, x = small_vocoder(causal=True), torch.randn(1, 40, 24)
     changed = x.clone()
     changed[:, 20:] += 1
@@ -119,17 +119,17 @@ def test_names_and_shapes_are_those_of_focalcodecs_published_weights():
     assert len(shapes) == 2 + 2 + 8 * 9 + 2 + 2
 
 
-def test_losses_tell_louder_shorter_and_other_sounds_from_the_same():
+def test_spectral_losses_grow_with_level_timing_and_silence_but_not_with_phase():
     loss, wave = SpectralLoss(), 0.07 * torch.randn(2, 16_000)
     nothing = sum(loss(wave, wave))
     assert nothing < 0.02
     for other in (2 * wave, wave.roll(4000, 1) * (torch.arange(16_000) < 8000), 0 * wave):
         assert sum(loss(other, wave)) > nothing + 0.5
-    # Phase alone is not told apart: nobody hears it.
+    # A change of sign is inaudible and costs nothing.
     assert sum(loss(-wave, wave)) < 0.02
 
 
-def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
+def test_vocoder_and_discriminators_get_gradients_of_their_own_loss_only():
     config = VocoderConfig(width=8, hidden=16, layers=1, feed_forward=16)
     training = VocoderTraining(config, torch.zeros(8), torch.ones(8), adversarial_weight=0.5)
     features, waves = torch.randn(1, 26, 8), 0.07 * torch.randn(1, 26 * 320 + 80)
@@ -140,9 +140,9 @@ def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
     discriminator_loss(training.discriminators, made.detach(), waves[:, : 26 * 320]).backward()
     for name, p in training.discriminators.named_parameters():
         torch.testing.assert_close(together[f"discriminators.{name}"], p.grad)
-        # Nothing is known yet, and so the verdicts' biases have nowhere to go.
+        # The verdicts start near 0, where real and generated pull the bias equally.
         assert p.grad.abs().max() > 0 or name.endswith("verdict.bias")
-    # The spectra alone would have led the vocoder elsewhere.
+    # Without the adversarial loss the vocoder's gradient is another one.
     training.zero_grad()
     training.discriminators = None
     training(features, waves)[0].backward()
@@ -151,7 +151,7 @@ def test_vocoder_and_discriminators_learn_from_their_own_loss_alone():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_what_learns_in_standard_units_speaks_in_those_of_the_features(causal):
+def test_a_vocoder_trained_on_standardised_features_takes_plain_ones(causal):
     config = VocoderConfig(width=24, hidden=32, layers=3, feed_forward=48, causal=causal)
     mean, scale = 50 * torch.randn(24), 20 * torch.rand(24) + 1
     training = VocoderTraining(config, mean, scale)
@@ -159,14 +159,14 @@ def test_what_learns_in_standard_units_speaks_in_those_of_the_features(causal):
     vocoder.load_state_dict(training.weights())
     features = mean + scale * torch.randn(2, 30, 24)
     torch.testing.assert_close(vocoder(features), training.synthesize(features))
-    # In the middle, where no edge is heard, as if they had come standardised.
+    # Away from the edges: the same as the inner vocoder on standardised features.
     plain = training.vocoder((features - mean) / scale)
     torch.testing.assert_close(
         vocoder(features)[:, 4800:4900], plain[:, 4800:4900], atol=1e-4, rtol=0
     )
 
 
-def test_samples_are_limited_without_an_edge():
+def test_the_limiter_is_smooth_and_leaves_quiet_samples_unchanged():
     wave = torch.linspace(-30, 30, 60_001)
     made = limited(wave)
     quiet = wave.abs() <= 0.8
@@ -188,14 +188,14 @@ def test_decoding_in_windows_is_decoding_whole(files, causal):
     assert len(tokenizer.encode(wave)) == 4000
 
 
-def test_what_tokens_of_other_codebooks_stand_for(files):
+def test_decoding_spherical_and_distilled_codebooks(files):
     codes = torch.nn.functional.normalize(files.weights["codebook.codes"], dim=1)
     weights = {**files.weights, "codebook.codes": codes}
     tokens = np.arange(5)
     by_angle = Tokenizer(replace(files, metric="cosine", weights=weights))
     (features,) = by_angle.decode_features([tokens])
     np.testing.assert_allclose(np.square(features).mean(1), 1, rtol=1e-4)
-    # Distilled, two frames a token: the decompressor's features, in the features' own units.
+    # Distilled, two frames a token: the decompressor's output, in the units of the features.
     config = FocalConfig(width=files.width, latent=8, hidden=(16, 16), factors=(2, 1))
     tokenizer = Tokenizer(speaking(distilled(files, config)))
     (features,) = tokenizer.decode_features([tokens])
@@ -246,32 +246,34 @@ def test_long_decoding_keeps_a_causal_decompressors_chunks(files):
 
 def test_what_cannot_be_decoded_is_refused(files):
     tokenizer = Tokenizer(speaking(files))
-    for tokens, said in (
+    for tokens, message in (
         (np.array([3, 256]), "256"),
         (np.array([-1, 3]), "-1"),
         (np.array([0.5]), "float"),
         (np.zeros((2, 2), int), "shape"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             tokenizer.decode(tokens)
     assert tokenizer.decode(np.empty(0, np.uint16)).shape == (0,)
     with pytest.raises(ValueError, match=r"jobs/train_vocoder\.py"):
         Tokenizer(files).decode(np.array([1]))
 
 
-def test_a_vocoder_lies_beside_the_tokenizer_and_decides_no_token(files, tmp_path):
-    own = speaking(files)
-    own.save(tmp_path)
+def test_a_vocoder_is_a_separate_file_and_changes_no_token(files, tmp_path):
+    with_vocoder = speaking(files)
+    with_vocoder.save(tmp_path)
     again = TokenizerFiles.read(tmp_path)
-    assert again.fingerprint == files.fingerprint and again.vocoder == own.vocoder
+    assert again.fingerprint == files.fingerprint and again.vocoder == with_vocoder.vocoder
     tokens = np.arange(100)
-    np.testing.assert_array_equal(Tokenizer(again).decode(tokens), Tokenizer(own).decode(tokens))
+    np.testing.assert_array_equal(
+        Tokenizer(again).decode(tokens), Tokenizer(with_vocoder).decode(tokens)
+    )
 
-    own.vocoder_weights["head.proj.bias"][0] += 1
+    with_vocoder.vocoder_weights["head.proj.bias"][0] += 1
     other = tmp_path / "other"
-    own.save(other)
+    with_vocoder.save(other)
     weights, config = (tmp_path / n for n in ("vocoder.safetensors", "config.json"))
-    whole, said = weights.read_bytes(), json.loads(config.read_text())
+    whole, values = weights.read_bytes(), json.loads(config.read_text())
     for damage in (lambda: weights.write_bytes(whole[:-100]), weights.unlink):
         damage()
         with pytest.raises(TokenizerError, match=r"no readable vocoder\.safetensors"):
@@ -280,7 +282,7 @@ def test_a_vocoder_lies_beside_the_tokenizer_and_decides_no_token(files, tmp_pat
     with pytest.raises(TokenizerError, match="vocoder is not the one"):
         TokenizerFiles.read(tmp_path)
     for changes in ({"hidden": 64}, {"width": 9}, {"n_fft": 401}, {"nonsense": 1}):
-        said["vocoder"] |= changes
-        config.write_text(json.dumps(said))
+        values["vocoder"] |= changes
+        config.write_text(json.dumps(values))
         with pytest.raises(TokenizerError, match="vocoder is not"):
             TokenizerFiles.read(tmp_path)

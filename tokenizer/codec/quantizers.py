@@ -18,7 +18,7 @@ UNUSED_SHARE = 0.03
 EMA_DECAY = 0.99
 # Unused codes are restarted from the latents of this many batches.
 RECENT_BATCHES = 20
-# Weight of a code's current vector in its own average, so that an unused code divides by no zero.
+# A code's current vector counts this much in its average, so an unused code does not divide by 0.
 SMOOTHING = 1e-3
 
 
@@ -32,6 +32,7 @@ class LearnedCodebook(nn.Module):
     codes: Tensor
     sums: Tensor
     counts: Tensor
+    latents: Tensor
 
     def __init__(self, codes: Tensor, decay: float = EMA_DECAY) -> None:
         """codes: (K, D), FAISS's centroids. decay: of the moving averages, per batch."""
@@ -40,7 +41,8 @@ class LearnedCodebook(nn.Module):
         self.register_buffer("codes", codes.float().clone())
         self.register_buffer("sums", codes.float().clone())
         self.register_buffer("counts", torch.ones(len(codes)))
-        self._recent: list[Tensor] = []
+        # Of recent batches; a buffer, so that a checkpoint has it.
+        self.register_buffer("latents", torch.zeros(0, codes.shape[1]), persistent=False)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., D) → quantised (..., D), tokens (...), and the commitment loss ().
@@ -53,7 +55,7 @@ class LearnedCodebook(nn.Module):
         quantised = self.codes[tokens].view(latents.shape)
         if self.training:
             self._update(rows, tokens)
-            self._recent = [*self._recent[1 - RECENT_BATCHES :], rows]
+            self.latents = torch.cat([self.latents, rows])[-RECENT_BATCHES * len(rows) :]
         commitment_loss = F.mse_loss(latents.float(), quantised)
         tokens = tokens.view(latents.shape[:-1])
         return straight_through(latents, quantised), tokens, commitment_loss
@@ -82,7 +84,7 @@ class LearnedCodebook(nn.Module):
 
     def recent(self) -> Tensor:
         """(n, D): the latents of the last RECENT_BATCHES batches."""
-        return torch.cat(self._recent) if self._recent else self.codes[:0]
+        return self.latents
 
     @torch.no_grad()
     def restart(self, which: Tensor, codes: Tensor) -> None:

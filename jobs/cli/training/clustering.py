@@ -1,0 +1,88 @@
+"""--method kmeans of jobs/train_tokenizer.py: one call into the pipeline, and a summary."""
+
+import argparse
+import sys
+
+from jobs.cli import flags
+from jobs.cli.training.tokenizer_flags import FRAMES_PER_CODE
+from pipeline.settings import KmeansSettings
+from pipeline.shards.inputs import find_shards
+from pipeline.training.train_kmeans import train_tokenizer
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+
+
+def train(args: argparse.Namespace) -> int:
+    """Cluster, and say what the codebook was made of."""
+    settings = KmeansSettings(
+        codebook_size=args.codebook_size,
+        metric=args.metric,
+        max_frames=args.max_frames or FRAMES_PER_CODE * args.codebook_size,
+        iterations=args.iterations,
+        seed=args.seed,
+        center=args.center,
+        whiten=args.whiten,
+    )
+    if args.whiten and args.metric == "cosine":
+        raise flags.unusable(
+            "--whiten",
+            args.whiten,
+            problem="it works with --metric l2 alone",
+            remedy="leave one out",
+        )
+    if settings.max_frames < settings.codebook_size:
+        raise flags.unusable(
+            "--max-frames",
+            settings.max_frames,
+            problem=f"{settings.codebook_size} codes need as many frames",
+            remedy="raise it or lower --codebook-size",
+        )
+    _, shards = flags.named("--input", find_shards, args.input)
+    config, weights = flags.encoder(args.encoder, args.layer)
+    if args.whiten > config.hidden_size:
+        raise flags.unusable(
+            "--whiten",
+            args.whiten,
+            problem=f"the features have {config.hidden_size} dimensions",
+            remedy="ask for fewer",
+        )
+    output = flags.named("--output", Folder, args.output)
+    output.check_free("config.json")
+    made_by = {
+        "method": args.method,
+        "encoder": args.encoder,
+        "seed": args.seed,
+        "iterations": args.iterations,
+        "max_frames": settings.max_frames,
+        "center": args.center,
+        "whiten": args.whiten,
+        "precision": args.precision,
+        "shards": len(shards),
+    }
+    files = TokenizerFiles(
+        config,
+        args.metric,
+        weights={f"encoder.{k}": v for k, v in weights.items()},
+        made_by=made_by,
+    )
+    done = train_tokenizer(
+        shards,
+        output,
+        files=files,
+        settings=settings,
+        encoding=flags.tokenize_settings(args),
+        encoder_settings=flags.encoder_settings(args),
+    )
+    for reason, count in sorted(done["rejected"].items()):
+        print(f"left out {count:,} samples: {reason}")
+    for name, why in done["failed"].items():
+        print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
+    if done["failed"]:
+        return 1
+    unit = "mean cosine" if args.metric == "cosine" else "mean squared distance"
+    print(
+        f"{args.codebook_size:,} codes from {done['frames']:,} frames of {len(shards):,} shards, "
+        f"{unit} {done['objective']:.4g}"
+    )
+    print(f"written to {args.output}: tokenizer {done['fingerprint'][:12]}")
+    return 0

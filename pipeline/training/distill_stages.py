@@ -1,0 +1,270 @@
+"""The stages of a distillation, as one training process goes through them."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from ray.actor import ActorHandle
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed
+from transformers import WavLMModel
+
+from pipeline.cluster.progress import Reporter
+from pipeline.settings import CropSettings, DistillSettings
+from pipeline.shards.inputs import Shard
+from pipeline.training.causal_encoder import Features, causal_form, train_causal_encoder
+from pipeline.training.crop_training import train_on_crops
+from pipeline.training.crops import UNCHANGED_SOUND, Crops
+from pipeline.training.kmeans import train_kmeans
+from tokenizer.codec.decoder import LEVEL
+from tokenizer.codec.distillation import Distillation, Unquantised, UpperLayers
+from tokenizer.codec.quantizers import BinarySpherical, LearnedCodebook, nearest
+from tokenizer.config import EncoderConfig
+from tokenizer.encoder.wavlm import WavLM
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import PRECISIONS
+from tokenizer.training.processes import process_rank
+from tokenizer.training.settings import RuntimeSettings, TrainingSettings
+
+KMEANS_ITERATIONS = 25
+# Batches from which the features' mean and scale are measured.
+BATCHES_FOR_SCALE = 8
+# Steps between two searches for unused codes.
+RESTART_EVERY = 50
+# The folders of the stages that train, and a number for the crops that each stage draws.
+ENCODER, WARM_UP, DISTILL = "encoder", "warm-up", "distill"
+STREAMS = {DISTILL: 0, "moments": 1, "kmeans": 2, ENCODER: 3, WARM_UP: 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRun:
+    """Everything that a training process needs; Ray sends it there."""
+
+    shards: list[Shard]
+    output: str
+    encoder: Path
+    files: TokenizerFiles
+    settings: DistillSettings
+    training: TrainingSettings
+    runtime: RuntimeSettings
+    board: ActorHandle
+
+
+def distill_in_process(config: dict) -> None:
+    """All stages, in one training process. config: {"run": a DistillRun}."""
+    _Distiller(config["run"]).run_stages()
+
+
+class _Distiller:
+    """The stages of a distillation, with what they share."""
+
+    def __init__(self, run: DistillRun) -> None:
+        self.run, self.settings = run, run.settings
+        self.folder = Folder(run.output).below("training")
+        self.show = Reporter(run.board)
+        self.device = torch.device(run.runtime.device)
+        dtype = PRECISIONS[run.training.precision]
+        assert isinstance(run.files.encoder, EncoderConfig)
+        self.config = run.files.encoder
+        self.weights = {k.removeprefix("encoder."): v for k, v in run.files.weights.items()}
+        self.lower = WavLM(self.config, self.weights, device=self.device, dtype=dtype)
+        wavlm = WavLMModel.from_pretrained(run.encoder)
+        self.upper = UpperLayers(wavlm, self.config.layer).to(self.device)
+        # An encoder that does not normalise expects speech at the nominal level.
+        self.level = 1.0 if self.config.normalize else LEVEL
+
+    def run_stages(self) -> None:
+        """Train what is missing, and write the tokenizer."""
+        settings, files = self.settings, self.run.files
+        mean, scale = self._moments()
+        inputs: Features = self.features
+        if settings.encoder_steps:
+            torch.manual_seed(settings.seed)
+            trained, inputs = train_causal_encoder(
+                self.run.encoder,
+                self.config,
+                self.weights,
+                mean=mean,
+                features=self.features,
+                crops=self._crops(ENCODER),
+                settings=replace(self.run.training, steps=settings.encoder_steps),
+                runtime=self.run.runtime,
+                folder=self.folder.below(ENCODER),
+                show=self.show,
+            )
+            files.encoder = causal_form(self.config)
+            files.weights.update({f"encoder.{name}": weight for name, weight in trained.items()})
+        torch.manual_seed(settings.seed)
+        model = Distillation(
+            settings.focal, Unquantised(), mean=mean, scale=scale, weights=settings.weights
+        )
+        if settings.warm_up:
+            self._train(model, WARM_UP, settings.warm_up, inputs=inputs)
+        restarts = None
+        if settings.quantizer == "bsq":
+            model.quantizer = BinarySpherical(settings.focal.latent)
+        else:
+            codebook = LearnedCodebook(self._kmeans_codes(model, inputs))
+            model.quantizer, restarts = codebook, _Restarts(codebook, settings.seed)
+        self._train(model, DISTILL, settings.steps, inputs=inputs, after_step=restarts)
+        if process_rank() == 0:
+            _write(self.run, model)
+
+    def features(self, waves: Tensor) -> Tensor:
+        """Waves (B, n) of unit variance → the bidirectional encoder's features (B, T, D)."""
+        # Cloned out of inference mode, so that gradients can pass.
+        return torch.stack([rows.float().clone() for rows in self.lower(list(self.level * waves))])
+
+    def _crops(self, stream: str) -> Crops:
+        """What a stage reads: rows in which the sound is not changed."""
+        settings = self.settings
+        crop = CropSettings(
+            rows=settings.rows,
+            frames=settings.frames,
+            mask_share=0.1,
+            mask_span=1,
+            **UNCHANGED_SOUND,
+        )
+        seed = [settings.seed, STREAMS[stream], process_rank()]
+        return Crops(self.run.shards, None, noises=[], settings=crop, seed=seed)
+
+    def _train(
+        self,
+        model: Distillation,
+        stage: str,
+        steps: int,
+        *,
+        inputs: Features,
+        after_step: Callable[[int], None] | None = None,
+    ) -> None:
+        """One stage. inputs: the features of which tokens are made."""
+
+        def objective(waves: Tensor, *_: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            wanted = self.features(waves)
+            return model(
+                wanted, self.upper, inputs(waves) if self.settings.encoder_steps else wanted
+            )
+
+        train_on_crops(
+            model,
+            objective,
+            self._crops(stage),
+            muon=model.matrices(),
+            settings=replace(self.run.training, steps=steps),
+            runtime=self.run.runtime,
+            folder=self.folder.below(stage),
+            name=stage,
+            show=self.show,
+            buffers=("quantizer.",),
+            after_step=after_step,
+        )
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """(D,) mean of the features and () their spread around it; the same in all processes."""
+
+        def measure() -> dict[str, Tensor]:
+            batches = self._crops("moments").numbered(0, 1)
+            parts = [self.features(next(batches)[0]).cpu() for _ in range(BATCHES_FOR_SCALE)]
+            rows = torch.cat([part.flatten(0, 1) for part in parts])
+            return {"mean": rows.mean(0), "scale": rows.std(0).square().mean().sqrt()}
+
+        moments = _made_once(self.folder, "moments.safetensors", measure)
+        return moments["mean"], moments["scale"]
+
+    def _kmeans_codes(self, model: Distillation, inputs: Features) -> Tensor:
+        """(K, latent): FAISS's centroids of the latents that the compressor gives now."""
+
+        def cluster() -> dict[str, Tensor]:
+            settings = self.settings
+            wanted = settings.kmeans_frames
+            batches = self._crops("kmeans").numbered(0, 1)
+            parts: list[np.ndarray] = []
+            count = 0
+            model.eval().to(self.device)
+            torch.manual_seed(settings.seed)  # causal features are of random levels
+            while count < wanted:
+                with torch.no_grad():
+                    waves = next(batches)[0].to(self.device)
+                    latents = model.latents(inputs(waves)).flatten(0, 1)
+                parts.append(latents.float().cpu().numpy())
+                count += len(latents)
+                self.show("latents", min(count, wanted), wanted, "for FAISS")
+            codes, _ = train_kmeans(
+                np.concatenate(parts),
+                settings.codebook_size,
+                metric="l2",
+                seed=settings.seed,
+                iterations=KMEANS_ITERATIONS,
+            )
+            return {"codes": torch.from_numpy(codes)}
+
+        return _made_once(self.folder, "kmeans.safetensors", cluster)["codes"]
+
+
+class _Restarts:
+    """Replaces unused codes by FAISS centroids of the latents that are farthest from any code."""
+
+    def __init__(self, codebook: LearnedCodebook, seed: int) -> None:
+        self.codebook, self.seed = codebook, seed
+
+    def __call__(self, step: int) -> None:
+        """After a training step."""
+        if step % RESTART_EVERY:
+            return
+        codebook = self.codebook
+        if process_rank() == 0:
+            self._restart(step)
+        if distributed.is_initialized():
+            for buffer in (codebook.codes, codebook.sums, codebook.counts):
+                distributed.broadcast(buffer, 0)
+
+    def _restart(self, step: int) -> None:
+        unused, recent = self.codebook.unused(), self.codebook.recent()
+        if len(unused) == 0 or len(recent) < 4 * len(unused):
+            return
+        codes = self.codebook.codes
+        distance = (recent - codes[nearest(recent, codes)]).square().sum(1)
+        far = recent[distance.topk(len(recent) // 4).indices].cpu().numpy()
+        centroids, _ = train_kmeans(
+            far, len(unused), metric="l2", seed=self.seed + step, iterations=5
+        )
+        self.codebook.restart(unused, torch.from_numpy(centroids))
+
+
+def _made_once(
+    folder: Folder, name: str, make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The tensors of a file that the first process makes, unless an earlier run did."""
+    if process_rank() == 0 and not folder.fs.exists(folder.path(name)):
+        tensors = make()
+        with tempfile.TemporaryDirectory() as scratch:
+            save_file(tensors, Path(scratch) / name)
+            folder.publish(Path(scratch) / name, name)
+    if distributed.is_initialized():
+        distributed.barrier()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder.fs.get_file(folder.path(name), str(Path(scratch) / name))
+        return load_file(Path(scratch) / name)
+
+
+def _write(run: DistillRun, model: Distillation) -> None:
+    """Publish the tokenizer."""
+    files, output = run.files, Folder(run.output)
+    assert isinstance(model.quantizer, LearnedCodebook | BinarySpherical)
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    for name, value in state.items():
+        if name.partition(".")[0] in ("compressor", "decompressor"):
+            files.weights[name] = value.to(files.storage_dtype)
+    files.weights["features.mean"], files.weights["features.scale"] = state["mean"], state["scale"]
+    files.weights["codebook.codes"] = model.quantizer.codes.detach().cpu().clone()
+    files.compressor = run.settings.focal
+    with tempfile.TemporaryDirectory() as scratch:
+        files.save(Path(scratch))
+        output.publish_folder(Path(scratch))
+    training = output.below("training")
+    for folder in (output, training, *map(training.below, (ENCODER, WARM_UP, DISTILL))):
+        folder.sweep()
