@@ -81,7 +81,8 @@ def firsts(values: ast.expr, file: Path) -> list[str]:
         return [one.value for one in each]
     (name,) = [node.id for node in ast.walk(values) if isinstance(node, ast.Name)]
     for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if getattr(targets[0], "id", "") == name:
             return list(ast.literal_eval(node.value))
     raise AssertionError(f"{file} loops over flags that are not written out")
 

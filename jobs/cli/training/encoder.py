@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from transformers import WavLMConfig
 
@@ -137,7 +138,9 @@ def start_and_shape(args: argparse.Namespace) -> tuple[Path | None, WavLMConfig]
 def _new_shape(args: argparse.Namespace) -> WavLMConfig:
     """wavlm-large's structure with the flags' widths. Raises UsageError for an impossible one."""
     given = {name: getattr(args, name) for name in SHAPE}
-    shape = SHAPE | {name: value for name, value in given.items() if value is not None}
+    shape: dict[str, Any] = SHAPE | {
+        name: value for name, value in given.items() if value is not None
+    }
     width, heads = shape["width"], shape["heads"]
     if width % heads or width % 16:
         raise flags.unusable(

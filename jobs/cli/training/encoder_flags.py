@@ -1,14 +1,13 @@
 """Flags of jobs/train_encoder.py: where it starts, the encoder's shape, the rounds of training."""
 
 import argparse
-from typing import Any
 
 from jobs.cli import flags
 
 # Of frames that are not masked: in round 1, and in later rounds, which need less.
 HEARD_WEIGHTS = 0.5, 0.3
 # A new encoder's shape where no flag says otherwise.
-SHAPE: dict[str, Any] = {
+SHAPE = {
     "width": 256,
     "layers": 8,
     "heads": 4,
