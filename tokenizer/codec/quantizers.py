@@ -26,7 +26,7 @@ class LearnedCodebook(nn.Module):
     """K codes, learned by exponential moving averages.
 
     codes: (K, D). sums: (K, D) and counts: (K,), the moving averages of the latents assigned to
-    each code and of their number.
+    each code and of their number. latents: (n, D), those of recent batches.
     """
 
     codes: Tensor
@@ -41,7 +41,7 @@ class LearnedCodebook(nn.Module):
         self.register_buffer("codes", codes.float().clone())
         self.register_buffer("sums", codes.float().clone())
         self.register_buffer("counts", torch.ones(len(codes)))
-        # Of recent batches; a buffer, so that a checkpoint has it.
+        # A buffer, so that checkpoints hold it.
         self.register_buffer("latents", torch.zeros(0, codes.shape[1]), persistent=False)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
