@@ -45,7 +45,7 @@ def read_lm(
     """
     if precision not in PRECISIONS:
         remedy = f"give one of {', '.join(PRECISIONS)}"
-        raise LMError("there is no such precision", remedy, value=precision, argument="precision")
+        raise LMError("unknown precision", remedy, value=precision, argument="precision")
     folder = Path(folder)
     try:
         content = json.loads((folder / "config.json").read_text())

@@ -86,7 +86,7 @@ class Layer(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Encoder(nn.Module):
+class LMEncoder(nn.Module):
     """All layers and the final norm, (B, T, D) → same."""
 
     def __init__(self, config: LMConfig) -> None:
@@ -128,7 +128,7 @@ class SpeechLM(nn.Module):
         self._tokenizer: Tokenizer | None = None
         self.config = config
         self.inputs = TokenInputs(config)
-        self.encoder = Encoder(config)
+        self.encoder = LMEncoder(config)
         self.head = nn.Linear(config.width, config.codebook_size, bias=False)
         self._initialize()
 
@@ -170,11 +170,12 @@ class SpeechLM(nn.Module):
         """
         from lm.files import read_lm  # which imports this module
 
+        local = fetch_folder(str(folder), "a language model")
         try:
-            local = fetch_folder(str(folder), "a language model")
             model, files = read_lm(local, device, precision)
         except LMError as error:
-            error.value = folder if error.value is None else error.value
+            error.value = error.value or str(folder)
+            error.remedy = error.remedy or "give the folder of a language model"
             raise
         model.tokenizer_files = files
         return model

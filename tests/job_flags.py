@@ -27,11 +27,11 @@ def imported(file: Path) -> dict[str, tuple[Path, str]]:
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("jobs.cli"):
             continue
-        source = ROOT / node.module.replace(".", "/")
-        whole = source.is_dir()
+        package = ROOT / node.module.replace(".", "/")
         for name in node.names:
-            module = source / f"{name.name}.py" if whole else source.with_suffix(".py")
-            found[name.asname or name.name] = (module, "" if whole else name.name)
+            module = package / f"{name.name}.py" if package.is_dir() else package.with_suffix(".py")
+            inner = "" if package.is_dir() else name.name
+            found[name.asname or name.name] = (module, inner)
     return found
 
 
@@ -81,7 +81,8 @@ def firsts(values: ast.expr, file: Path) -> list[str]:
         return [one.value for one in each]
     (name,) = [node.id for node in ast.walk(values) if isinstance(node, ast.Name)]
     for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if getattr(targets[0], "id", "") == name:
             return list(ast.literal_eval(node.value))
     raise AssertionError(f"{file} loops over flags that are not written out")
 

@@ -102,7 +102,7 @@ def _add_codebook(files: TokenizerFiles, matrix: np.ndarray, settings: KmeansSet
 
 
 @dataclass
-class _Sample:
+class _SampledFeatures:
     """Features of each shard, and which samples and shards gave none."""
 
     parts: list[np.ndarray]
@@ -124,7 +124,7 @@ class _Source:
     encoding: TokenizeSettings
     encoder_settings: EncoderSettings
 
-    def sample(self, max_frames: int, seed: int) -> _Sample:
+    def sample(self, max_frames: int, seed: int) -> _SampledFeatures:
         """About max_frames features, evenly from all shards."""
         pool = start_encoders(self.files, self.encoder_settings, self.encoding.precision)
         per_shard = -(-max_frames // len(self.shards))
@@ -155,4 +155,4 @@ class _Source:
             rejected += reasons
             if features is not None:
                 parts.append(features)
-        return _Sample(parts, rejected, failed)
+        return _SampledFeatures(parts, rejected, failed)

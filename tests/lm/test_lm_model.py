@@ -292,9 +292,8 @@ def test_what_is_no_model_folder(tmp_path):
         (about, None, "no readable config.json"),
     ):
         kept = path.read_bytes()
-        path.unlink() if content is None else path.write_bytes(
-            content if isinstance(content, bytes) else content.encode()
-        )
+        data = content.encode() if isinstance(content, str) else content
+        path.unlink() if data is None else path.write_bytes(data)
         with pytest.raises(LMError, match=problem):
             read_lm(tmp_path / "lm")
         path.write_bytes(kept)

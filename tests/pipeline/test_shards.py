@@ -1,55 +1,17 @@
-"""Input tars, sound and broken, sample by sample; and token shards as others will read them."""
+"""Input tars, sound and broken, sample by sample."""
 
 import gzip
-import io
 import pickle
 import tarfile
 
 import numpy as np
 import pyarrow
 import pytest
-import webdataset
 from models import Bomb
+from tars import FORMATS, OneWay, special, tar
 
 from pipeline.shards import samples as shards
 from pipeline.shards.samples import read_samples
-from tokenizer.storage.token_shards import TokenShardError, TokenShardWriter, read_tokens
-
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
-
-
-def tar(*members, form="gnu", **options):
-    """A tar in memory. members: (name, bytes), or a TarInfo of what has no content."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=FORMATS[form], **options) as archive:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                archive.addfile(member)
-            else:
-                info = tarfile.TarInfo(member[0])
-                info.size = len(member[1])
-                archive.addfile(info, io.BytesIO(member[1]))
-    return file.getvalue()
-
-
-def special(name, kind, target=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-class OneWay:
-    """A stream that can only be read, as a store's is, and that may fail on the way."""
-
-    def __init__(self, data, fails_after=None):
-        self.file, self.left = io.BytesIO(data), fails_after
-
-    def read(self, size):
-        if self.left is not None:
-            self.left -= size
-            if self.left < 0:
-                raise ConnectionResetError("the store went away")
-        return self.file.read(size)
 
 
 def listed(data):
@@ -262,132 +224,3 @@ def test_a_failing_store_is_not_taken_for_a_broken_tar():
     for after in (0, 30_000, 100_000, 200_000):
         with pytest.raises(ConnectionResetError):
             list(read_samples(OneWay(data, fails_after=after)))
-
-
-TOKENS = {
-    "a": np.random.default_rng(2).integers(0, 1 << 16, 1000),
-    "deep/" * 25 + "b": np.random.default_rng(3).integers(0, 1 << 16, 7),
-    "zh/你好": np.zeros(1, np.int64),
-}
-
-
-def write_shard(path, codebook_size=1 << 16):
-    """A token shard of TOKENS."""
-    writer = TokenShardWriter(path, shard="s", codebook_size=codebook_size)
-    for key, values in TOKENS.items():
-        writer.add(key, values, duration_s=1.5, sample_rate=8000, metadata={"k": [key]})
-    writer.close()
-
-
-@pytest.mark.parametrize("codebook_size, dtype", [(1 << 16, np.uint16), (1 << 20, np.uint32)])
-def test_token_shards_are_the_same_bytes_and_webdataset_reads_them(tmp_path, codebook_size, dtype):
-    paths = [tmp_path / "one.tar", tmp_path / "two.tar"]
-    for path in paths:
-        write_shard(path, codebook_size)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    with tarfile.open(paths[0]) as archive:
-        for info in archive:
-            assert (info.mtime, info.uid, info.gid, info.uname, info.gname) == (0, 0, 0, "", "")
-    read = list(webdataset.WebDataset(str(paths[0]), shardshuffle=False).decode())
-    assert [sample["__key__"] for sample in read] == list(TOKENS)
-    for sample, (key, values) in zip(read, TOKENS.items(), strict=True):
-        assert sample["tokens.npy"].dtype == dtype
-        assert np.array_equal(sample["tokens.npy"], values)
-        assert sample["json"] == about_of(key)
-    # Read as an audio shard it has the keys, and nothing to tokenize.
-    assert [row[:2] for row in listed(paths[0].read_bytes())] == [
-        (key, shards.NO_AUDIO) for key in TOKENS
-    ]
-
-
-def about_of(key):
-    """KEY.json as write_shard writes it."""
-    return {
-        "duration_s": 1.5,
-        "sample_rate": 8000,
-        "num_tokens": len(TOKENS[key]),
-        "shard": "s",
-        "metadata": {"k": [key]},
-    }
-
-
-@pytest.mark.parametrize("order", ["as written", "json first", "all json first", "shuffled"])
-def test_tokens_are_paired_with_their_json_in_any_order(tmp_path, order):
-    write_shard(tmp_path / "s.tar")
-    with tarfile.open(tmp_path / "s.tar") as archive:
-        members = [(info.name, archive.extractfile(info).read()) for info in archive]
-    if order == "json first":
-        members = [m for pair in zip(members[1::2], members[::2], strict=True) for m in pair]
-    elif order == "all json first":
-        members = members[1::2] + members[::2]
-    elif order == "shuffled":
-        members = [members[i] for i in np.random.default_rng(0).permutation(len(members))]
-    data = tar(special("deep", tarfile.DIRTYPE), ("./extra.txt", b"?"), *members)
-    rows = list(read_tokens(OneWay(data)))
-    assert sorted(row.key for row in rows) == sorted(TOKENS)
-    if order != "shuffled":
-        assert [row.key for row in rows] == list(TOKENS)
-    for row in rows:
-        assert np.array_equal(row.tokens, TOKENS[row.key]) and row.about == about_of(row.key)
-    # Tokens alone need no KEY.json, and come in the order of their members.
-    some = [(name, data) for name, data in members if order != "shuffled" or "json" not in name]
-    bare = list(read_tokens(OneWay(tar(*some)), with_json=False))
-    assert [row.about for row in bare] == [{}] * len(TOKENS)
-    assert all(np.array_equal(row.tokens, TOKENS[row.key]) for row in bare)
-
-
-def array(values, **options):
-    """The bytes of a .npy file."""
-    file = io.BytesIO()
-    np.save(file, values, **options)
-    return file.getvalue()
-
-
-GOOD = array(np.arange(5, dtype=np.uint16))
-# What is no token shard: (members, what the error says).
-NO_TOKEN_SHARDS = {
-    "audio": ([("a.flac", b"1"), ("a.json", b"{}")], "holds no tokens"),
-    "no-json": ([("a.tokens.npy", GOOD)], "lacks a.json"),
-    "no-tokens": (
-        [("a.tokens.npy", GOOD), ("a.json", b"{}"), ("b.json", b"{}")],
-        "lacks b.tokens.npy",
-    ),
-    "tokens-twice": ([("a.tokens.npy", GOOD), ("a.tokens.npy", GOOD)], "a.tokens.npy twice"),
-    "json-twice": (
-        [("a.tokens.npy", GOOD), ("a.json", b"{}"), ("a.json", b"{}")],
-        "a.json twice",
-    ),
-    "two-dimensions": ([("a.tokens.npy", array(np.zeros((2, 3), int)))], "a holds no tokens"),
-    "floats": ([("a.tokens.npy", array(np.zeros(3)))], "a holds no tokens .float64"),
-    "no-array": ([("a.tokens.npy", b"text")], "a holds no tokens"),
-    "pickle": ([("a.tokens.npy", array(np.array([{}]), allow_pickle=True))], "a holds no tokens"),
-    "over-the-codebook": ([("a.tokens.npy", GOOD)], "a token 4 outside the codebook of 4"),
-    "negative": ([("a.tokens.npy", array(np.array([0, -3])))], "a token -3 outside"),
-    "no-object": ([("a.tokens.npy", GOOD), ("a.json", b"[]")], "a.json is not a JSON object"),
-    "bad-json": ([("a.tokens.npy", GOOD), ("a.json", b"{")], "a.json is not JSON"),
-}
-
-
-@pytest.mark.parametrize("members, says", NO_TOKEN_SHARDS.values(), ids=NO_TOKEN_SHARDS)
-def test_what_is_no_token_shard_is_told(members, says):
-    codes = 4 if "codebook" in says or "outside" in says else None
-    with pytest.raises(TokenShardError, match=says):
-        list(read_tokens(OneWay(tar(*members)), codebook_size=codes))
-
-
-def test_a_cut_or_damaged_token_shard_is_told(tmp_path):
-    assert list(read_tokens(OneWay(tar()))) == []  # a shard of rejected samples only
-    write_shard(tmp_path / "s.tar")
-    data = (tmp_path / "s.tar").read_bytes()
-    with tarfile.open(tmp_path / "s.tar") as archive:
-        ends = [info.offset for info in archive][1:]
-    for end in ends:
-        with pytest.raises(TokenShardError, match="cut or damaged after"):
-            list(read_tokens(OneWay(data[:end])))
-        damaged = data[:end] + b"\xa5" * 512 + data[end + 512 :]
-        with pytest.raises(TokenShardError, match="cut or damaged after"):
-            list(read_tokens(OneWay(damaged), with_json=False))
-    with pytest.raises(TokenShardError, match="holds no tokens"):
-        list(read_tokens(OneWay(b"no tar at all" * 1000)))
-    with pytest.raises(ConnectionResetError):
-        list(read_tokens(OneWay(data, fails_after=5000)))

@@ -91,7 +91,7 @@ class DynamicTanh(nn.Module):
         return torch.tanh(self.alpha * x)
 
 
-class FeedForward(nn.Module):
+class FocalFeedForward(nn.Module):
     """Linear, GELU, linear."""
 
     def __init__(self, width: int) -> None:
@@ -113,7 +113,7 @@ class FocalBlock(nn.Module):
         self.modulation_norm = norm(width)
         self.modulation = FocalModulation(width, config)
         self.feed_forward_norm = norm(width)
-        self.feed_forward = FeedForward(width)
+        self.feed_forward = FocalFeedForward(width)
 
     def forward(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         """(B, T, D) → same, and the state. mask, state: as FocalModulation's."""

@@ -1,0 +1,40 @@
+"""Tars in memory, as the tests of audio and token shards need them."""
+
+import io
+import tarfile
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def tar(*members, form="gnu", **options):
+    """A tar in memory. members: (name, bytes), or a TarInfo of what has no content."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=FORMATS[form], **options) as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                archive.addfile(info, io.BytesIO(member[1]))
+    return file.getvalue()
+
+
+def special(name, kind, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+class OneWay:
+    """A stream that can only be read, as a store's is, and that may fail on the way."""
+
+    def __init__(self, data, fails_after=None):
+        self.file, self.left = io.BytesIO(data), fails_after
+
+    def read(self, size):
+        if self.left is not None:
+            self.left -= size
+            if self.left < 0:
+                raise ConnectionResetError("the store went away")
+        return self.file.read(size)
