@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.settings import CropSettings
+from pipeline.training.crop_stream import CropStream
 from pipeline.training.crops import Crops
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.storage.folder import Folder
@@ -17,7 +18,6 @@ from tokenizer.training.loop import Interval, Loss, Show, Training, train
 from tokenizer.training.optimizers import make_optimizers
 from tokenizer.training.processes import process_count
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
-from tokenizer.training.stream import BatchStream
 
 # wav2vec 2.0's (arXiv 2006.11477).
 ADAM_BETAS = (0.9, 0.98)
@@ -62,7 +62,7 @@ def train_on_crops(
             name=name,
             model=model,
             optimizers=crop_optimizers(model, muon, settings),
-            stream=BatchStream(crops, runtime.readers, pin_memory=device.type == "cuda"),
+            stream=CropStream(crops, runtime.readers, pin_memory=device.type == "cuda"),
             loss=loss,
             settings=settings,
             runtime=runtime,

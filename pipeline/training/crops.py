@@ -4,9 +4,9 @@ A row is filled with pieces of several utterances from a shuffle buffer, so noth
 half-second commands cost no more than long readings. The labels are token shards that tokenizing
 the same audio shards gives, one of the same name for each.
 
-The stream is cut into segments of SEGMENT_BATCHES batches. A segment begins with an empty shuffle
-buffer and its own random numbers, so a training that is killed finds its place again by reading at
-most one segment's audio.
+Shards are read in segments: some shards from their first to their last utterance, through a shuffle
+buffer of their own. A pass takes every utterance once, and a training that is killed finds its
+place again by reading at most one segment's audio.
 """
 
 import itertools
@@ -31,11 +31,11 @@ from tokenizer.encoder.span_mask import span_mask
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_shards import read_tokens
 
-# Batches of a segment: few, as a killed training reads again what it had read of its segment; many,
-# as a segment fills its buffer anew.
-SEGMENT_BATCHES = 500
 # Pieces in the shuffle buffer: in rows of three seconds, under an hour of audio and 100 MB.
 BUFFER_PIECES = 1000
+# A segment opens no more shards after this many pieces. It is not large, as a training that
+# continues after a kill first reads up to a segment again.
+SEGMENT_PIECES = 4000
 # Shards read side by side, so that neighbours in a row are of different speakers.
 SHARDS_AT_ONCE = 4
 # Of a longer file only this much is read: an hour-long recording must not fill the memory.
@@ -48,18 +48,19 @@ TAIL_SAMPLES = RECEPTIVE_FIELD - SAMPLES_PER_FRAME
 # CropSettings that leave the sound as it is.
 UNCHANGED_SOUND = {"speed": 0.0, "rooms": 0.0, "mixing": 0.0, "noise": 0.0, "channels": 0.0}
 
-# Seeds of a segment's pieces, and of what is done to a batch.
-_PIECES, _BATCH = 0, 1
+# What random numbers are for: the order of shards, a segment's pieces, a batch.
+_ORDER, _PIECES, _BATCH = range(3)
 
 # A wave, and the label of each of its frames.
 Piece = tuple[np.ndarray, np.ndarray]
+# Waves (B, n), mask (B, T) and labels (B, T).
+Batch = tuple[Tensor, Tensor, Tensor]
+# Where a reader is: shards before its segment, and pieces that it took from the segment.
+Position = tuple[int, int]
 
 
 class Crops:
-    """Numbered batches (waves (B, n), masked (B, T), labels (B, T)), for a BatchStream.
-
-    They depend on the seed, their number and the number of readers alone.
-    """
+    """Batches of crops; they depend on the seed, their number and the number of readers alone."""
 
     def __init__(
         self,
@@ -77,21 +78,22 @@ class Crops:
         self.shards, self.labels, self.noises = shards, labels, noises
         self.settings, self.seed = settings, seed
 
-    def numbered(self, first: int, every: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Batches `first`, `first` + `every`, and so on; `every` is the number of readers."""
-        noises = [wave for shard in self.noises for wave in _waves(shard)]
-        reader = first % every
-        for segment in itertools.count(first // SEGMENT_BATCHES):
-            begin = segment * SEGMENT_BATCHES
-            pieces = self._shuffled_pieces(segment, reader)
-            for number in range(begin + (reader - begin) % every, begin + SEGMENT_BATCHES, every):
-                waves, labels = self._rows(pieces)
-                if number >= first:
-                    yield self._batch(number, waves, labels=labels, noises=noises)
+    def batches(self) -> Iterator[Batch]:
+        """All batches, for one reader."""
+        return (batch for _, batch in self.read(0, 1, position=(0, 0)))
 
-    def _shuffled_pieces(self, segment: int, reader: int) -> Iterator[Piece]:
-        random = np.random.default_rng([*self.seed, _PIECES, segment, reader])
-        return _shuffled(self._pieces(random), random)
+    def read(
+        self, first: int, every: int, *, position: Position
+    ) -> Iterator[tuple[Position, Batch]]:
+        """Batches `first`, `first` + `every` and so on, each with the reader's position after it.
+
+        every: the number of readers. position: of this one, before batch `first`.
+        """
+        noises = [wave for shard in self.noises for wave in _waves(shard)]
+        pieces = _PieceReader(self, first % every, position)
+        for number in itertools.count(first, every):
+            waves, labels = self._rows(pieces)
+            yield pieces.position, self._batch(number, waves, labels=labels, noises=noises)
 
     def _rows(self, pieces: Iterator[Piece]) -> Piece:
         """(B, n) waves and (B, T) labels of the next pieces."""
@@ -116,29 +118,7 @@ class Crops:
         )
         return torch.from_numpy(changed), torch.from_numpy(masked), torch.from_numpy(labels)
 
-    def _pieces(self, random: np.random.Generator) -> Iterator[Piece]:
-        """Pieces of at most a row, from a few shards in turn, pass after pass."""
-        while True:
-            waiting = [self.shards[i] for i in random.permutation(len(self.shards))]
-            reading: list[Iterator[Piece]] = []
-            found = False
-            while waiting or reading:
-                while waiting and len(reading) < SHARDS_AT_ONCE:
-                    reading.append(self._labelled(waiting.pop()))
-                turn = int(random.integers(len(reading)))
-                try:
-                    wave, labels = next(reading[turn])
-                except StopIteration:
-                    reading.pop(turn)
-                    continue
-                for piece in self._cut(wave, labels, random):
-                    found = True
-                    yield piece
-            if not found:
-                seconds = SHORTEST_FRAMES / FRAMES_PER_SECOND
-                raise ValueError(f"no utterance of the input has {seconds} s and labels")
-
-    def _labelled(self, shard: Shard) -> Iterator[Piece]:
+    def labelled(self, shard: Shard) -> Iterator[Piece]:
         """Each utterance of a shard, normalised, with its labels."""
         labels = None if self.labels is None else _labels(self.labels, shard)
         with open_shard(shard) as stream:
@@ -151,7 +131,7 @@ class Crops:
                 else:
                     yield wave, labels[sample.key]
 
-    def _cut(
+    def cut(
         self, wave: np.ndarray, labels: np.ndarray, random: np.random.Generator
     ) -> Iterator[Piece]:
         """An utterance, at a random speed, as pieces of at most a row."""
@@ -208,15 +188,6 @@ def _waves(shard: Shard) -> Iterator[np.ndarray]:
                 yield normalize(utterance.waveform)
 
 
-def _shuffled(pieces: Iterator[Piece], random: np.random.Generator) -> Iterator[Piece]:
-    """Pieces in random order, out of a buffer that is filled before the first is drawn."""
-    buffer = [next(pieces) for _ in range(BUFFER_PIECES)]
-    for piece in pieces:
-        place = int(random.integers(len(buffer)))
-        yield buffer[place]
-        buffer[place] = piece
-
-
 def _fill(wave: np.ndarray, labels: np.ndarray, pieces: Iterator[Piece]) -> None:
     """Fill a row with pieces, end to end; the last one is cut where the row ends."""
     filled = 0
@@ -227,3 +198,75 @@ def _fill(wave: np.ndarray, labels: np.ndarray, pieces: Iterator[Piece]) -> None
         wave[start : start + count * SAMPLES_PER_FRAME] = piece[: count * SAMPLES_PER_FRAME]
         labels[filled : filled + count] = piece_labels[:count]
         filled += count
+
+
+class _PieceReader:
+    """One reader's pieces in random order, pass after pass, and its position after the last one."""
+
+    def __init__(self, crops: Crops, reader: int, position: Position) -> None:
+        self.crops, self.reader = crops, reader
+        self.first_shard, taken = position
+        self._begin_segment()
+        for _ in range(taken):
+            next(self)
+
+    @property
+    def position(self) -> Position:
+        """Continue from here."""
+        return self.first_shard, self.taken
+
+    def __iter__(self) -> "_PieceReader":
+        return self
+
+    def __next__(self) -> Piece:
+        while (piece := next(self.pieces, None)) is None:
+            self.first_shard += self.opened
+            self._begin_segment()
+        self.taken += 1
+        return piece
+
+    def _begin_segment(self) -> None:
+        self.opened = self.taken = 0
+        random = self._random(_PIECES, self.first_shard)
+        self.pieces = _shuffled(self._segment(random), random)
+
+    def _segment(self, random: np.random.Generator) -> Iterator[Piece]:
+        """Pieces of at most a row, from a few shards in turn; each shard is read to its end."""
+        reading: list[Iterator[Piece]] = []
+        found = 0
+        while True:
+            while len(reading) < SHARDS_AT_ONCE and found < SEGMENT_PIECES:
+                if not found and self.opened > len(self.crops.shards) + SHARDS_AT_ONCE:
+                    seconds = SHORTEST_FRAMES / FRAMES_PER_SECOND
+                    raise ValueError(f"no utterance of the input has {seconds} s and labels")
+                reading.append(self.crops.labelled(self._next_shard()))
+            if not reading:
+                return
+            turn = int(random.integers(len(reading)))
+            utterance = next(reading[turn], None)
+            if utterance is None:
+                reading.pop(turn)
+                continue
+            for piece in self.crops.cut(*utterance, random):
+                found += 1
+                yield piece
+
+    def _next_shard(self) -> Shard:
+        shards = self.crops.shards
+        number, place = divmod(self.first_shard + self.opened, len(shards))
+        self.opened += 1
+        return shards[self._random(_ORDER, number).permutation(len(shards))[place]]
+
+    def _random(self, purpose: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([*self.crops.seed, purpose, self.reader, number])
+
+
+def _shuffled(pieces: Iterator[Piece], random: np.random.Generator) -> Iterator[Piece]:
+    """Pieces in random order, through a buffer that is filled before the first is drawn."""
+    buffer = list(itertools.islice(pieces, BUFFER_PIECES))
+    for piece in pieces:
+        place = int(random.integers(len(buffer)))
+        yield buffer[place]
+        buffer[place] = piece
+    for place in random.permutation(len(buffer)):
+        yield buffer[place]

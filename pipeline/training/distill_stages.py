@@ -167,7 +167,7 @@ class _Distiller:
         """(D,) mean of the features and () their spread around it; the same in all processes."""
 
         def measure() -> dict[str, Tensor]:
-            batches = self._crops("moments").numbered(0, 1)
+            batches = self._crops("moments").batches()
             parts = [self.features(next(batches)[0]).cpu() for _ in range(BATCHES_FOR_SCALE)]
             rows = torch.cat([part.flatten(0, 1) for part in parts])
             return {"mean": rows.mean(0), "scale": rows.std(0).square().mean().sqrt()}
@@ -181,7 +181,7 @@ class _Distiller:
         def cluster() -> dict[str, Tensor]:
             settings = self.settings
             wanted = settings.kmeans_frames
-            batches = self._crops("kmeans").numbered(0, 1)
+            batches = self._crops("kmeans").batches()
             parts: list[np.ndarray] = []
             count = 0
             model.eval().to(self.device)

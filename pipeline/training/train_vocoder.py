@@ -108,7 +108,7 @@ def train_in_process(config: dict) -> None:
         return torch.stack([row[: settings.frames].clone() for row in rows])
 
     # The first process's own stream is 1: 0 gives all processes the same batches.
-    common = islice(_crops(run, 0).numbered(0, 1), BATCHES_FOR_SCALE)
+    common = islice(_crops(run, 0).batches(), BATCHES_FOR_SCALE)
     rows = torch.cat([decoded(waves).flatten(0, 1).cpu() for waves, *_ in common])
     scale = rows.std(0)
     torch.manual_seed(settings.seed)

@@ -5,7 +5,6 @@ model's and preference tuning's are in tests/lm.
 """
 
 import json
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from pipeline.settings import (
 )
 from pipeline.shards.inputs import find_shards
 from pipeline.training import crops, distill_stages, train_encoder, train_vocoder
-from pipeline.training.crops import UNCHANGED_SOUND, Crops
 from tokenizer.codec import quantizers
 from tokenizer.config import FocalConfig, LossWeights, VocoderConfig
 from tokenizer.errors import UsageError
@@ -36,7 +34,6 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training import loop
 from tokenizer.training.checkpoints import check_layout, checkpoint_steps
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
-from tokenizer.training.stream import BatchStream
 
 CLOCK = ("time", "times_real_time")
 
@@ -47,9 +44,10 @@ class Stopped(Exception):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A short shuffle buffer, segments that end within a training, no Ray for progress."""
+    """Short segments of audio, and no Ray for progress."""
     monkeypatch.setattr(crops, "BUFFER_PIECES", 20)
-    monkeypatch.setattr(crops, "SEGMENT_BATCHES", 10)
+    monkeypatch.setattr(crops, "SEGMENT_PIECES", 1)
+    monkeypatch.setattr(crops, "SHARDS_AT_ONCE", 1)
     for module in (distill_stages, train_vocoder):
         monkeypatch.setattr(module, "Reporter", lambda board: lambda *_: None)
     threads = torch.get_num_threads()
@@ -250,37 +248,6 @@ def test_an_encoder_in_both_of_its_stages(tmp_path, monkeypatch):
     logs = ["round1/log.jsonl", "round1/spectra/log.jsonl"]
     weights = "round1/encoder/model.safetensors"
     assert_same(tmp_path / "whole", tmp_path / "stopped", weights, logs)
-
-
-def some_crops() -> Crops:
-    """Rows of a second, with nothing done to them but masks."""
-    settings = CropSettings(rows=2, frames=50, mask_share=0.3, mask_span=4, **UNCHANGED_SOUND)
-    return Crops(shards(), None, noises=[], settings=settings, seed=[5, 0])
-
-
-def assert_equal_batches(some, others) -> None:
-    for one, other in zip(some, others, strict=True):
-        assert all(torch.equal(*parts) for parts in zip(one, other))
-
-
-@pytest.mark.parametrize("readers", [1, 3])
-def test_crops_continue_within_a_segment_and_after_it(readers):
-    streams = [some_crops().numbered(reader, readers) for reader in range(readers)]
-    whole = [next(streams[number % readers]) for number in range(25)]
-    waves = [batch[0] for batch in whole]
-    assert not any(torch.equal(waves[0], other) for other in waves[1:])
-    for first in (0, 7, 10, 18):
-        again = some_crops().numbered(first, readers)
-        assert_equal_batches(islice(again, 2), whole[first::readers][:2])
-
-
-def test_readers_continue_with_the_batches_that_come_next():
-    stream = BatchStream(some_crops(), readers=2)
-    whole = list(islice(stream, 6))
-    again = BatchStream(some_crops(), readers=2)
-    again.load_state_dict({"batches": 3})
-    assert_equal_batches(islice(again, 3), whole[3:])
-    assert again.state_dict() == stream.state_dict() == {"batches": 6}
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
