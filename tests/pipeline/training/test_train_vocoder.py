@@ -43,7 +43,7 @@ def log(output) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_tokenizer_learns_to_speak(tmp_path):
-    """How a training continues after a kill: see test_training_resume.py."""
+    """How it continues after a kill: see tests/pipeline/training/test_training_resume.py."""
     output = tmp_path / "speaking"
     done = run_job("train_vocoder", *flags(output), timeout=250)
     assert done.returncode == 0, done.stderr
