@@ -27,6 +27,10 @@ from tokenizer.encoder.relative_position import bias_by_distance, block_bias, po
 BLOCK = 128
 # As many rows are computed together as keep a block's scores under this many bytes.
 SCORE_TILE_BYTES = 2 << 20
+# Of FlexAttention's kernels. With PyTorch 2.11's own number of pipeline stages and heads of 64
+# dimensions they need 246,784 bytes of shared memory; an H100 has 232,448 ("No valid triton
+# configs").
+KERNEL_OPTIONS: Any = {"num_stages": 2}
 
 
 class Attend(Protocol):
@@ -222,15 +226,12 @@ class FlexAttention:
         def biased(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return score + gate[row, head, query] * by_distance[head, key - query + zero]
 
-        if torch.compiler.is_compiling():
-            # Part of the whole model's graph. With PyTorch 2.11's own number of pipeline stages the
-            # kernel needs more shared memory than an H100 has ("No valid triton configs").
-            attend: Callable[..., Any] = functools.partial(
-                flex_attention, kernel_options={"num_stages": 2}
-            )
-        else:
-            attend = _compiled(flex_attention) if self.compiled else flex_attention
-        return attend(q, k, v, score_mod=biased, block_mask=self.mask)
+        # Under torch.compile of the whole model it is a part of the model's graph.
+        alone = self.compiled and not torch.compiler.is_compiling()
+        attend: Callable[..., Any] = _compiled(flex_attention) if alone else flex_attention
+        return attend(
+            q, k, v, score_mod=biased, block_mask=self.mask, kernel_options=KERNEL_OPTIONS
+        )
 
 
 @functools.cache
