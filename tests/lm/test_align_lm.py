@@ -179,7 +179,10 @@ BROKEN = {
     "no-object": ("[]", 'line 1 has no "prompt"'),
     "no-part": (json.dumps(GOOD) + '\n{"prompt": [1], "chosen": [1]}', 'line 2 has no "rejected"'),
     "empty": (json.dumps({**GOOD, "prompt": []}), '"prompt" of line 1 has no tokens'),
-    "nan": ('{"prompt": [1], "chosen": [NaN], "rejected": [1]}', "line 1 is not a list"),
+    "nan": (
+        '{"prompt": [1], "chosen": [NaN], "rejected": [1]}',
+        '"chosen" of line 1 is not a list',
+    ),
     "fraction": (json.dumps({**GOOD, "chosen": [1.5]}), '"chosen" of line 1 is not a list'),
     "high": (json.dumps({**GOOD, "rejected": [CODES]}), f"token {CODES}, and the codebook has"),
     "huge": (json.dumps({**GOOD, "rejected": [1 << 70]}), "not a code"),
