@@ -48,8 +48,8 @@ class Reservoir:
     def draw(self, frames: int) -> list[tuple[int, np.ndarray]]:
         """Split a window's frames at random into pieces.
 
-        Returns (piece's number, its frames counted from the window's start) of those that are kept
-        for now.
+        Returns (piece's number, its frames counted from the window's start) of those that enter the
+        sample. A later piece may replace one.
         """
         entered = []
         shuffled = self.random.permutation(frames)
