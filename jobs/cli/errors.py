@@ -61,9 +61,19 @@ def run(main: Callable[[], int]) -> None:
     """Call a job's main and exit with its status.
 
     1 and one line on stderr for a training that failed, 2 and one line for unusable arguments, 130
-    for Ctrl-C, 141 when whoever read stdout has gone.
+    for Ctrl-C, 141 when whoever read stdout has gone. A second Ctrl-C ends the process at once.
     """
-    sys.exit(_status(main))
+    # Unless the shell made it ignore Ctrl-C, as it does in the background.
+    handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if handled:
+        signal.signal(signal.SIGINT, _interrupt)
+    status: int | str | None = None
+    try:
+        status = _status(main)
+    finally:
+        if handled and status != INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(status)
 
 
 def _status(main: Callable[[], int]) -> int | str | None:
@@ -86,7 +96,6 @@ def _status(main: Callable[[], int]) -> int | str | None:
             raise
         return _refused(f"{package} is not installed; pip install 'wavmill[{EXTRAS[package]}]'")
     except KeyboardInterrupt:
-        _let_the_next_interrupt_kill()
         print("\ninterrupted; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -100,9 +109,14 @@ def _refused(problem: str) -> int:
     return 2
 
 
-def _let_the_next_interrupt_kill() -> None:
-    """A second Ctrl-C ends the process at once, without tracebacks of Ray's clean-up."""
+def _interrupt(*_: object) -> None:
+    """The first Ctrl-C: raise KeyboardInterrupt, and let the next one end the process.
+
+    A library may swallow the first, and even keep a lock that it held then; and Ray's clean-up
+    after it takes seconds.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _stdout_is_closed() -> bool:

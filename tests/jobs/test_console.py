@@ -123,3 +123,31 @@ def test_ctrl_c_is_one_line():
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == "\ninterrupted; run the same command again to continue\n"
+
+
+def test_a_second_ctrl_c_ends_a_job_whose_library_swallowed_the_first():
+    code = """
+import threading, time
+from jobs.cli.errors import run
+
+def main():
+    lock = threading.Lock()
+    lock.acquire()
+    print("begun", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("swallowed", flush=True)
+    while True:
+        lock.acquire(timeout=60)
+
+run(main)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True
+    )
+    for line in ("begun\n", "swallowed\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
