@@ -92,7 +92,7 @@ def generation(model: SpeechLM, turns: int) -> None:
         next(stream)
         del cast
         name = f"generation, {precision}, batch 1"
-        rows.append(Row(name=name, run=partial(take_steps, stream)))
+        rows.append(Row(name=name, run=partial(take_steps, stream), memory=False))
     take_turns(rows, turns)
     for row in rows:
         rate = STEPS * model.config.chunk / row.median
@@ -131,8 +131,9 @@ def training(model: SpeechLM, args: flags.argparse.Namespace) -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    ours = Row(name="training, ours, bf16", run=our_step)
-    plain = Row(name="training, plain PyTorch, fp32, dense mask", run=plain_step)
+    ours = Row(name="training, ours, bf16", run=our_step, memory=False)
+    name = "training, plain PyTorch, fp32, dense mask"
+    plain = Row(name=name, run=plain_step, memory=False)
     take_turns((ours, plain), args.turns)
     ratio = plain.median / ours.median
     for row, note in ((ours, f"{ratio:5.2f} x plain PyTorch, "), (plain, "")):
