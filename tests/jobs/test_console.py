@@ -133,8 +133,8 @@ from jobs.cli.errors import run
 def main():
     lock = threading.Lock()
     lock.acquire()
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)  # the interrupt may come before sleep
         time.sleep(60)
     except KeyboardInterrupt:
         print("swallowed", flush=True)
