@@ -169,7 +169,9 @@ class Crops:
 
 def _labels(folder: Folder, shard: Shard) -> dict[str, np.ndarray]:
     with folder.fs.open(folder.path(f"shards/{shard.name}.tar"), "rb") as file:
-        return {key: tokens.astype(np.int64) for key, tokens, _ in read_tokens(file)}
+        return {
+            key: tokens.astype(np.int64) for key, tokens, _ in read_tokens(file, with_json=False)
+        }
 
 
 def _first(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
