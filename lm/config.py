@@ -1,8 +1,8 @@
 """The shape of a language model, and the error for a folder or argument that gives none."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
-from tokenizer.config import FocalConfig
+from tokenizer.config import FocalConfig, without_defaults
 from tokenizer.errors import UsageError
 
 # What a position of a row can hold in place of a token: START in the first chunk of an utterance;
@@ -38,8 +38,9 @@ class LMConfig:
     dropout: of inputs, attention and feed-forward outputs. tokenizer: the fingerprint of the
     tokenizer whose tokens are modelled. frames_per_token: the tokenizer's; the model works at the
     rate of tokens. input_width: of frozen vectors; 0 means `width`. decompressor: its shape, for
-    those inputs. SpeechLM.from_tokenizer fills in the last four. Raises LMError for impossible
-    values.
+    those inputs. SpeechLM.from_tokenizer fills in the last four. start: an utterance begins with a
+    chunk of START, so that its first tokens are predicted too; published WavSLM models have none.
+    Raises LMError for impossible values.
     """
 
     codebook_size: int
@@ -58,6 +59,7 @@ class LMConfig:
     frames_per_token: int = 1
     input_width: int = 0
     decompressor: FocalConfig | None = None
+    start: bool = True
 
     def __post_init__(self) -> None:
         whole = ("codebook_size", "width", "layers", "heads", "feed_forward", "chunk", "window")
@@ -93,8 +95,8 @@ class LMConfig:
         return 2.0 * (self.layers * layer + self.width * self.codebook_size)
 
     def to_dict(self) -> dict:
-        """The values, for a config.json."""
-        return asdict(self)
+        """The values, for a config.json; `start`, which came later, only where it is False."""
+        return without_defaults(self, ("start",))
 
     @classmethod
     def from_dict(cls, values: dict) -> "LMConfig":

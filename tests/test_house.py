@@ -196,7 +196,7 @@ def test_files_and_folders_are_small():
     offenders += [
         f"{folder}: {count} files, over {MOST_FILES}"
         for folder, count in folders.items()
-        if count > MOST_FILES
+        if count > MOST_FILES and folder != "jobs"  # a file a command, as many as there are
     ]
     assert not offenders, listed(offenders)
 

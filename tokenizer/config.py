@@ -7,11 +7,20 @@ on disk and enter the fingerprint: they never change.
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.audio.frames import (
+    FRAMES_PER_SECOND,
+    RECEPTIVE_FIELD,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+)
 from tokenizer.errors import UsageError
 
 # Fields of EncoderConfig that are written for a causal encoder only.
 CAUSAL_FIELDS = ("causal", "chunk_frames", "past_frames", "gain")
+# Fields that are written only where they differ from their default: they came later, and may not
+# change the fingerprints of older tokenizers.
+LATER_FIELDS = ("replicate_padding", "position_bias")
+LATER_VOCODER_FIELDS = ("head", "samples_per_frame", "margin", "limiter")
 
 
 class EncoderError(UsageError):
@@ -28,6 +37,12 @@ class EncoderConfig:
     gain: factor on a causal encoder's input, since the variance of a stream is not known. A gain of
     20 gives speech at the nominal level (-26 dBov, ITU-T P.56) unit variance. Layer norm after the
     first convolution removes most of any other level.
+    replicate_padding: of a causal encoder. Each convolution, the positional one too, is padded on
+    its left by its first input, as in FocalCodec-Stream (arXiv 2509.16195): n samples give
+    ceil(n / 320) frames, and frame t covers samples [320 t - 399, 320 t]. Without it frame t covers
+    [320 t, 320 t + 400), and the positional convolution is padded by zeros.
+    position_bias: attention has WavLM's gated relative position bias; HuBERT and wav2vec 2.0 have
+    none.
     """
 
     layer: int = 6
@@ -53,6 +68,8 @@ class EncoderConfig:
     chunk_frames: int = 4
     past_frames: int = 512
     gain: float = 20.0
+    replicate_padding: bool = False
+    position_bias: bool = True
 
     def __post_init__(self) -> None:
         hop, receptive = 1, 1
@@ -75,6 +92,8 @@ class EncoderConfig:
             raise EncoderError("a causal encoder's past_frames must hold a chunk")
         if self.causal and self.past_frames % self.chunk_frames:
             raise EncoderError("a causal encoder's past_frames must be whole chunks")
+        if self.replicate_padding and not self.causal:
+            raise EncoderError("its convolutions have replicate padding, but it is not causal")
 
     @property
     def head_dim(self) -> int:
@@ -89,7 +108,7 @@ class EncoderConfig:
 
     def to_dict(self) -> dict:
         """The fields for a config.json, those of CAUSAL_FIELDS only if it is causal."""
-        values = asdict(self)
+        values = without_defaults(self, LATER_FIELDS)
         return values if self.causal else {k: values[k] for k in values if k not in CAUSAL_FIELDS}
 
     def flops_per_second(self, utterance_seconds: float) -> float:
@@ -188,8 +207,13 @@ class VocoderConfig:
 
     width: dimensions of the features. hidden: width of the blocks. layers: number of blocks.
     feed_forward: width inside a block. kernel: of the convolutions, in frames. n_fft: samples of
-    the inverse STFT. causal: a frame's spectrum depends on no later frame. Raises ValueError for an
-    n_fft whose windows do not cover every sample, and for an even kernel.
+    the inverse STFT. causal: a frame's spectrum depends on no later frame.
+    head: "istft" is Vocos (arXiv 2306.00814); "linear" is WaveNeXt (Okamoto et al. 2023), a linear
+    layer that gives a frame's samples, without overlap. samples_per_frame: 320 is 16 kHz, 480 is 24
+    kHz; an inverse STFT has 320. margin: samples of the waveform on each side of the T frames'
+    320 T: 40 of an inverse STFT, or 0. limiter: samples above 0.8 are compressed; without it they
+    are only clipped at 1. Raises ValueError for an n_fft whose windows do not cover every sample,
+    for an even kernel, and for other values of head, samples_per_frame and margin.
     """
 
     width: int
@@ -199,8 +223,20 @@ class VocoderConfig:
     kernel: int = 7
     n_fft: int = 1024
     causal: bool = False
+    head: str = "istft"
+    samples_per_frame: int = SAMPLES_PER_FRAME
+    margin: int = (RECEPTIVE_FIELD - SAMPLES_PER_FRAME) // 2
+    limiter: bool = True
 
     def __post_init__(self) -> None:
+        if self.head not in ("istft", "linear"):
+            raise ValueError(f"head is {self.head!r}; it must be 'istft' or 'linear'")
+        if self.head == "linear" and self.margin:
+            raise ValueError(f"margin is {self.margin}; a linear head has none")
+        if self.head == "istft" and self.samples_per_frame != SAMPLES_PER_FRAME:
+            raise ValueError(f"samples_per_frame is {self.samples_per_frame}; it must be 320")
+        if self.samples_per_frame < 1 or self.margin not in (0, 40):
+            raise ValueError("samples_per_frame must be over zero, and margin 0 or 40")
         if self.n_fft % 2 or self.n_fft < RECEPTIVE_FIELD + SAMPLES_PER_FRAME // 2:
             raise ValueError(f"n_fft is {self.n_fft}; it must be even, and at least 560")
         if self.kernel % 2 == 0:
@@ -208,7 +244,7 @@ class VocoderConfig:
 
     def to_dict(self) -> dict:
         """The values, for a config.json."""
-        return asdict(self)
+        return without_defaults(self, LATER_VOCODER_FIELDS)
 
     @classmethod
     def from_dict(cls, values: dict) -> "VocoderConfig":
@@ -219,7 +255,20 @@ class VocoderConfig:
     def context_frames(self) -> int:
         """The receptive field: how many frames away another frame can change a frame's samples."""
         reach = self.kernel - 1 if self.causal else self.kernel // 2
-        return (self.layers + 1) * reach + -(-self.n_fft // SAMPLES_PER_FRAME)
+        overlap = -(-self.n_fft // SAMPLES_PER_FRAME) if self.head == "istft" else 0
+        return (self.layers + 1) * reach + overlap
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the waveform, in Hz."""
+        return self.samples_per_frame * FRAMES_PER_SECOND
+
+
+def without_defaults(config: Any, later: tuple[str, ...]) -> dict:
+    """A dataclass's values, those of the fields in `later` only where they are not the default."""
+    defaults = {field.name: field.default for field in fields(config)}
+    values = asdict(config)
+    return {k: v for k, v in values.items() if k not in later or v != defaults[k]}
 
 
 @dataclass(frozen=True, kw_only=True)
