@@ -30,6 +30,7 @@ REASONS = {
     audio.EMPTY: "the audio has no samples",
     audio.NOT_FINITE: "a sample is NaN or infinite",
     audio.TOO_SHORT: "under 400 samples at 16 kHz: not one frame",
+    shards.TOO_LARGE: "an audio member of over 6 GB",
     shards.NO_AUDIO: "no audio member (flac, wav, ogg, opus, mp3) under this key",
     shards.TWO_AUDIOS: "more than one audio member under this key",
     shards.DUPLICATE_KEY: "the key was seen before in the shard",
@@ -51,24 +52,32 @@ SCHEMA = pa.schema(
 
 @dataclass
 class ShardReport:
-    """One shard's rows, in input order, and the counts of its codes."""
+    """One shard's rows, and the counts of its codes.
+
+    Rows are written in the order of their places; without places, as they were added.
+    """
 
     shard: str
     codebook_size: int
     rows: list[dict] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     incomplete: bool = False
 
     def __post_init__(self) -> None:
         self.code_counts = np.zeros(self.codebook_size, np.int64)
 
-    def ok(self, key: str, duration_s: float, tokens: np.ndarray) -> None:
-        """Add the row of a tokenized sample."""
+    def ok(
+        self, key: str, duration_s: float, tokens: np.ndarray, *, place: int | None = None
+    ) -> None:
+        """Add the row of a tokenized sample. place: of its first member in the shard."""
+        self.places.append(len(self.rows) if place is None else place)
         self.code_counts += np.bincount(tokens, minlength=self.codebook_size)
         row = {"reason": None, "duration_s": duration_s, "num_tokens": len(tokens)}
         self.rows.append({"shard": self.shard, "key": key, "status": "ok", **row})
 
-    def reject(self, key: str, reason: str) -> None:
+    def reject(self, key: str, reason: str, *, place: int | None = None) -> None:
         """Add the row of a rejected sample. reason: one of REASONS, or of an import's."""
+        self.places.append(len(self.rows) if place is None else place)
         self.incomplete |= reason == shards.BROKEN_TAR
         row = {"reason": reason, "duration_s": None, "num_tokens": 0}
         self.rows.append({"shard": self.shard, "key": key, "status": "rejected", **row})
@@ -79,7 +88,8 @@ class ShardReport:
             b"incomplete": json.dumps(self.incomplete).encode(),
             b"code_counts": zlib.compress(self.code_counts.tobytes()),
         }
-        table = pa.Table.from_pylist(self.rows, SCHEMA).replace_schema_metadata(metadata)
+        rows = [row for _, row in sorted(zip(self.places, self.rows), key=lambda pair: pair[0])]
+        table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
         pq.write_table(table, path)
 
 
