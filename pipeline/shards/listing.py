@@ -146,7 +146,7 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
 
 
 def _stat(path: str) -> dict[str, Any]:
-    """Fsspec's info of a local file, or of what a link leads to. Raises UsageError for a dead link."""
+    """The info of a local file, or of what a link leads to. Raises UsageError for a dead link."""
     try:
         return LocalFileSystem().info(path)
     except FileNotFoundError as error:

@@ -59,9 +59,9 @@ def read_members(
     """(header, content of a regular file) of every member, in order.
 
     Gzip, bzip2 and xz are unpacked. A member's content can be read until the next member is asked
-    for; the holes of a sparse file are zeros. Archives that were joined, as `cat` does, are read one after the other. Raises
-    tarfile.TarError or EOFError where the tar is cut or damaged, and passes on errors of the stream
-    itself.
+    for; the holes of a sparse file are zeros. Archives that were joined, as `cat` does, are read
+    one after the other. Raises tarfile.TarError or EOFError where the tar is cut or damaged, and
+    passes on errors of the stream itself.
     """
     open_tar: Any = tarfile.open  # its types ask more of a stream than it does
     rest: Readable | None = Unpacked(stream)
