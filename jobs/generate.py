@@ -58,9 +58,7 @@ def main() -> int:
         ]
     generator = Generator(model)
     del model
-    seconds = config.window * config.frames_per_token / FRAMES_PER_SECOND
-    flag = "--prompt-tokens" if args.prompt_tokens else "--prompt"
-    with flags.naming(flag, remedy=f"keep its end with --prompt-seconds {seconds:g}"):
+    with flags.naming("--prompt-tokens" if args.prompt_tokens else "--prompt"):
         prompts.check_prompts(given_prompts, generator)
     output = flags.named("--output", Folder, args.output)
     continuation.check_output(output, given_prompts)

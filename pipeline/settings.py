@@ -70,6 +70,7 @@ class TokenizeSettings:
             frames_per_token=files.frames_per_token,
             past=past,
             chunk=chunk,
+            left_padding=files.left_padding,
         )
 
     def batch_limits(self) -> BatchLimits:

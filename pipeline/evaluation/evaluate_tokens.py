@@ -204,7 +204,7 @@ def _phone_figures(
             unlabelled += 1
             continue
         label_ms, phones = labels.of_key[key]
-        places = measures.label_indices(len(codes), label_ms)
+        places = measures.label_indices(len(codes), label_ms, files.left_padding)
         places = places[places < len(phones)]
         # The last token may cover fewer frames than the others.
         if len(places) < len(codes) - FRAMES_BEYOND_LABELS - (files.frames_per_token - 1):
