@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.connect import PROJECT, connect
+from pipeline.cluster.code import PROJECT
+from pipeline.cluster.connect import connect
 from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import EncoderSettings, TokenizeSettings
