@@ -21,7 +21,6 @@ from pipeline.shards.inputs import Shard
 from pipeline.training.crop_training import train_on_crops
 from pipeline.training.crops import UNCHANGED_SOUND, Crops
 from pipeline.training.launch import run_in_processes
-from pipeline.training.levels import padded_crops
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.vocoder_losses import VocoderTraining
 from tokenizer.storage.folder import Folder
@@ -102,8 +101,7 @@ def train_in_process(config: dict) -> None:
     def decoded(waves: Tensor) -> Tensor:
         # As tokenizing does it: with autocast, the codebook lookup would not be in fp32.
         with torch.autocast(waves.device.type, enabled=False):
-            crops = padded_crops(level * waves, run.files.left_padding)
-            tokens = tokenizer.encode_windows(list(crops.cpu().numpy()))
+            tokens = tokenizer.encode_windows(list((level * waves).cpu().numpy()))
             rows = decoding.features(tokens)
         # Cloned out of inference mode, so that gradients can pass. The last token of a row may
         # stand for more frames than the row has.
