@@ -14,6 +14,7 @@ from pipeline.cluster.progress import bar
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.augmentation import normalize
+from tokenizer.audio.decoding import resample
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import UpperLayers
@@ -77,8 +78,9 @@ class FeatureFigures:
 
 
 class SoundFigures:
-    """How far resynthesised speech is from the original.
+    """How far resynthesised speech is from the original, both at 16 kHz.
 
+    Speech of a vocoder at another rate is resampled first: what it has above 8 kHz is not measured.
     log_mel_distance: mean absolute difference of log mel magnitudes, in nepers, at four window
     lengths (SpectralLoss), with both at one level. tokens_back: share of tokens that stay the same
     when the resynthesised speech is tokenized.
@@ -91,7 +93,9 @@ class SoundFigures:
     @torch.inference_mode()
     def add(self, wave: np.ndarray, tokens: np.ndarray) -> None:
         """wave: (n,) at any level. tokens: (T,) of the same speech."""
-        made = self.tokenizer.decode(tokens)
+        decoded = self.tokenizer.decode(tokens)
+        rate = self.tokenizer.output_sample_rate
+        made = np.concatenate(list(resample([decoded], rate)))
         true = wave[: len(made)]
         true = LEVEL * (true - true.mean()) / true.std().clip(1e-7)
         pair = [torch.from_numpy(x[None, : len(true)].astype(np.float32)) for x in (made, true)]
@@ -131,13 +135,13 @@ def decoding_figures(
                 for _, utterance, _ in read_utterances(stream, windowing.samples):
                     if utterance is None:
                         continue
-                    plan = windowing.plan(utterance.num_frames)
+                    plan = windowing.plan_samples(utterance.samples)
                     wave = next(windowing.cut(utterance, plan))
                     tokens = tokenizer.encode_windows([wave])[0]
                     if features:
                         features.add(wave, tokenizer.decode_features([tokens])[0])
                     if sound:
-                        sound.add(wave, tokens)
+                        sound.add(wave[windowing.left_padding :], tokens)
                     progress.update()
     figures = {}
     for part in measured:
