@@ -124,6 +124,8 @@ class DistillSettings:
     quantizer: "codebook" or "bsq". warm_up: steps without a codebook, before `steps` with it.
     rows, frames: of a batch. kmeans_frames: latents that FAISS clusters. encoder_steps: of the
     stage before, which trains a causal encoder; None keeps the bidirectional one.
+    replicate_padding: of a causal encoder, see EncoderConfig. raw_input: a bidirectional encoder
+    gets audio as it is, not normalised.
     """
 
     codebook_size: int
@@ -138,6 +140,8 @@ class DistillSettings:
     learning_rate: float
     seed: int
     encoder_steps: int | None = None
+    replicate_padding: bool = False
+    raw_input: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
