@@ -151,6 +151,25 @@ def test_tokens_that_are_there_are_measured_without_making_them(tokenizer, good)
     assert 0 < float(table["same_text_closer"]) < 1 and "pnmi" not in table
 
 
+def test_both_precisions_are_compared(tokenizer, places):
+    output = places / "compared"
+    flags = ("--input", places / "input.tar", "--tokenizer", tokenizer, "--output", output)
+    file = ("--json", places / "compared.json")
+    done = run_job("evaluate", "tokens", *flags, *file, "--compare-precision", *ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("encoding in")]
+    assert lines == ["encoding in fp32 on cpu", "encoding in bf16 on cpu"]
+    one, two = (read_tokens(output / f"{place}shards/input.tar") for place in ("", "bf16/"))
+    pairs = [(tokens, two[key][0]) for key, (tokens, _) in one.items()]
+    equal = sum(int((made == again).sum()) for made, again in pairs)
+    tokens = sum(len(made) for made, _ in pairs)
+    figures = json.loads(file[1].read_text())
+    assert figures["compared_tokens"] == figures["tokens"] == tokens
+    assert figures["equal_tokens"] == pytest.approx(equal / tokens) and 0.5 < equal / tokens < 1
+    assert figures["other_lengths"] == 0
+    assert "equal_tokens" in table_of(done.stdout)
+
+
 # (flags that replace the usable ones, what the line must contain). {p}: places.
 UNUSABLE = {
     "no-tokenizer": ({"tokenizer": "{p}/nothing"}, "no such folder"),
