@@ -64,6 +64,7 @@ class Tokenizer:
         self.device, dtype = torch.device(device), PRECISIONS[precision]
         self.normalize = files.encoder.normalize
         self.frames_per_token, self.past_and_chunk = files.frames_per_token, files.past_and_chunk
+        self.left_padding = files.left_padding
         self.tokens_per_second = FRAMES_PER_SECOND / files.frames_per_token
         self.codebook_size, self.fingerprint = files.codebook_size, files.fingerprint
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
@@ -133,15 +134,16 @@ class Tokenizer:
         is taken; float in [-1, 1] or int16. sample_rate: of the waveform, in Hz. Longer audio than
         a window is encoded in windows that overlap by twice the context.
 
-        Returns (T,) uint16, or uint32 over 65,536 codes; T = floor((n at 16 kHz - 400) / 320) + 1,
-        divided by frames_per_token and rounded up. Raises UsageError, a ValueError, for another
+        Returns (T,) uint16, or uint32 over 65,536 codes; T = floor((n at 16 kHz - 400) / 320) + 1
+        or, of an encoder with replicate padding, ceil(n / 320), divided by frames_per_token and
+        rounded up. Raises UsageError, a ValueError, for another
         type or shape, NaN or infinite samples, under 400 samples at 16 kHz, and a sample rate under
         1,000 Hz.
         """
         self.needed_codebook()
         utterance = utterance_of(waveform, sample_rate)
         windowing = self.windowing(window_seconds, context_seconds)
-        plan = windowing.plan(utterance.num_frames)
+        plan = windowing.plan_samples(utterance.samples)
         tokens = [
             self.encode_windows([wave])[0][window.kept_tokens(self.frames_per_token)]
             for wave, window in zip(windowing.cut(utterance, plan), plan, strict=True)
@@ -199,12 +201,15 @@ class Tokenizer:
             frames_per_token=self.frames_per_token,
             past=past,
             chunk=chunk,
+            left_padding=self.left_padding,
         )
 
     def encode_windows(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """(T',) tokens of each waveform, of one window each.
 
-        waves: (n,) float32 at 16 kHz, at least 400 samples; normalised where `normalize` says so.
+        waves: (n,) float32 at 16 kHz, at least 400 samples; normalised where `normalize` says so,
+        and with `left_padding` copies of an utterance's first sample in front, as Windowing.cut
+        gives them.
         """
         codebook = self.needed_codebook()
         return [

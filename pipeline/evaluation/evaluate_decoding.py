@@ -131,13 +131,13 @@ def decoding_figures(
                 for _, utterance, _ in read_utterances(stream, windowing.samples):
                     if utterance is None:
                         continue
-                    plan = windowing.plan(utterance.num_frames)
+                    plan = windowing.plan_samples(utterance.samples)
                     wave = next(windowing.cut(utterance, plan))
                     tokens = tokenizer.encode_windows([wave])[0]
                     if features:
                         features.add(wave, tokenizer.decode_features([tokens])[0])
                     if sound:
-                        sound.add(wave, tokens)
+                        sound.add(wave[windowing.left_padding :], tokens)
                     progress.update()
     figures = {}
     for part in measured:

@@ -59,7 +59,7 @@ class Utterance:
 
     @property
     def num_frames(self) -> int:
-        """Frames of 20 ms."""
+        """Frames of 20 ms, of an encoder without left padding."""
         return num_frames(self.samples)
 
     def blocks(self) -> Iterator[np.ndarray]:
