@@ -181,7 +181,9 @@ def generation(
 
     prompts: (B, T) tokens. table: (K, D) vectors of tokens; None decompresses them.
     """
-    size, embedded, cached = lm.toks_per_step, [], []
+    size = lm.toks_per_step
+    embedded: list[Any] = []
+    cached: list[Any] = []
     table = table if table is None else table.to(_dtype(lm))
 
     def embed(tokens: Tensor) -> Tensor:

@@ -108,7 +108,9 @@ def stream_table(codec: Codec, waves: list[np.ndarray]) -> Table:
         chunks = itertools.cycle(
             np.split(wave[before:], range(size, len(wave) - before, size))[:-1]
         )
-        table.add_ours(precision, partial(repeat, lambda s=stream, c=chunks: s.push(next(c))))
+        # map is lazy: each next() pushes one chunk.
+        tokens = map(stream.push, chunks)
+        table.add_ours(precision, partial(repeat, partial(next, tokens)))
     return table
 
 
