@@ -73,6 +73,29 @@ def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, Inpu
         raise UsageError(f"it {what}", f"give a file, folder or glob{kinds}", value=value)
 
 
+def check_outside(values: list[str], output: str) -> None:
+    """Raises UsageError for an output in a folder that is searched for inputs.
+
+    What one run writes there, the next one would read.
+    """
+    out_fs, out = filesystem(output)
+    for value in values:
+        fs, path = filesystem(value)
+        recursive = "**" in path
+        folder = re.split(r"[*?\[{]", path)[0].rpartition("/")[0] if recursive else path.rstrip("/")
+        if type(fs) is not type(out_fs) or not (recursive or fs.isdir(path)):
+            continue
+        if isinstance(fs, LocalFileSystem):
+            folder, out = os.path.realpath(folder), os.path.realpath(out)
+        if f"{out.rstrip('/')}/".startswith(f"{folder}/"):
+            raise UsageError(
+                f"it lies in the input {value}, where a later run would read it",
+                "give a folder beside the input",
+                value=output,
+                argument="output",
+            )
+
+
 def has_magic(path: str) -> bool:
     """Whether a path is a glob."""
     return any(letter in path for letter in "*?[")

@@ -88,6 +88,7 @@ def tokenize_shard(
         if late:
             add_metadata(tar_path, {key: (value.value, value.error) for key, value in late.items()})
         stream.check()
+        report.version = stream.version
         report.write(report_path)
         commit_shard(Folder(output), shard.name, tar=tar_path, report=report_path)
     progress.finish(shard.size)

@@ -215,10 +215,14 @@ class Folder:
         """The error to raise when the store fails with `error`."""
         return self.refused(one_line(error), "check the path, the bucket and your credentials")
 
+    def read_bytes(self, name: str) -> bytes:
+        """A small file's content. Raises FileNotFoundError, or StoreFailed after several tries."""
+        return patiently(self.fs.cat_file, self.path(name))
+
     def read_text(self, name: str) -> str | None:
         """A small text file's content; None when there is no such file."""
         try:
-            return patiently(self.fs.cat_file, self.path(name)).decode()
+            return self.read_bytes(name).decode()
         except FileNotFoundError:
             return None
 
