@@ -43,6 +43,8 @@ class FeatureFigures:
         if isinstance(encoder, MFCCConfig):
             raise UsageError("the tokenizer uses MFCCs, not a WavLM", "leave it out")
         config, weights = read_encoder(folder, encoder.layer)
+        if not config.position_bias:
+            raise UsageError("it is not a WavLM, and others' upper layers are not measured")
         for name, value in weights.items():
             weight = files.weights.get(f"encoder.{name}")
             if not encoder.causal and (weight is None or not torch.equal(weight, value)):
@@ -134,10 +136,12 @@ def decoding_figures(
                     plan = windowing.plan_samples(utterance.samples)
                     wave = next(windowing.cut(utterance, plan))
                     tokens = tokenizer.encode_windows([wave])[0]
+                    # Left padding is the encoder's: decoded frames and samples have no part of it.
+                    wave = wave[windowing.left_padding :]
                     if features:
                         features.add(wave, tokenizer.decode_features([tokens])[0])
                     if sound:
-                        sound.add(wave[windowing.left_padding :], tokens)
+                        sound.add(wave, tokens)
                     progress.update()
     figures = {}
     for part in measured:
