@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ONE_THREAD, SPEECH, run_here, run_job
-from models import small_tokenizer, small_wavlm
+from models import small_encoder, small_tokenizer, small_wavlm
 from refusals import assert_refused
 from transformers import WavLMModel
 
@@ -357,11 +357,13 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
 
 def test_what_cannot_be_causal_is_refused(tmp_path):
     small_wavlm(tmp_path / "base", "group")
-    base = {"encoder": tmp_path / "base", "layer": 2}
+    small_encoder(tmp_path / "hubert", "hubert", "layer")
+    base, hubert = ({"encoder": tmp_path / name, "layer": 2} for name in ("base", "hubert"))
     for changes, more, problem in (
         ({"method": "kmeans"}, [], "--causal"),
         ({}, ["--center"], "--center"),
         (base, [], "wavlm-large's shape"),
+        (hubert, [], "not a WavLM"),
     ):
         done = run_here("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
         assert_refused(done, problem)

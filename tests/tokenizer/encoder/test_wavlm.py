@@ -10,10 +10,12 @@ import torch
 from models import LAYERS, Bomb, small_encoder, small_wavlm
 from safetensors.torch import load_file, save_file
 
-from tokenizer.config import EncoderConfig, EncoderError
+from tokenizer.config import EncoderError
 from tokenizer.encoder import wavlm_layer
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.encoder_files import read_encoder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
 NORMS = ["layer", "group"]
 # Of one frame, the last sample before the second and the first with it, one convolution tile,
@@ -96,8 +98,13 @@ def test_hubert_and_wav2vec2_are_read_and_run(tmp_path, waves, kind, norm, chang
             )
             for ours, theirs in zip(half, expected, strict=True):
                 assert (ours.float() - theirs).norm() < 0.03 * theirs.norm()
-    # A tokenizer's folder holds what no WavLM has, and keeps what it is.
-    assert EncoderConfig.from_dict(config.to_dict()) == config
+    weights = {f"encoder.{name}": weight for name, weight in weights.items()}
+    weights["codebook.codes"] = expected[0][:20].clone()
+    TokenizerFiles(config, "l2", weights).save(tmp_path / "units")
+    files = TokenizerFiles.read(tmp_path / "units")
+    assert files.encoder == config
+    (tokens,) = Tokenizer(files).encode_windows([waves[0].numpy()])
+    assert list(tokens[:20]) == list(range(20))
     with pytest.raises(EncoderError, match="cannot be causal"):
         replace(config, causal=True, normalize=False, feat_extract_norm="layer")
 
