@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that a command line can show the defaults at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
@@ -160,6 +160,10 @@ class VocoderSettings:
     precision: str
     seed: int
     workers: int
+
+    def to_dict(self) -> dict:
+        """The values, for run.json; a vocoder's as in the config.json of its tokenizer."""
+        return {**asdict(self), "vocoder": self.vocoder.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
 from tokenizer.audio.windows import left_padded
-from tokenizer.codec.decoder import Decoding, limited
+from tokenizer.codec.decoder import Decoding, DecodingState
 from tokenizer.codec.focal import State
-from tokenizer.codec.vocoder import VocoderState
 from tokenizer.encoder.causal_wavlm import CHUNKS_PER_BLOCK, CausalWavLM, EncoderState
 from tokenizer.errors import UsageError
 
@@ -132,16 +131,19 @@ class SpeechStream:
 
     def __init__(self, decoding: Decoding) -> None:
         """Raises UsageError unless there is a vocoder, and it and the decompressor are causal."""
-        self.vocoder = decoding.needed_vocoder()
-        if not self.vocoder.config.causal:
+        if not decoding.needed_vocoder().config.causal:
             raise UsageError("the tokenizer's vocoder is not causal", TRAIN_CAUSAL)
-        if decoding.compression and not decoding.compression.decompressor.config.causal:
+        if not decoding.is_causal:
             raise UsageError("the tokenizer's decompressor is not causal", TRAIN_CAUSAL)
         self.decoding = decoding
         self.waiting = decoding.codes_of(np.empty(0, np.int64))
-        self.decompressor_state: list[State] | None = None
-        self.vocoder_state: VocoderState | None = None
+        self.state = DecodingState()
         self.started = self.finished = False
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the samples, in Hz."""
+        return self.decoding.sample_rate
 
     def push(self, tokens: np.ndarray) -> np.ndarray:
         """The next (t,) tokens → the samples that are now final, (n,) float32 in [-1, 1].
@@ -154,29 +156,19 @@ class SpeechStream:
         return self._speech(whole, last=False) if whole else np.empty(0, np.float32)
 
     def finish(self) -> np.ndarray:
-        """The remaining samples. With those of all pushes they are the 320 T + 80 of decode()."""
+        """The remaining samples. With those of all pushes they are what decode() gives."""
         self.push(np.empty(0, np.int64))
         self.finished = True
         if not self.started and not len(self.waiting):
             return np.empty(0, np.float32)
         return self._speech(len(self.waiting), last=True)
 
-    @torch.inference_mode()
     def _speech(self, count: int, last: bool) -> np.ndarray:
         """The speech of the first `count` tokens that are waiting."""
-        features, self.waiting = self.waiting[:count], self.waiting[count:]
+        codes, self.waiting = self.waiting[:count], self.waiting[count:]
         self.started = True
-        compression = self.decoding.compression
-        if compression:
-            width = len(compression.mean)
-            if count:
-                features, self.decompressor_state = compression.next_features(
-                    features, self.decompressor_state
-                )
-            else:
-                features = features.new_empty(0, width)
-        wave, self.vocoder_state = self.vocoder.stream(features[None], self.vocoder_state, last)
-        return limited(wave[0]).cpu().numpy()
+        wave, self.state = self.decoding.next_wave(codes, self.state, last)
+        return wave
 
 
 def _check_open(finished: bool) -> None:

@@ -42,12 +42,13 @@ class Tokenizer:
     >>> tokens = tokenizer.encode(waveform, sample_rate=44_100)
     >>> speech = tokenizer.decode(tokens)
 
-    sample_rate: 16,000 Hz, of decoded speech and of what the encoder gets. frames_per_token: 1, 2
-    or 4 frames of 20 ms. tokens_per_second: 50, 25 or 12.5. codebook_size: 0 without a codebook.
-    fingerprint: SHA-256 of all that decides a token, as in config.json and run.json. encoder,
-    codebook, compression, decoding, vocoder, center: its parts, None where the tokenizer has none.
-    token_dtype: uint16, or uint32 over 65,536 codes. left_padding: how many copies of its first
-    sample an utterance gets in front: 399 with replicate padding, else 0. device: where it runs.
+    sample_rate: 16,000 Hz, of what the encoder gets; output_sample_rate: of decoded speech.
+    frames_per_token: 1, 2 or 4 frames of 20 ms. tokens_per_second: 50, 25 or 12.5. codebook_size: 0
+    without a codebook. fingerprint: SHA-256 of all that decides a token, as in config.json and
+    run.json. encoder, codebook, compression, decoding, vocoder, center: its parts, None where the
+    tokenizer has none. token_dtype: uint16, or uint32 over 65,536 codes. left_padding: how many
+    copies of its first sample an utterance gets in front: 399 with replicate padding, else 0.
+    device: where it runs.
     """
 
     sample_rate = SAMPLE_RATE
@@ -121,6 +122,11 @@ class Tokenizer:
         """What makes a waveform of features; None where the tokenizer has none."""
         return self.decoding.vocoder if self.decoding else None
 
+    @property
+    def output_sample_rate(self) -> int:
+        """Of decoded speech, in Hz: the vocoder's, and 16,000 without one."""
+        return self.decoding.sample_rate if self.decoding else SAMPLE_RATE
+
     def encode(
         self,
         waveform: np.ndarray | Tensor,
@@ -153,9 +159,9 @@ class Tokenizer:
     def decode(self, tokens: np.ndarray | Tensor) -> np.ndarray:
         """The speech that the vocoder makes of (T',) tokens, as jobs/detokenize.py does.
 
-        Returns (320 T + 80,) float32 in [-1, 1] at 16 kHz, T = T' · frames_per_token, at about -23
-        dBFS whatever the level of the original. Raises UsageError for tokens outside the codebook,
-        and without a vocoder.
+        Returns (n,) float32 in [-1, 1] at output_sample_rate, at about -23 dBFS whatever the level
+        of the original. With T = T' · frames_per_token, n is 320 T + 80 at 16 kHz, and 480 T at 24
+        kHz; see Decoding. Raises UsageError for tokens outside the codebook, and without a vocoder.
         """
         return self.needed_decoding().waveform(tokens)
 
