@@ -11,8 +11,6 @@ def about_tokenizer(files: TokenizerFiles) -> dict[str, str]:
     """Name and value of a tokenizer's shape, rate, latency and fingerprint."""
     rows = {}
     encoder, shape = files.encoder, files.compressor
-    if names := files.made_by.get("names"):
-        rows["tensor names"] = names
     if isinstance(encoder, MFCCConfig):
         rows["encoder"] = "MFCCs"
     else:

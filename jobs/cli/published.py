@@ -6,11 +6,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tokenizer.published.checkpoint import write_checkpoint
-from tokenizer.published.export_focalcodec import export_focalcodec
-from tokenizer.published.focalcodec import import_focalcodec
-from tokenizer.published.names import is_numbered
-
 from jobs.cli import flags
 from jobs.cli.descriptions import about_lm, about_tokenizer, print_next, print_rows
 from lm.files import FORMAT as LM_FORMAT
@@ -18,7 +13,11 @@ from lm.files import save_lm
 from lm.model import SpeechLM
 from lm.wavslm import DEFAULTS, export_wavslm, import_wavslm
 from tokenizer.errors import UsageError
+from tokenizer.published.checkpoint import write_checkpoint
+from tokenizer.published.export_focalcodec import export_focalcodec
+from tokenizer.published.focalcodec import import_focalcodec
 from tokenizer.published.kmeans import import_kmeans, read_centroids
+from tokenizer.published.names import is_numbered
 from tokenizer.published.source import FOCALCODEC, HUB_ID, KMEANS, WAVSLM, Published, find_published
 from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.folder import Folder
@@ -42,9 +41,9 @@ def import_weights(args: argparse.Namespace) -> int:
             )
     if source.kind == WAVSLM:
         return _import_lm(args, source, output)
-    files = _kmeans(args, source) if source.kind == KMEANS else _codec(source)
+    files, kind = _kmeans(args, source) if source.kind == KMEANS else _codec(source)
     publish(output, files.save)
-    print_rows({"kind": source.kind, **about_tokenizer(files)}, args.output)
+    print_rows({"kind": kind, **about_tokenizer(files)}, args.output)
     tokens = f"--tokenizer {args.output} --output out/tokens"
     speech = f"--tokenizer {args.output} --output out/speech"
     following = ("detokenize", f"--input out/tokens {speech}")
@@ -54,15 +53,17 @@ def import_weights(args: argparse.Namespace) -> int:
     return 0
 
 
-def _codec(source: Published) -> TokenizerFiles:
-    config, weights = source.read()
+def _codec(source: Published) -> tuple[TokenizerFiles, str]:
+    """The tokenizer of a FocalCodec, and what kind it is."""
     with flags.naming("--from", source.given):
+        config, weights = source.read()
         files = import_focalcodec(config, weights, source.given)
-    files.made_by = {"names": "v0.0.1" if is_numbered(set(weights)) else "v0.0.2", **files.made_by}
-    return files
+    version = "v0.0.1" if is_numbered(set(weights)) else "v0.0.2"
+    return files, f"{source.kind}, with the tensor names of {version}"
 
 
-def _kmeans(args: argparse.Namespace, source: Published) -> TokenizerFiles:
+def _kmeans(args: argparse.Namespace, source: Published) -> tuple[TokenizerFiles, str]:
+    """The tokenizer of k-means centroids, and what kind it is."""
     for name in ("encoder", "layer"):
         if getattr(args, name) is None:
             raise flags.unusable(
@@ -76,9 +77,10 @@ def _kmeans(args: argparse.Namespace, source: Published) -> TokenizerFiles:
         centroids = read_centroids(source.path)
     config, weights = flags.encoder(args.encoder, args.layer)
     with flags.naming("--encoder", args.encoder):
-        return import_kmeans(
+        files = import_kmeans(
             centroids, config, weights, metric=args.metric or "l2", source=args.source
         )
+    return files, f"{source.kind} of {args.encoder}"
 
 
 def _import_lm(args: argparse.Namespace, source: Published, output: Folder) -> int:
@@ -86,7 +88,7 @@ def _import_lm(args: argparse.Namespace, source: Published, output: Folder) -> i
         config, weights = source.read()
     tokenizer = _lm_tokenizer(args.tokenizer, config)
     with flags.naming("--from", args.source, "give a WavSLM and its codec"):
-        model = import_wavslm(config, weights, tokenizer, args.source)
+        model = import_wavslm(config, weights, tokenizer=tokenizer, source=args.source)
     made_by = {"method": "imported", "from": args.source, "config": config}
     publish(output, lambda folder: save_lm(folder, model, tokenizer=tokenizer, made_by=made_by))
     print_rows({"kind": source.kind, **about_lm(model), **about_tokenizer(tokenizer)}, args.output)
@@ -107,7 +109,7 @@ def _lm_tokenizer(given: str | None, config: dict) -> TokenizerFiles:
         source = find_published(codec)
         if source.kind != FOCALCODEC:
             raise UsageError(f"it is {source.kind}", value=codec)
-        return _codec(source)
+        return _codec(source)[0]
     except UsageError as error:
         error.argument, error.remedy = "--tokenizer", remedy
         error.problem = f"its config.json names this codec: {error.problem}"

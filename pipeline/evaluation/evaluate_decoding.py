@@ -13,8 +13,10 @@ from transformers import WavLMModel
 from pipeline.cluster.progress import bar
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
+from pipeline.training.levels import raw_form
 from tokenizer.audio.augmentation import normalize
 from tokenizer.audio.decoding import resample
+from tokenizer.audio.frames import num_frames
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import UpperLayers
@@ -44,7 +46,10 @@ class FeatureFigures:
         if isinstance(encoder, MFCCConfig):
             raise UsageError("the tokenizer uses MFCCs, not a WavLM", "leave it out")
         config, weights = read_encoder(folder, encoder.layer)
-        for name, value in weights.items():
+        raw = (
+            raw_form(config, weights)[1] if config.normalize and not encoder.normalize else weights
+        )
+        for name, value in raw.items():
             weight = files.weights.get(f"encoder.{name}")
             if not encoder.causal and (weight is None or not torch.equal(weight, value)):
                 raise UsageError(f"it is another WavLM than the tokenizer's ({name} differs)")
@@ -59,7 +64,7 @@ class FeatureFigures:
 
     @torch.inference_mode()
     def add(self, wave: np.ndarray, decoded: np.ndarray) -> None:
-        """wave: (n,) as the encoder expects it. decoded: (T', D), T' >= T."""
+        """wave: (n,) as the encoder expects it, without padding. decoded: (T', D), T' >= T."""
         if self.normalize:
             wave = normalize(wave)
         true = self.lower([torch.from_numpy(wave)])[0].float()
@@ -136,12 +141,13 @@ def decoding_figures(
                     if utterance is None:
                         continue
                     plan = windowing.plan_samples(utterance.samples)
-                    wave = next(windowing.cut(utterance, plan))
-                    tokens = tokenizer.encode_windows([wave])[0]
-                    if features:
+                    padded = next(windowing.cut(utterance, plan))
+                    tokens = tokenizer.encode_windows([padded])[0]
+                    wave = padded[windowing.left_padding :]
+                    if features and num_frames(len(wave)):
                         features.add(wave, tokenizer.decode_features([tokens])[0])
                     if sound:
-                        sound.add(wave[windowing.left_padding :], tokens)
+                        sound.add(wave, tokens)
                     progress.update()
     figures = {}
     for part in measured:

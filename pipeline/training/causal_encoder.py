@@ -13,8 +13,8 @@ from transformers import WavLMModel
 
 from pipeline.training.crop_training import train_on_crops
 from pipeline.training.crops import Crops
-from pipeline.training.levels import at_random_levels
-from tokenizer.audio.frames import LEFT_PADDING, SAMPLES_PER_FRAME, num_frames
+from pipeline.training.levels import at_random_levels, padded_crops
+from tokenizer.audio.frames import LEFT_PADDING
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
@@ -98,11 +98,7 @@ def train_causal_encoder(
 def student_waves(waves: Tensor, config: EncoderConfig) -> Tensor:
     """(B, n) of unit variance → (B, n'), what a causal encoder gets of them, at random levels.
 
-    Both have floor((n - 400) / 320) + 1 frames. With replicate padding the samples after the last
-    whole frame are left out, so that there is no frame that the teacher lacks.
+    It has a frame for each of the teacher's.
     """
-    raw = at_random_levels(waves, config.gain)
-    if not config.replicate_padding:
-        return raw
-    whole = num_frames(raw.shape[1]) * SAMPLES_PER_FRAME
-    return torch.cat([raw[:, :1].expand(-1, LEFT_PADDING), raw[:, :whole]], dim=1)
+    padding = LEFT_PADDING if config.replicate_padding else 0
+    return padded_crops(at_random_levels(waves, config.gain), padding)

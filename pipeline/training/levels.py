@@ -1,7 +1,7 @@
-"""What an encoder that is not given normalised audio hears in training: speech at random levels.
+"""Crops as an encoder hears them: at which level, and with which padding.
 
 The variance of a stream, or of an utterance that is not normalised, is not known. Crops have unit
-variance, and a student gets them at a random level around the nominal one of speech.
+variance, and an encoder for raw audio gets them at a random level around the nominal one of speech.
 """
 
 from dataclasses import replace
@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tokenizer.audio.frames import SAMPLES_PER_FRAME, num_frames
 from tokenizer.config import EncoderConfig
 
 # Levels are drawn up to this far, in dB, from the nominal one.
@@ -23,6 +24,18 @@ def at_random_levels(waves: Tensor, gain: float) -> Tensor:
     """(B, n) of unit variance → each at a random level around the nominal one, 1 / gain."""
     decibels = LEVEL_SPREAD * (2 * torch.rand(len(waves), 1, device=waves.device) - 1)
     return waves * 10 ** (decibels / 20) / gain
+
+
+def padded_crops(waves: Tensor, left_padding: int) -> Tensor:
+    """(B, n) → (B, n'), which has floor((n - 400) / 320) + 1 frames with any left padding.
+
+    left_padding: in samples, copies of the first one. With them, what follows the last whole frame
+    is left out: a frame then ends where it started without them.
+    """
+    if not left_padding:
+        return waves
+    whole = num_frames(waves.shape[1]) * SAMPLES_PER_FRAME
+    return torch.cat([waves[:, :1].expand(-1, left_padding), waves[:, :whole]], dim=1)
 
 
 def raw_form(

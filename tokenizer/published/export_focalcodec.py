@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizer.codec.quantizers import BinarySpherical
+from tokenizer.codec.codebook import is_binary
 from tokenizer.config import EncoderConfig, FocalConfig, MFCCConfig, VocoderConfig
 from tokenizer.errors import UsageError
 from tokenizer.published.folding import fold_gain, fold_standardisation
@@ -67,7 +67,7 @@ def unsupported(files: TokenizerFiles) -> list[str]:
     codec, codes = files.compressor, files.weights.get("codebook.codes")
     if codec is None:
         reasons.append("compressor: there is none, as in a k-means tokenizer")
-    elif codes is None or not _are_corners(codes):
+    elif codes is None or not is_binary(codes.float()):
         reasons.append("codebook.codes: they are learned, not binary spherical")
     reasons += [f"{name}" for name in ("center", "codebook.projection") if name in files.weights]
     if codec is not None:
@@ -88,6 +88,7 @@ def _encoder_reasons(encoder: EncoderConfig | MFCCConfig) -> list[str]:
         "layer: it has no transformer layer": not encoder.layer,
         "conv_bias: its convolutions have biases": encoder.conv_bias,
         "feat_extract_norm: it is not 'layer'": encoder.feat_extract_norm != "layer",
+        "feat_proj_layer_norm: it has none": not encoder.feat_proj_layer_norm,
         "do_stable_layer_norm: its layers are post-norm": not encoder.do_stable_layer_norm,
         "layer_norm_eps: it is not 1e-05": encoder.layer_norm_eps != LAYER_NORM_EPS,
         "position_bias: it has none": not encoder.position_bias,
@@ -108,14 +109,6 @@ def _codec_reasons(codec: FocalConfig, encoder: EncoderConfig | MFCCConfig) -> l
             codec.causal and codec.chunk_frames != max(2, encoder.chunk_frames)
         )
     return [f"compressor.{why}" for why, found in wrong.items() if found]
-
-
-def _are_corners(codes: Tensor) -> bool:
-    """Whether codes (K, D) are the 2^D of BinarySpherical, in its order."""
-    size, bits = codes.shape
-    if size != 1 << bits:
-        return False
-    return torch.allclose(codes.float(), BinarySpherical(bits).codes, rtol=1e-3)
 
 
 def _config(encoder: EncoderConfig, codec: FocalConfig, vocoder: VocoderConfig) -> dict:
