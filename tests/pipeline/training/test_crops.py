@@ -99,12 +99,12 @@ def test_crops_at_another_rate_are_the_same_sound(rate):
     for (waves, *_), (resampled, *_) in islice(pairs, 3):
         assert resampled.shape[1] == rate + 80 * rate // 16_000
         for wave, row in zip(waves.numpy(), resampled.numpy()):
-            heard = encoder_input(row, run)
-            assert heard.shape == wave.shape and not heard[-80:].any()
-            # But for the last octave of the filters, and where pieces meet.
-            assert np.square(heard - wave).mean() < 0.01
+            encoded = encoder_input(row, run)
+            assert encoded.shape == wave.shape and not encoded[-80:].any()
+            # But for the filters' edge under 8 kHz, and where pieces meet.
+            assert np.square(encoded - wave).mean() < 1e-3
             run.files.left_padding = 399
             padded = encoder_input(row, run)
-            assert len(padded) == 399 + 16_000 and (padded[:400] == heard[0]).all()
-            assert np.array_equal(padded[399:], heard[:-80])
+            assert len(padded) == 399 + 16_000 and (padded[:400] == encoded[0]).all()
+            assert np.array_equal(padded[399:], encoded[:-80])
             run.files.left_padding = 0
