@@ -64,17 +64,17 @@ def _codec(source: Published) -> tuple[TokenizerFiles, str]:
 
 def _kmeans(args: argparse.Namespace, source: Published) -> tuple[TokenizerFiles, str]:
     """The tokenizer of k-means centroids, and what kind it is."""
+    remedy = "give a .npy array (K, D), or a file that joblib wrote"
+    with flags.naming("--from", args.source, remedy):
+        centroids = read_centroids(source.path)
     for name in ("encoder", "layer"):
         if getattr(args, name) is None:
             raise flags.unusable(
                 "--from",
                 args.source,
-                problem=f"it is a file of k-means, which needs --{name}",
-                remedy="give it, or the folder of a FocalCodec or WavSLM",
+                problem=f"it is k-means, which needs --{name}",
+                remedy="say which encoder and layer the centroids were made of",
             )
-    remedy = "give a .npy array (K, D), or a file that joblib wrote"
-    with flags.naming("--from", args.source, remedy):
-        centroids = read_centroids(source.path)
     config, weights = flags.encoder(args.encoder, args.layer)
     with flags.naming("--encoder", args.encoder):
         files = import_kmeans(

@@ -63,6 +63,8 @@ def find_published(given: str) -> Published:
 
 def _found(given: str) -> Published:
     file = _fetched_file(given)
+    if file and file.suffix in WEIGHTS:
+        raise UsageError("its configuration is missing", "give the folder that holds both")
     if file and file.suffix != ".json":
         _check_content(file)
         return Published(KMEANS, file, given)
