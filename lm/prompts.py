@@ -114,7 +114,7 @@ def last_seconds(prompt: Prompt, seconds: float, frames_per_token: int) -> Promp
 
 
 def check_prompts(prompts: Iterable[Prompt], generator: Generator) -> None:
-    """Raises UsageError for a prompt that is empty, too short for the model, or not of its codes."""
+    """Raises UsageError for a prompt that is empty, as Generator.check, and says which it is."""
     for prompt in prompts:
         if not len(prompt.tokens):
             raise UsageError("it has no tokens", "give one with speech in it", value=prompt.url)
@@ -122,5 +122,4 @@ def check_prompts(prompts: Iterable[Prompt], generator: Generator) -> None:
             generator.check(prompt.tokens)
         except LMError as error:
             error.value = prompt.url
-            error.remedy = error.remedy or "give tokens of the model's own tokenizer"
             raise

@@ -63,7 +63,9 @@ class RowInputs:
         """Write the state of these rows into that of all rows."""
         if self.state is None:
             count = len(self.begun)
-            self.state = [[past.new_zeros(count, *past.shape[1:]) for past in layer] for layer in state]
+            self.state = [
+                [past.new_zeros(count, *past.shape[1:]) for past in layer] for layer in state
+            ]
         for layer, part in zip(self.state, state):
             for past, values in zip(layer, part):
                 past[rows] = values

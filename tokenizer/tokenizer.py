@@ -43,10 +43,10 @@ class Tokenizer:
     >>> speech = tokenizer.decode(tokens)
 
     sample_rate: 16,000 Hz, of what the encoder gets; output_sample_rate: of decoded speech.
-    frames_per_token: 1, 2 or 4 frames of 20 ms. tokens_per_second: 50, 25 or 12.5. codebook_size: 0 without a codebook.
-    fingerprint: SHA-256 of all that decides a token, as in config.json and run.json. encoder,
-    codebook, compression, decoding, vocoder, center: its parts, None where the tokenizer has none.
-    token_dtype: uint16, or uint32 over 65,536 codes. device: where it runs.
+    frames_per_token: 1, 2 or 4 frames of 20 ms. tokens_per_second: 50, 25 or 12.5. codebook_size: 0
+    without a codebook. fingerprint: SHA-256 of all that decides a token, as in config.json and
+    run.json. encoder, codebook, compression, decoding, vocoder, center: its parts, None where the
+    tokenizer has none. token_dtype: uint16, or uint32 over 65,536 codes. device: where it runs.
     """
 
     sample_rate = SAMPLE_RATE

@@ -15,6 +15,7 @@ from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.levels import raw_form
 from tokenizer.audio.augmentation import normalize
+from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import num_frames
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.decoder import LEVEL
@@ -82,8 +83,9 @@ class FeatureFigures:
 
 
 class SoundFigures:
-    """How far resynthesised speech is from the original.
+    """How far resynthesised speech is from the original, both at 16 kHz.
 
+    Speech of a vocoder at another rate is resampled first: what it has above 8 kHz is not measured.
     log_mel_distance: mean absolute difference of log mel magnitudes, in nepers, at four window
     lengths (SpectralLoss), with both at one level. tokens_back: share of tokens that stay the same
     when the resynthesised speech is tokenized.
@@ -96,7 +98,9 @@ class SoundFigures:
     @torch.inference_mode()
     def add(self, wave: np.ndarray, tokens: np.ndarray) -> None:
         """wave: (n,) at any level. tokens: (T,) of the same speech."""
-        made = self.tokenizer.decode(tokens)
+        decoded = self.tokenizer.decode(tokens)
+        rate = self.tokenizer.output_sample_rate
+        made = np.concatenate(list(resample([decoded], rate)))
         true = wave[: len(made)]
         true = LEVEL * (true - true.mean()) / true.std().clip(1e-7)
         pair = [torch.from_numpy(x[None, : len(true)].astype(np.float32)) for x in (made, true)]

@@ -26,8 +26,8 @@ def detokenize_shard(
     """Make audio of one token shard; runs as a Ray task. Returns the seconds of audio.
 
     files: the tokenizer; its encoder's weights are not needed. Writes NAME.tar below `output`, with
-    KEY.flac (16 bit, at the vocoder's rate) and the token shard's own KEY.json, in its order. A task that dies has
-    changed nothing, and one that runs twice writes the same bytes twice.
+    KEY.flac (16 bit, at the vocoder's rate) and the token shard's own KEY.json, in its order. A
+    task that dies has changed nothing, and one that runs twice writes the same bytes twice.
     """
     if device == "cpu":
         # The number of threads changes the order of sums: bytes would depend on the machine.

@@ -130,7 +130,10 @@ class Crops:
             for sample, utterance, _ in read_utterances(stream, LONGEST_SECONDS * SAMPLE_RATE):
                 if utterance is None or (labels is not None and sample.key not in labels):
                     continue
-                longest, blocks = LONGEST_SECONDS * self.sample_rate, utterance.blocks(self.sample_rate)
+                longest, blocks = (
+                    LONGEST_SECONDS * self.sample_rate,
+                    utterance.blocks(self.sample_rate),
+                )
                 wave = normalize(np.concatenate(list(_first(blocks, longest))))
                 if labels is None:
                     frames = num_frames(len(wave) * SAMPLE_RATE // self.sample_rate)

@@ -13,6 +13,7 @@ import torch
 from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
 from refusals import assert_refused
 
+from jobs.cli import flags
 from pipeline.evaluation import abx, measures
 from pipeline.evaluation.evaluate_decoding import FeatureFigures
 from pipeline.evaluation.phone_labels import read_item_file, read_phones
@@ -168,6 +169,20 @@ def test_both_precisions_are_compared(tokenizer, places):
     assert figures["equal_tokens"] == pytest.approx(equal / tokens) and 0.5 < equal / tokens < 1
     assert figures["other_lengths"] == 0
     assert "equal_tokens" in table_of(done.stdout)
+
+
+def test_bf16_of_an_imported_tokenizer_is_announced(tokenizer, capsys):
+    """A model that comes with it learned from its tokens in fp32."""
+    files = TokenizerFiles.read(tokenizer)
+    imported = replace(files, made_by={"method": "imported", "from": "somewhere"})
+    for given, precision, lines in (
+        (files, "bf16", 0),
+        (imported, "fp32", 0),
+        (imported, "bf16", 1),
+    ):
+        flags.warn_of_bf16(given, precision)
+        found = capsys.readouterr().err.splitlines()
+        assert len(found) == lines and all("--compare-precision" in line for line in found)
 
 
 # (flags that replace the usable ones, what the line must contain). {p}: places.

@@ -33,6 +33,7 @@ class FrameConvolution(SelfPacking):
         self.zero_past = config.head == "linear"
         self.groups = width if depthwise else 1
         layer = nn.Conv1d(width, config.hidden, config.kernel, groups=self.groups)
+        assert layer.bias is not None
         self.weight, self.bias = layer.weight, layer.bias
         self.packed: InferenceLinear | Tensor | None = None
 
@@ -60,7 +61,9 @@ class FrameConvolution(SelfPacking):
                 past = x.new_zeros(*x.shape[:2], self.kernel - 1)
             x, next_past = look_back(x, self.kernel - 1, past)
         padding = 0 if self.causal else "same"
-        return F.conv1d(x, self.weight, self.bias, padding=padding, groups=self.groups).mT, next_past
+        return F.conv1d(
+            x, self.weight, self.bias, padding=padding, groups=self.groups
+        ).mT, next_past
 
     def _forward_packed(
         self, weight: InferenceLinear | Tensor, x: Tensor, past: Tensor | None

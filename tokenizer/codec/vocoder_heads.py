@@ -92,7 +92,7 @@ class LinearHead(nn.Module):
         """Whole utterances; returns fp32 in [-1, 1]."""
         return project(self.proj, x).flatten(1).clamp(-1, 1)
 
-    def step(self, x: Tensor, overlap: None, last: bool) -> tuple[Tensor, None]:
+    def step(self, x: Tensor, overlap: Overlap | None, last: bool) -> tuple[Tensor, None]:
         """The next chunk: its samples are final at once, and nothing is carried on."""
         return self(x), None
 

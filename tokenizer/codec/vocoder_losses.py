@@ -80,8 +80,9 @@ class VocoderTraining(nn.Module):
 
         features: (B, T, D). waves: (B, n), n >= samples_per_frame T: the audio of these frames, at
         the vocoder's rate. Its first sample is the target of the vocoder's first, whatever the
-        margin. Vocoder and discriminators share one loss: the generator loss holds the discriminators' parameters
-        fixed, and the discriminator loss gets the generated waveform detached.
+        margin. Vocoder and discriminators share one loss: the generator loss holds the
+        discriminators' parameters fixed, and the discriminator loss gets the generated waveform
+        detached.
         """
         samples = self.vocoder.config.samples_per_frame * features.shape[1]
         generated, waves = self.synthesize(features)[:, :samples], waves[:, :samples]

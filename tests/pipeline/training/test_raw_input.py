@@ -79,13 +79,12 @@ def test_the_student_computes_what_its_tokenizer_will(student):
         trained = student.features(frames)
     for features, wanted in zip(encoder(list(heard)), trained, strict=True):
         torch.testing.assert_close(features, wanted, atol=1e-4, rtol=1e-4)
-    # Samples after frame 100, which ends its chunk, change nothing up to it.
-    last = 100 * 320 + 399 - 1280
+    # Samples after the last of a chunk's last frame, 99, change nothing of the chunk.
     changed = heard.clone()
-    changed[:, last + 1 :] = 0
+    changed[:, 320 * 99 + 399 + 1 :] = 0
     for before, after in zip(encoder(list(heard)), encoder(list(changed)), strict=True):
-        assert torch.allclose(before[:97], after[:97], atol=1e-5)
-        assert not torch.allclose(before[97], after[97], atol=1e-3)
+        assert torch.allclose(before[:100], after[:100], atol=1e-5)
+        assert not torch.allclose(before[100], after[100], atol=1e-3)
 
 
 def test_an_encoder_for_raw_audio_has_the_features_of_amplified_audio(tmp_path):
