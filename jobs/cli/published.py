@@ -92,8 +92,11 @@ def _import_lm(args: argparse.Namespace, source: Published, output: Folder) -> i
     made_by = {"method": "imported", "from": args.source, "config": config}
     publish(output, lambda folder: save_lm(folder, model, tokenizer=tokenizer, made_by=made_by))
     print_rows({"kind": source.kind, **about_lm(model), **about_tokenizer(tokenizer)}, args.output)
-    prompt = f"--lm {args.output} --prompt SPEECH.wav --output out/continued"
-    print_next(("generate", prompt), ("evaluate", f"lm --lm {args.output} --input TOKENS"))
+    print_next(
+        ("generate", f"--lm {args.output} --prompt SPEECH.wav --output out/continued"),
+        ("evaluate", f"lm --lm {args.output} --input TOKENS"),
+        ("train_lm", f"--start {args.output} --input TOKENS --output out/tuned"),
+    )
     return 0
 
 
