@@ -9,8 +9,7 @@ from pathlib import Path
 from jobs.cli import flags
 from jobs.cli.descriptions import about_lm, about_tokenizer, print_next, print_rows
 from lm.files import FORMAT as LM_FORMAT
-from lm.files import save_lm
-from lm.model import SpeechLM
+from lm.files import read_lm, save_lm
 from lm.wavslm import DEFAULTS, export_wavslm, import_wavslm
 from tokenizer.errors import UsageError
 from tokenizer.published.checkpoint import write_checkpoint
@@ -109,6 +108,8 @@ def _lm_tokenizer(given: str | None, config: dict) -> TokenizerFiles:
             return TokenizerFiles.read(folder)
     codec = str(config.get("codec_config", DEFAULTS["codec_config"]))
     try:
+        if not HUB_ID.fullmatch(codec) and not Path(codec).exists():
+            raise UsageError("it is no hub id", value=codec)
         source = find_published(codec)
         if source.kind != FOCALCODEC:
             raise UsageError(f"it is {source.kind}", value=codec)
@@ -151,11 +152,11 @@ def _config(folder: Path) -> dict:
 
 def _export_lm(args: argparse.Namespace, folder: Path, output: Folder) -> int:
     with flags.naming("--from", args.source, "give the folder of a language model that fits"):
-        model = SpeechLM.from_pretrained(folder)
+        model, files = read_lm(folder)
+        model.tokenizer_files = files
         codec_config = args.codec_config or _codec_config(folder, output)
         config, weights = export_wavslm(model, codec_config)
-        files = model.tokenizer_files
-        assert files is not None  # export_wavslm needs it
+        assert files is not None  # or it would have been refused
         codec, codec_weights = export_focalcodec(files)
 
     def write(folder: Path) -> None:
@@ -170,8 +171,10 @@ def _export_lm(args: argparse.Namespace, folder: Path, output: Folder) -> int:
 
 def _codec_config(folder: Path, output: Folder) -> str:
     """The hub id that an imported model came with, or else the path of the exported codec."""
-    given = _config(folder).get("made_by", {}).get("config", {}).get("codec_config", "")
-    if HUB_ID.fullmatch(given):
+    made_by = _config(folder).get("made_by")
+    theirs = made_by.get("config") if isinstance(made_by, dict) else None
+    given = theirs.get("codec_config") if isinstance(theirs, dict) else None
+    if given and HUB_ID.fullmatch(str(given)):
         return given
     if not output.local:
         raise flags.unusable(

@@ -18,7 +18,9 @@ from tokenizer.storage.folder import filesystem
 
 FOCALCODEC, WAVSLM, KMEANS = "FocalCodec", "WavSLM", "k-means"
 # Keys by which a configuration is told.
-CODEC_KEYS = {f"{part}_name" for part in ("encoder", "compressor", "quantizer", "decompressor")}
+CODEC_KEYS = {
+    f"{part}_name" for part in ("encoder", "compressor", "quantizer", "decompressor", "decoder")
+}
 LM_KEYS = {"vocab_size", "toks_per_step"}
 HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 WEIGHTS = (".safetensors", ".pt")
