@@ -88,7 +88,7 @@ def _import_lm(args: argparse.Namespace, source: Published, output: Folder) -> i
         config, weights = source.read()
     tokenizer = _lm_tokenizer(args.tokenizer, config)
     with flags.naming("--from", args.source, "give a WavSLM and its codec"):
-        model = import_wavslm(config, weights, tokenizer, args.source)
+        model = import_wavslm(config, weights, tokenizer=tokenizer, source=args.source)
     made_by = {"method": "imported", "from": args.source, "config": config}
     publish(output, lambda folder: save_lm(folder, model, tokenizer=tokenizer, made_by=made_by))
     print_rows({"kind": source.kind, **about_lm(model), **about_tokenizer(tokenizer)}, args.output)
