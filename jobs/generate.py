@@ -62,6 +62,8 @@ def main() -> int:
         prompts.check_prompts(given_prompts, generator)
     output = flags.named("--output", Folder, args.output)
     continuation.check_output(output, given_prompts)
+    if args.prompt:
+        print("the prompts' tokens were made in fp32", file=sys.stderr)
     decoding = Decoding(files, device) if files and files.vocoder else None
     settings = continuation.ContinuationSettings(
         tokens=continuation.tokens_in(args.seconds, config.frames_per_token),

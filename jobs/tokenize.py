@@ -47,6 +47,7 @@ def main() -> int:
     output = open_output(
         args.output, files, source=args.tokenizer, settings=settings, inputs_root=root
     )
+    flags.warn_of_bf16(files, args.precision)
     summary = tokenize(shards, output, flags.encoder_settings(args))
     print_samples(summary, "samples")
     print_codes(summary, "h of audio")

@@ -17,7 +17,6 @@ from torch import Tensor
 from lm.config import LMConfig, LMError
 from lm.inference import PackedLM
 from lm.model import SpeechLM
-from tokenizer.audio.frames import SAMPLES_PER_FRAME
 from tokenizer.stream import SpeechStream
 from tokenizer.tokenizer import Tokenizer
 
@@ -167,18 +166,18 @@ class Generator:
     ) -> Iterator[np.ndarray]:
         """The speech of the `count` tokens that follow a prompt, in pieces, while they come.
 
-        Pieces are (n,) float32 at 16 kHz. Together they are what decode() gives of prompt and
-        continuation, from the prompt's end on. With a causal decompressor and vocoder each chunk
-        gives a piece: 80 ms for 4 tokens at 50 a second. The overlap of the vocoder's windows comes
-        with the last piece. Without a causal form all speech is one piece at the end. Raises
-        LMError as `chunks`, and UsageError for a tokenizer without a vocoder.
+        Pieces are (n,) float32 at the tokenizer's output_sample_rate. Together they are what
+        decode() gives of prompt and continuation, from the prompt's end on. With a causal
+        decompressor and vocoder each chunk gives a piece: 80 ms for 4 tokens at 50 a second. The
+        overlap of the windows of an inverse STFT comes with the last piece. Without a causal form
+        all speech is one piece at the end. Raises LMError as `chunks`, and UsageError for a
+        tokenizer without a vocoder.
         """
         self.check(prompt)
-        vocoder = tokenizer.needed_decoding().needed_vocoder()
-        compression = tokenizer.compression
-        causal = compression is None or compression.decompressor.config.causal
+        decoding = tokenizer.needed_decoding()
+        decoding.needed_vocoder()
         tokens = self._first_tokens(prompt, count, seed=seed, sampling=sampling)
-        if causal and vocoder.config.causal:
+        if decoding.is_causal:
             return _streamed(tokenizer, np.asarray(prompt), tokens)
         return _decoded(tokenizer, np.asarray(prompt), tokens)
 
@@ -202,8 +201,8 @@ def _streamed(
     skip = _samples(tokenizer, prompt) - len(stream.push(prompt))
     for piece in _pieces(stream, chunks):
         if len(piece) > skip:
-            yield piece[max(0, skip) :]
-        skip -= len(piece)
+            yield piece[skip:]
+        skip = max(0, skip - len(piece))
 
 
 def _pieces(stream: SpeechStream, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -220,4 +219,5 @@ def _decoded(
 
 
 def _samples(tokenizer: Tokenizer, prompt: np.ndarray) -> int:
-    return len(prompt) * tokenizer.frames_per_token * SAMPLES_PER_FRAME
+    samples_per_frame = tokenizer.needed_decoding().samples_per_frame
+    return len(prompt) * tokenizer.frames_per_token * samples_per_frame

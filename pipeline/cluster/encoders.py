@@ -87,6 +87,7 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings, precision: 
         raise UsageError(
             "the Ray cluster has no GPU", "add one, or use the CPU", value="cuda", argument="device"
         )
+    print(f"encoding in {precision} on {device}", file=sys.stderr, flush=True)
     options: dict[str, Any]
     threads: int | None
     if device == "cuda":

@@ -71,7 +71,7 @@ def tokenize_shard(
                 if utterance is None:
                     continue
                 progress.seconds_read += utterance.samples / SAMPLE_RATE
-                plan = windowing.plan(utterance.num_frames)
+                plan = windowing.plan_samples(utterance.samples)
                 pending.tokens = [None] * len(plan)
                 for number, wave in enumerate(windowing.cut(utterance, plan)):
                     yield (pending, number, plan[number]), wave
