@@ -13,7 +13,7 @@ from lm.files import read_lm, save_lm
 from lm.wavslm import DEFAULTS, export_wavslm, import_wavslm
 from tokenizer.errors import UsageError
 from tokenizer.published.checkpoint import write_checkpoint
-from tokenizer.published.export_focalcodec import export_focalcodec
+from tokenizer.published.export_focalcodec import export_focalcodec, left_out
 from tokenizer.published.focalcodec import import_focalcodec
 from tokenizer.published.kmeans import import_kmeans, read_centroids
 from tokenizer.published.names import is_numbered
@@ -138,6 +138,7 @@ def export_weights(args: argparse.Namespace) -> int:
         config, weights = export_focalcodec(files)
     publish(output, lambda folder: write_checkpoint(folder, config, weights))
     print_rows({"kind": FOCALCODEC, **about_tokenizer(files)}, args.output)
+    _print_notes(files)
     return 0
 
 
@@ -166,7 +167,14 @@ def _export_lm(args: argparse.Namespace, folder: Path, output: Folder) -> int:
     publish(output, write)
     print_rows({"kind": WAVSLM, **about_lm(model), **about_tokenizer(files)}, args.output)
     print(f"its codec is in {args.output}/codec; their code loads {codec_config}")
+    _print_notes(files)
     return 0
+
+
+def _print_notes(files: TokenizerFiles) -> None:
+    """What the exported codec does differently."""
+    for note in left_out(files):
+        print(f"note: {note}")
 
 
 def _codec_config(folder: Path, output: Folder) -> str:
