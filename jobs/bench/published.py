@@ -76,7 +76,7 @@ def encode_table(codec: Codec, waves: list[np.ndarray]) -> Table:
         windows = []
         for wave in waves:
             utterance = utterance_of(wave, SAMPLE_RATE)
-            windows += list(windowing.cut(utterance, windowing.plan(utterance.num_frames)))
+            windows += list(windowing.cut(utterance, windowing.plan_samples(utterance.samples)))
         table.add_ours(precision, partial(tokenizer.encode_windows, windows))
     return table
 
