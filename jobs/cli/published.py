@@ -138,8 +138,7 @@ def export_weights(args: argparse.Namespace) -> int:
         config, weights = export_focalcodec(files)
     publish(output, lambda folder: write_checkpoint(folder, config, weights))
     print_rows({"kind": FOCALCODEC, **about_tokenizer(files)}, args.output)
-    for difference in left_out(files):
-        print(difference)
+    _print_notes(files)
     return 0
 
 
@@ -168,9 +167,14 @@ def _export_lm(args: argparse.Namespace, folder: Path, output: Folder) -> int:
     publish(output, write)
     print_rows({"kind": WAVSLM, **about_lm(model), **about_tokenizer(files)}, args.output)
     print(f"its codec is in {args.output}/codec; their code loads {codec_config}")
-    for difference in left_out(files):
-        print(f"of the codec: {difference}")
+    _print_notes(files)
     return 0
+
+
+def _print_notes(files: TokenizerFiles) -> None:
+    """What the exported codec does differently."""
+    for note in left_out(files):
+        print(f"note: {note}")
 
 
 def _codec_config(folder: Path, output: Folder) -> str:

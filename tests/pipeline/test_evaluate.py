@@ -9,17 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import soxr
 import torch
 from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
 from refusals import assert_refused
 
 from pipeline.evaluation import abx, measures
-from pipeline.evaluation.evaluate_decoding import FeatureFigures, SoundFigures
+from pipeline.evaluation.evaluate_decoding import FeatureFigures
 from pipeline.evaluation.phone_labels import read_item_file, read_phones
-from pipeline.shards.inputs import find_shards
-from pipeline.shards.reading import open_shard, read_utterances
-from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig
 from tokenizer.errors import UsageError
@@ -247,26 +243,6 @@ def test_decoding_figures_of_the_job(tmp_path):
     # A vocoder with random weights does not make speech.
     assert figures["log_mel_distance"] > 1 and figures["tokens_back"] < 0.3
     assert "feature_error" in done.stdout and "tokens_back" in done.stdout
-
-
-def test_speech_at_another_rate_is_measured_at_16_khz(monkeypatch):
-    """The original itself, resampled to 24 kHz, is near to the original."""
-    files = TokenizerFiles.read(TOKENIZER)
-    shape = {"head": "linear", "samples_per_frame": 480, "margin": 0, "limiter": False}
-    vocoder = Vocoder(VocoderConfig(width=files.width, hidden=16, layers=1, **shape))
-    files = replace(files, vocoder=vocoder.config, vocoder_weights=vocoder.state_dict())
-    tokenizer = Tokenizer(files)
-    (shard,) = find_shards([str(SPEECH / "speech-000000.tar")])[1]
-    with open_shard(shard) as stream:
-        wave = next(u.waveform for _, u, _ in read_utterances(stream, 1 << 20) if u)
-    tokens = tokenizer.encode(wave)
-    level = LEVEL / wave.std()
-    sound = soxr.resample(level * wave, 16_000, 24_000)
-    monkeypatch.setattr(tokenizer, "decode", lambda tokens: sound)
-    figures = SoundFigures(tokenizer)
-    figures.add(wave, tokens)
-    assert figures.figures()["log_mel_distance"] < 0.05
-    assert figures.figures()["tokens_back"] > 0.95
 
 
 def test_another_encoder_is_refused(tmp_path):
