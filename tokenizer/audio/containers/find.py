@@ -1,0 +1,73 @@
+"""Which container a file is, and its parts."""
+
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from tokenizer.audio.containers import boxes, flac, framed, headers, iff, mpeg, ogg, riff
+from tokenizer.audio.containers.parts import Part, after_id3v2, read_at
+from tokenizer.audio.reasons import NOT_AUDIO, AudioError
+
+# Where a stream may begin behind something else.
+SEARCHED = 1 << 16
+Reader = Callable[[BinaryIO, int], Iterator[Part]]
+
+
+def find_parts(file: BinaryIO) -> Iterator[Part]:
+    """The streams of audio that a file holds, in order; each is decoded before the next is asked
+    for.
+
+    file: seekable, binary. Raises AudioError: TRUNCATED, UNCLAIMED or UNCHECKED when the container
+    says that not all is there, or cannot say; NOT_AUDIO when no container is known.
+    """
+    start = after_id3v2(file, 0)
+    head = read_at(file, start, SEARCHED + ogg.LARGEST_PAGE)
+    found = _reader(head)
+    if found is None:
+        start, found = _behind(head, start)
+    return found(file, start)
+
+
+def _reader(head: bytes) -> Reader | None:
+    """The reader of the container that begins here."""
+    if flac.is_flac(head[:8]):
+        return flac.read_flac
+    if head[:4] in riff.RIFF_IDS or head[:16] == riff.W64_ID:
+        return riff.read_wav
+    if head[:4] == ogg.MAGIC:
+        return ogg.read_ogg
+    if head[:4] == b"FORM":
+        return iff.read_form
+    if head[:4] == b"caff":
+        return iff.read_caf
+    if head[:4] in headers.AU_MAGIC:
+        return headers.read_au
+    if head.startswith(headers.NIST_MAGIC):
+        return headers.read_nist
+    if head.startswith(headers.VOC_MAGIC):
+        return headers.read_voc
+    if head[4:8] in boxes.MP4_FIRST:
+        return boxes.read_mp4
+    if head.startswith(boxes.EBML):
+        return boxes.read_matroska
+    if head.startswith(boxes.ASF_HEADER):
+        return boxes.read_asf
+    if head.startswith(tuple(framed.AMR_MAGIC)):
+        return framed.read_amr
+    if framed.is_adts(head):
+        return framed.read_adts
+    return None
+
+
+def _behind(head: bytes, start: int) -> tuple[int, Reader]:
+    """What begins behind zeros, text or the rest of a frame. Raises AudioError(NOT_AUDIO)."""
+    place = -1
+    while 0 <= (place := head.find(flac.MAGIC, place + 1)) < SEARCHED:
+        if flac.is_flac(head[place : place + 8]):
+            return start + place, flac.read_flac
+    place = -1
+    while 0 <= (place := head.find(ogg.MAGIC, place + 1)) < SEARCHED:
+        if ogg.is_page(head[place : place + ogg.LARGEST_PAGE]):
+            return start + place, ogg.read_ogg
+    if not head:
+        raise AudioError(NOT_AUDIO, "an empty file")
+    return 0, mpeg.read_mpeg
