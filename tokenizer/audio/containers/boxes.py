@@ -12,6 +12,11 @@ from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, AudioError
 
 MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 EBML, SEGMENT, CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+# Elements of the file, of a segment and of a cluster.
+ELEMENTS = {EBML, SEGMENT, CLUSTER, b"\xec", b"\xbf"}
+ELEMENTS |= {b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b", b"\x1c\x53\xbb\x6b"}
+ELEMENTS |= {b"\x19\x41\xa4\x69", b"\x10\x43\xa7\x70", b"\x12\x54\xc3\x67"}
+ELEMENTS |= {b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf"}
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
@@ -81,7 +86,7 @@ def read_matroska(file: BinaryIO, start: int) -> Iterator[Part]:
     while at < stop:
         head = read_at(file, at, 16)
         name, size, length = _element(head)
-        if not name:
+        if name not in ELEMENTS:
             break
         if name == EBML and at > begin:
             yield _matroska(file, begin, at)

@@ -29,7 +29,7 @@ def find_parts(file: BinaryIO) -> Iterator[Part]:
 
 def _reader(head: bytes) -> Reader | None:
     """The reader of the container that begins here."""
-    if flac.is_flac(head[:8]):
+    if flac.is_flac(head):
         return flac.read_flac
     if head[:4] in riff.RIFF_IDS or head[:16] == riff.W64_ID:
         return riff.read_wav
@@ -60,14 +60,21 @@ def _reader(head: bytes) -> Reader | None:
 
 def _behind(head: bytes, start: int) -> tuple[int, Reader]:
     """What begins behind zeros, text or the rest of a frame. Raises AudioError(NOT_AUDIO)."""
-    place = -1
-    while 0 <= (place := head.find(flac.MAGIC, place + 1)) < SEARCHED:
-        if flac.is_flac(head[place : place + 8]):
-            return start + place, flac.read_flac
-    place = -1
-    while 0 <= (place := head.find(ogg.MAGIC, place + 1)) < SEARCHED:
-        if ogg.is_page(head[place : place + ogg.LARGEST_PAGE]):
-            return start + place, ogg.read_ogg
+    places = [(place, ogg.read_ogg) for place in _places(head, ogg.MAGIC, ogg.is_page)]
+    places += [(place, flac.read_flac) for place in _places(head, flac.MAGIC, flac.is_flac)]
+    places += [(place, framed.read_adts) for place in _places(head, b"\xff", framed.is_adts)]
+    if places:
+        place, reader = min(places, key=lambda found: found[0])
+        return start + place, reader
     if not head:
         raise AudioError(NOT_AUDIO, "an empty file")
     return 0, mpeg.read_mpeg
+
+
+def _places(head: bytes, magic: bytes, begins: Callable[[bytes], bool]) -> Iterator[int]:
+    """The first place where a stream begins, if there is one."""
+    place = -1
+    while 0 <= (place := head.find(magic, place + 1)) < SEARCHED:
+        if begins(head[place : place + ogg.LARGEST_PAGE]):
+            yield place
+            return

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, read_at, size_of, view
+from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, find_bytes, read_at, size_of, view
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, AudioError
 
 MAGIC = b"fLaC"
@@ -170,10 +170,8 @@ def _count(file: BinaryIO, info: StreamInfo, stop: int) -> int:
 
 def _next_stream(file: BinaryIO, start: int) -> int:
     """Where another stream begins, at `start` or later; -1 where there is none."""
-    stop = size_of(file)
-    for place in range(start, stop, BLOCK_BYTES):
-        block, at = read_at(file, place, BLOCK_BYTES + 8), -1
-        while 0 <= (at := block.find(MAGIC, at + 1)) < BLOCK_BYTES:
-            if is_flac(block[at : at + 8]):
-                return place + at
+    while (start := find_bytes(file, MAGIC, start)) >= 0:
+        if is_flac(read_at(file, start, 8)):
+            return start
+        start += 1
     return -1

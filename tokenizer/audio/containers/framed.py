@@ -25,11 +25,16 @@ LARGEST_FRAME = 1 << 13  # bytes
 
 
 def is_adts(data: bytes) -> bool:
-    """Whether two ADTS frames begin here, or one that the file ends with."""
-    size = _adts_size(data)
-    if not size:
-        return False
-    return size == len(data) or (size < len(data) and _adts_size(data[size:]) > 0)
+    """Whether three ADTS frames begin here, or as many as there are in `data`."""
+    at = 0
+    for _ in range(3):
+        size = _adts_size(data[at : at + 7])
+        if not size:
+            return False
+        at += size
+        if at == len(data):
+            return True
+    return at < len(data)
 
 
 def _adts_size(data: bytes) -> int:

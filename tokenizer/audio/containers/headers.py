@@ -79,7 +79,7 @@ def read_nist(file: BinaryIO, start: int) -> Iterator[Part]:
 
 
 def read_voc(file: BinaryIO, start: int) -> Iterator[Part]:
-    """The part of a VOC file. libsndfile reads its first block of samples; FFmpeg reads all.
+    """The parts of one or several joined VOC files, from `start` on. libsndfile reads its first block of samples; FFmpeg reads all.
 
     Raises as read_au does.
     """
@@ -101,6 +101,10 @@ def read_voc(file: BinaryIO, start: int) -> Iterator[Part]:
         kinds.append(block[0])
         size += length
         at += 4 + length
-    check_rest(file, at, stop, audio=size)
+    joined = read_at(file, at, len(VOC_MAGIC)) == VOC_MAGIC
+    if not joined:
+        check_rest(file, at, stop, audio=size)
     simple = sum(kind in VOC_SOUND for kind in kinds) == 1 and not {2, 3, 6, 7} & set(kinds)
     yield Part(file=view(file, start, at), format="voc", sndfile=simple)
+    if joined:
+        yield from read_voc(file, at)

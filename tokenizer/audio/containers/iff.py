@@ -17,7 +17,7 @@ PCM = {b"NONE": None, b"twos": None, b"sowt": None, b"raw ": 8, b"in24": 24, b"i
 PCM |= {b"fl32": 32, b"FL32": 32, b"fl64": 64, b"FL64": 64}
 PCM |= {name: 8 for name in (b"alaw", b"ALAW", b"ulaw", b"ULAW")}
 UNKNOWN_SIZE = 0x7FFFF000  # as in WAV
-CAF_HEADER = 8
+CAF_MAGIC, CAF_HEADER = b"caff", 8
 
 
 class Chunk(NamedTuple):
@@ -128,12 +128,12 @@ def _mended(
 
 
 def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
-    """The part of a CAF file. Raises AudioError as read_form does."""
+    """The parts of one or several joined CAF files, from `start` on. Raises AudioError as read_form does."""
     stop, at, sound, packets = size_of(file), start + CAF_HEADER, None, 0
     end = at
     while at + 12 <= stop:
         name, size = struct.unpack(">4sq", read_at(file, at, 12))
-        if not all(32 <= byte < 127 for byte in name):
+        if name == CAF_MAGIC or not all(32 <= byte < 127 for byte in name):
             break
         begin = at + 12
         if name == b"data":
@@ -153,5 +153,10 @@ def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
         patches = {sound.start - 8: struct.pack(">q", stop - sound.start)}
         yield Part(file=view(file, start, stop, patches), format="caf")
         return
-    check_rest(file, end, stop, audio=sound.size)
-    yield Part(file=view(file, start, stop), format="caf", least_samples=packets)
+    joined = read_at(file, end, 4) == CAF_MAGIC
+    if not joined:
+        check_rest(file, end, stop, audio=sound.size)
+    cut = end if joined else stop
+    yield Part(file=view(file, start, cut), format="caf", least_samples=packets)
+    if joined:
+        yield from read_caf(file, end)

@@ -25,7 +25,7 @@ from tokenizer.audio.containers.parts import (
     size_of,
     view,
 )
-from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, AudioError
+from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCLAIMED, AudioError
 
 # Bit rates in kbit/s by layer and index, for MPEG 1 (True) and for MPEG 2 and 2.5 (False), and
 # sample rates in Hz by version bits and index: ISO/IEC 11172-3 and 13818-3.
@@ -160,7 +160,7 @@ def read_mpeg(file: BinaryIO, start: int) -> Iterator[Part]:
         audio = sum(stream.bytes for stream in streams)
         check_rest(file, end, stop, audio=audio)
         if stop - end > UNCLAIMED_SHARE * audio and read_at(file, end, 64).strip(b"\0") == b"":
-            raise AudioError(TRUNCATED, f"the last {stop - end} bytes are zeros")
+            raise AudioError(UNCLAIMED, f"the last {stop - end} bytes, zeros, may be a hole")
     untouched = len(streams) == 1 and not before
     for stream in streams:
         if stream.skipped > UNCLAIMED_SHARE * stream.bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from tokenizer.audio.containers.flac import read_flac
-from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, Pieces, check_rest, size_of, view
+from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, Pieces, find_bytes, size_of, view
 from tokenizer.audio.reasons import TRUNCATED, AudioError
 
 MAGIC = b"OggS"
@@ -39,7 +39,7 @@ def read_ogg(file: BinaryIO, start: int) -> Iterator[Part]:
 
     Raises AudioError(TRUNCATED) when a page is missing or damaged, or a stream lacks its last.
     """
-    stop, end, audio = size_of(file), start, 0
+    stop, end = size_of(file), start
     link: list[tuple[int, int]] = []
     streams: dict[int, int] = {}  # of a link: serial → number of its last page
     open_streams, heads = set[int](), list[bytes]()
@@ -62,11 +62,11 @@ def read_ogg(file: BinaryIO, start: int) -> Iterator[Part]:
             link[-1] = (link[-1][0], page.stop)
         else:
             link.append((page.body if heads[0][:5] == FLAC else page.start, page.stop))
-        audio += page.stop - end
         end = page.stop
     if open_streams or not chain:
         raise AudioError(TRUNCATED, "the last Ogg page is missing or cut")
-    check_rest(file, end, stop, audio=audio)
+    if find_bytes(file, MAGIC, end) >= 0:
+        raise AudioError(TRUNCATED, "an Ogg page behind the last stream is damaged")
     for link, heads in chain:
         yield from _parts(file, link, heads, whole=len(chain) == 1 and link == [(0, stop)])
 

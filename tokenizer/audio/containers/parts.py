@@ -118,6 +118,15 @@ def read_at(file: BinaryIO, place: int, size: int) -> bytes:
     return file.read(size)
 
 
+def find_bytes(file: BinaryIO, what: bytes, start: int) -> int:
+    """Where `what` is for the first time, at `start` or later; -1 where it is not."""
+    for place in range(start, size_of(file), BLOCK_BYTES):
+        at = read_at(file, place, BLOCK_BYTES + len(what) - 1).find(what)
+        if at >= 0:
+            return place + at
+    return -1
+
+
 def size_of(file: BinaryIO) -> int:
     """Bytes of a file."""
     return file.seek(0, 2)

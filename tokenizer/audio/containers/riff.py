@@ -62,20 +62,21 @@ def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
     if chunk is None or len(fmt) < 16:
         raise AudioError(NOT_AUDIO, "a WAV without a format or without data")
     size, known = _size(file, chunk, stop=stop, long_size=long_size, wave64=wave64, order=order)
-    end = chunk.start + size
-    tag = _format_tag(fmt, order)
-    if tag in MPEG_TAGS:
-        sound: BinaryIO = Pieces(file, [(chunk.start, end)])  # type: ignore[assignment]
-        yield from mpeg.read_mpeg(sound, 0)
-    elif known:
+    end, following = chunk.start + size, stop
+    if known:
         following = _following(file, chunk, end=end, wave64=wave64, order=order)
+    if _format_tag(fmt, order) in MPEG_TAGS:
+        sound = Pieces(file, [(chunk.start, end)])
+        yield from mpeg.read_mpeg(sound, 0)  # type: ignore[arg-type]
+    elif known:
+        # libsndfile reads a Wave64 to the end of the file, whatever lies there.
         cut = stop if following == stop and not wave64 else end
         yield Part(file=view(file, start, cut), format="w64" if wave64 else "wav")
-        if following < stop:
-            yield from read_wav(file, following)
     else:
         pieces = [header(fmt, size, order=order), (chunk.start, end)]
         yield Part(file=Pieces(file, pieces), format="wav")  # type: ignore[arg-type]
+    if following < stop:
+        yield from read_wav(file, following)
 
 
 def read_chunk(file: BinaryIO, at: int, *, wave64: bool, order: str) -> Chunk | None:
@@ -129,10 +130,11 @@ def _are_chunks(file: BinaryIO, at: int, stop: int, *, wave64: bool, order: str)
 
 def _following(file: BinaryIO, chunk: Chunk, *, end: int, wave64: bool, order: str) -> int:
     """Where another WAV begins behind the samples; the file's end where there is none."""
-    stop, at = size_of(file), chunk.end if end == chunk.start + chunk.size else end
+    stop, at = size_of(file), end
+    if end == chunk.start + chunk.size and not _begins(file, end):
+        at = chunk.end  # with padding, which not all joined files have
     while at < stop:
-        name = read_at(file, at, 4)
-        if name in RIFF_IDS or read_at(file, at, 16) == W64_ID:
+        if _begins(file, at):
             return at
         rest = read_chunk(file, at, wave64=wave64, order=order)
         if rest is None or rest.name == b"data" or rest.start + rest.size > stop:
@@ -140,6 +142,11 @@ def _following(file: BinaryIO, chunk: Chunk, *, end: int, wave64: bool, order: s
             return stop
         at = rest.end
     return stop
+
+
+def _begins(file: BinaryIO, at: int) -> bool:
+    head = read_at(file, at, 16)
+    return head[:4] in RIFF_IDS or head == W64_ID
 
 
 def _format_tag(fmt: bytes, order: str) -> int:
