@@ -1,7 +1,8 @@
 """Turn token shards into speech: audio shards of the same names.
 
-A sample is KEY.flac and KEY.json. A frame of 20 ms gives 320 samples at 16 kHz, and an utterance 80
-more, so tokenizing the result gives the same number of tokens. KEY.json is the token shard's.
+A sample is KEY.flac and KEY.json. At 16 kHz a frame of 20 ms gives 320 samples, and an utterance 80
+more, so tokenizing the result gives the same number of tokens. Other vocoders have another rate,
+such as 24 kHz with 480 samples a frame and none more. KEY.json is the token shard's.
 Tokens do not hold the loudness of speech: the output is at about -23 dBFS. Run it again to finish
 what is missing. Exit status: 0 all done; 1 a shard failed; 2 unusable arguments.
 """

@@ -41,6 +41,7 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
 
     root, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
+    flags.warn_of_bf16(files, args.precision)
     settings = flags.tokenize_settings(args)
     phones, items = evaluation.read_annotation(args, shards)
     features = None
@@ -59,6 +60,7 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
         phones=phones,
         items=items,
         output=args.output,
+        compare_precision=args.compare_precision,
     )
     windowing = settings.windowing(files)
     done.figures.update(decoding_figures(shards, files, windowing=windowing, features=features))
@@ -74,9 +76,7 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
 
 def evaluate_lm(args: flags.argparse.Namespace) -> int:
     """`lm`: one call for token shards, one for each folder of pairs, a table out."""
-    if not args.input and not args.pairs:
-        problem = "nothing is to be measured"
-        raise flags.unusable("--input", "(none)", problem, remedy="give it or --pairs")
+    evaluation.check_lm_flags(args)
     from lm.evaluation.judge import find_pairs, open_tokens, pair_figures, prediction_figures
     from pipeline.cluster.progress import bar
     from tokenizer.tokenizer import Tokenizer
@@ -91,6 +91,8 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
     tokenizer = Tokenizer(files, device) if pairs and files else None
     write_json = open_json(args.json) if args.json else None
     figures, judged = {}, {}
+    if tokenizer:
+        flags.say_precision("fp32", device)
     with flags.naming("--lm", args.lm):
         if tokens:
             with flags.naming("--input", args.input):
@@ -104,8 +106,7 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
                     model, found, tokenizer, batch_tokens=args.batch_tokens, progress=bar
                 )
     print(f"{args.lm}: tokenizer {str(model.config.tokenizer)[:12]}")
-    print_figures(figures, evaluation.LM_MEANINGS)
-    evaluation.print_pairs(judged)
+    evaluation.print_lm(figures, judged)
     if write_json:
         record = {"lm": args.lm, "tokenizer": model.config.tokenizer, "device": device}
         write_json({**record, "input": args.input, **figures, "pairs": judged})

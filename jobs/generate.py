@@ -58,12 +58,12 @@ def main() -> int:
         ]
     generator = Generator(model)
     del model
-    seconds = config.window * config.frames_per_token / FRAMES_PER_SECOND
-    flag = "--prompt-tokens" if args.prompt_tokens else "--prompt"
-    with flags.naming(flag, remedy=f"keep its end with --prompt-seconds {seconds:g}"):
+    with flags.naming("--prompt-tokens" if args.prompt_tokens else "--prompt"):
         prompts.check_prompts(given_prompts, generator)
     output = flags.named("--output", Folder, args.output)
     continuation.check_output(output, given_prompts)
+    if args.prompt:
+        print("the prompts' tokens were made in fp32", file=sys.stderr)
     decoding = Decoding(files, device) if files and files.vocoder else None
     settings = continuation.ContinuationSettings(
         tokens=continuation.tokens_in(args.seconds, config.frames_per_token),

@@ -33,13 +33,18 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
+    from pipeline.shards.listing import check_outside
     from pipeline.tokenize.ingest import find_audio, ingest
     from tokenizer.storage.folder import Folder
 
-    files = flags.named("--input", find_audio, args.input)
+    files, left_out = flags.named("--input", find_audio, args.input)
+    flags.named("--input", check_outside, args.input, args.output)
     output = flags.named("--output", Folder, args.output)
     done = ingest(files, output, int(args.shard_size_mb * 2**20))
     print(f"{done['files']:,} files, {done['bytes'] / 2**20:,.1f} MB, in {done['shards']:,} shards")
+    if left_out:
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(left_out.items()))
+        print(f"left out, as they are no audio files: {kinds}")
     print(f"written to {args.output}")
     return print_problems(failed_problems(done["failed"]))
 

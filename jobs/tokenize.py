@@ -31,6 +31,13 @@ def parse() -> flags.argparse.Namespace:
     flags.add_output(parser, "token shards")
     flags.add_tokenizer(parser)
     flags.add_max_reject_rate(parser, "samples")
+    parser.add_argument(
+        "--on-changed",
+        choices=("keep", "redo", "refuse"),
+        default="keep",
+        help="what to do about shards whose input has changed since they were made: keep them and "
+        "say so, make them again, or stop (default: %(default)s)",
+    )
     flags.add_encoders(parser)
     return parser.parse_args()
 
@@ -39,15 +46,21 @@ def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
     from pipeline.shards.inputs import find_shards
-    from pipeline.tokenize.job import open_output, tokenize
+    from pipeline.shards.listing import check_outside
+    from pipeline.tokenize.job import changed_text, open_output, tokenize
 
     root, shards = flags.named("--input", find_shards, args.input)
+    flags.named("--input", check_outside, args.input, args.output)
     files = flags.read_tokenizer(args.tokenizer)
     settings = flags.tokenize_settings(args)
     output = open_output(
         args.output, files, source=args.tokenizer, settings=settings, inputs_root=root
     )
-    summary = tokenize(shards, output, flags.encoder_settings(args))
+    flags.warn_of_bf16(files, args.precision)
+    with flags.naming("--on-changed", args.on_changed):
+        summary = tokenize(shards, output, flags.encoder_settings(args), on_changed=args.on_changed)
+    if summary["changed"]:
+        print(f"note: {changed_text(summary['changed'])}; --on-changed redo makes them again")
     print_samples(summary, "samples")
     print_codes(summary, "h of audio")
     run = summary["this_run"]

@@ -1,6 +1,7 @@
 """Train a speech language model on token shards. Writes OUTPUT/model.
 
-For shards that jobs/tokenize.py made, give the same --tokenizer; for imported ones, none. After a
+For shards that jobs/tokenize.py made, give the same --tokenizer; for imported ones, none; to
+fine-tune a model, give it as --start. After a
 kill, run the same command again: it continues and ends with the same weights. The log is in
 OUTPUT/training: log.jsonl, and events for TensorBoard. Exit status: 0 done; 1 the loss is not
 finite, or a shard cannot be read; 2 unusable arguments.
@@ -22,7 +23,9 @@ def parse() -> argparse.Namespace:
     parser = flags.parser(
         __doc__,
         "python jobs/train_lm.py --input out/tokens --tokenizer wavlm-tiny-km256 --preset tiny "
-        "--steps 200 --output out/lm",
+        "--steps 200 --output out/lm\n"
+        "python jobs/train_lm.py --input out/tokens --start out/lm/model --learning-rate 1e-4 "
+        "--steps 100 --output out/tuned",
     )
     parser.add_argument(
         "--input",
@@ -35,7 +38,7 @@ def parse() -> argparse.Namespace:
         "--tokenizer",
         metavar="URL",
         help="the one that made the tokens: a name that ships, a folder or a URL; leave it out for "
-        "imported tokens",
+        "imported tokens, and with --start",
     )
     parser.add_argument(
         "--valid",

@@ -34,6 +34,21 @@ def parse() -> argparse.Namespace:
         "--layers", type=flags.positive, default=8, help="ConvNeXt blocks (default: %(default)s)"
     )
     shape.add_argument(
+        "--head",
+        choices=("istft", "linear"),
+        default="istft",
+        help="istft: an inverse STFT, as in Vocos; linear: the samples of each frame, as in "
+        "WaveNeXt, without overlap and so without its latency (default: %(default)s)",
+    )
+    shape.add_argument(
+        "--output-rate",
+        type=flags.positive,
+        metavar="HZ",
+        help="sample rate of decoded speech: 16000 with istft; with linear a multiple of 50 from "
+        "8000 to 48000 (default: 24000). Audio of a lower rate has nothing above half of that "
+        "rate, and speech decoded after training on it has as little there",
+    )
+    shape.add_argument(
         "--causal",
         action="store_true",
         help="do not look at later frames, so that it can decode a stream of tokens",

@@ -39,7 +39,8 @@ class LMConfig:
     tokenizer whose tokens are modelled. frames_per_token: the tokenizer's; the model works at the
     rate of tokens. input_width: of frozen vectors; 0 means `width`. decompressor: its shape, for
     those inputs. SpeechLM.from_tokenizer fills in the last four. start: an utterance begins with a
-    chunk of START, so that its first tokens are predicted too; published WavSLM models have none.
+    chunk of START, so that its first tokens are predicted too. Published WavSLM models have none:
+    they predict from the second chunk on, and take the tokenizer's features as they are.
     Raises LMError for impossible values.
     """
 
@@ -83,6 +84,11 @@ class LMConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.width // self.heads
+
+    @property
+    def unscored_tokens(self) -> int:
+        """Tokens at an utterance's start that are not predicted: without START, its first chunk."""
+        return 0 if self.start else self.chunk
 
     def flops_per_token(self, keys: float | None = None) -> float:
         """Floating-point operations of one token's forward pass; training takes three times that.

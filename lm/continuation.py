@@ -1,7 +1,7 @@
 """Continue prompts with a language model, and publish the tokens and their sound.
 
 OUTPUT/KEY.tokens.npy    the tokens that follow the prompt
-OUTPUT/KEY.wav           their sound, where the tokenizer has a vocoder
+OUTPUT/KEY.wav           their sound at the vocoder's rate, where the tokenizer has a vocoder
 OUTPUT/KEY.joined.wav    the decoded prompt, followed by that sound
 """
 
@@ -16,7 +16,7 @@ import soundfile
 
 from lm.generation import Generator, Sampling
 from lm.prompts import Prompt
-from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.codec.decoder import Decoding
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
@@ -126,7 +126,7 @@ def _write(
         if decoding is None:
             return
         joined = decoding.waveform(np.concatenate([prompt.astype(np.int64), tokens]))
-        begin = len(prompt) * decoding.frames_per_token * SAMPLES_PER_FRAME
+        begin = len(prompt) * decoding.frames_per_token * decoding.samples_per_frame
         for wave, ending in zip((joined, joined[begin:]), SOUND_ENDINGS, strict=True):
-            soundfile.write(path, wave, SAMPLE_RATE, format="WAV")
+            soundfile.write(path, wave, decoding.sample_rate, format="WAV")
             output.publish(path, f"{key}.{ending}")

@@ -6,7 +6,8 @@ predict, so it only makes a table, of each code decompressed alone. The vector o
 stands for several frames is their mean.
 
 A model trained from scratch gets standardised vectors: each dimension has mean 0 and variance 1
-over all codes. One that starts from WavLM's layers gets the features those layers were trained on.
+over all codes. One that starts from WavLM's layers gets the features those layers were trained on,
+and one without START the features as they are, as published WavSLM models do.
 """
 
 import numpy as np
@@ -53,21 +54,26 @@ class TokenInputs(nn.Module):
             self.register_buffer("mean", torch.zeros(width))
             self.register_buffer("feature_scale", torch.ones(()))
             self.decompressor = Decompressor(config.decompressor).requires_grad_(False)
-        self.start = nn.Parameter(torch.empty(config.chunk, config.width))
+        if config.start:
+            self.start = nn.Parameter(torch.empty(config.chunk, config.width))
 
     @torch.no_grad()
     def fill(self, files: TokenizerFiles) -> None:
-        """Copy the frozen vectors from a tokenizer, and standardise them."""
-        features = vectors_of_codes(files)
-        if self.config.inputs == "codes":
-            self.table.copy_(features)
-        elif self.config.inputs == "decompressor":
+        """Copy the frozen vectors from a tokenizer, and standardise them for a model with START."""
+        features = None
+        if self.config.start or self.config.inputs == "codes":
+            features = vectors_of_codes(files)
+        if self.config.inputs == "decompressor":
             self.table.copy_(files.weights["codebook.codes"])
             self.mean.copy_(files.weights["features.mean"])
             self.feature_scale.copy_(files.weights["features.scale"])
             prefix = "decompressor."
             weights = {k.removeprefix(prefix): v for k, v in files.weights.items() if prefix in k}
             self.decompressor.load_state_dict(weights)
+        elif features is not None:
+            self.table.copy_(features)
+        if not self.config.start or features is None:
+            return
         variance, mean = torch.var_mean(features, dim=0, correction=0)
         self.shift.copy_(mean)
         # A dimension without variance must not be scaled up to noise.
@@ -76,7 +82,8 @@ class TokenInputs(nn.Module):
     @torch.no_grad()
     def leave_untouched(self) -> None:
         """Undo the standardisation. The start vectors become the mean of the frozen vectors."""
-        self.start.copy_(self.shift.expand_as(self.start))
+        if self.config.start:
+            self.start.copy_(self.shift.expand_as(self.start))
         self.shift.zero_()
         self.scale.fill_(1.0)
 
@@ -88,6 +95,8 @@ class TokenInputs(nn.Module):
         else:
             x = self.of_tokens(known)
         x = x * (tokens >= 0).unsqueeze(-1)
+        if not self.config.start:
+            return x
         start = self.start.to(x.dtype).repeat(tokens.shape[1] // self.config.chunk, 1)
         return torch.where((tokens == START).unsqueeze(-1), start, x)
 
@@ -107,7 +116,9 @@ class TokenInputs(nn.Module):
         self, tokens: Tensor, state: list[State] | None = None
     ) -> tuple[Tensor, list[State]]:
         """(B, T) tokens, whole chunks → (B, T, input_width), and the state for the next chunk."""
-        features, state = self.decompressor(F.embedding(tokens, self.table), state=state)
+        dtype = next(self.decompressor.parameters()).dtype
+        codes = F.embedding(tokens, self.table).to(dtype)
+        features, state = self.decompressor(codes, state=state)
         features = features.float() * self.feature_scale + self.mean
         return features.unflatten(1, (-1, self.config.frames_per_token)).mean(2), state
 

@@ -1,6 +1,8 @@
 """Generation: prompts → the tokens that follow, chunk by chunk, and speech while they come.
 
-A prompt starts where an utterance starts, as in training. It may end within a chunk: the tokens of
+A prompt starts where an utterance starts, as in training, and may be of any length. All of it goes
+through the model: layers of sliding windows look back further than one window. It may end within a
+chunk: the tokens of
 a chunk are predicted independently of one another, so the whole chunk is drawn and the prompt's
 tokens are put in their places, which is exact.
 """
@@ -15,7 +17,6 @@ from torch import Tensor
 from lm.config import LMConfig, LMError
 from lm.inference import PackedLM
 from lm.model import SpeechLM
-from tokenizer.audio.frames import SAMPLES_PER_FRAME
 from tokenizer.stream import SpeechStream
 from tokenizer.tokenizer import Tokenizer
 
@@ -107,11 +108,11 @@ class Generator:
     ) -> Iterator[list[np.ndarray]]:
         """The tokens that follow each prompt, one chunk at a time, without end.
 
-        prompts: at least one; (T,) integers each, of any lengths up to the model's window. With
-        T = 0 an utterance starts from nothing. seeds: one for each; the tokens of a row depend on
-        its prompt and seed, and on the other rows by rounding only. Each step gives (chunk,) int64
-        for each row; the first step gives fewer where a prompt ends within a chunk. Raises LMError,
-        before the first step, for a prompt longer than the window or with other values than codes.
+        prompts: at least one; (T,) integers each, of any lengths. With T = 0 an utterance starts
+        from nothing; a model without START needs a chunk. seeds: one for each; the tokens of a row
+        depend on its prompt and seed, and on the other rows by rounding only. Each step gives
+        (chunk,) int64 for each row; the first step gives fewer where a prompt ends within a chunk.
+        Raises LMError, before the first step, as `check`.
         """
         for prompt in prompts:
             self.check(prompt)
@@ -136,16 +137,23 @@ class Generator:
             logits = self.lm.step(tokens, state)
 
     def check(self, prompt: np.ndarray) -> None:
-        """Raises LMError for a prompt longer than the window or with other values than codes."""
-        tokens, size, window = np.asarray(prompt), self.config.codebook_size, self.config.window
+        """Raises LMError for a prompt with other values than codes, or too short for the model."""
+        tokens, size = np.asarray(prompt), self.config.codebook_size
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             problem = f"its tokens are {tokens.dtype} of shape {tokens.shape}"
             raise LMError(problem, "give integers of shape (T,)")
         if len(tokens) and not 0 <= tokens.min() <= tokens.max() < size:
             wrong = tokens.min() if tokens.min() < 0 else tokens.max()
-            raise LMError(f"it has a token {wrong}, and the model's are 0 to {size - 1}")
-        if len(tokens) > window:
-            raise LMError(f"it has {len(tokens)} tokens, and the model's window is {window}")
+            raise LMError(
+                f"it has a token {wrong}, and the model's are 0 to {size - 1}",
+                "give tokens of the model's own tokenizer",
+            )
+        if len(tokens) < self.config.unscored_tokens:
+            raise LMError(
+                f"it has {len(tokens)} tokens, and the model has no START: it continues "
+                f"{self.config.chunk} or more",
+                "give a longer prompt",
+            )
 
     def speak(
         self,
@@ -158,18 +166,18 @@ class Generator:
     ) -> Iterator[np.ndarray]:
         """The speech of the `count` tokens that follow a prompt, in pieces, while they come.
 
-        Pieces are (n,) float32 at 16 kHz. Together they are what decode() gives of prompt and
-        continuation, from the prompt's end on. With a causal decompressor and vocoder each chunk
-        gives a piece: 80 ms for 4 tokens at 50 a second. The overlap of the vocoder's windows comes
-        with the last piece. Without a causal form all speech is one piece at the end. Raises
-        LMError as `chunks`, and UsageError for a tokenizer without a vocoder.
+        Pieces are (n,) float32 at the tokenizer's output_sample_rate. Together they are what
+        decode() gives of prompt and continuation, from the prompt's end on. With a causal
+        decompressor and vocoder each chunk gives a piece: 80 ms for 4 tokens at 50 a second. The
+        overlap of the windows of an inverse STFT comes with the last piece. Without a causal form
+        all speech is one piece at the end. Raises LMError as `chunks`, and UsageError for a
+        tokenizer without a vocoder.
         """
         self.check(prompt)
-        vocoder = tokenizer.needed_decoding().needed_vocoder()
-        compression = tokenizer.compression
-        causal = compression is None or compression.decompressor.config.causal
+        decoding = tokenizer.needed_decoding()
+        decoding.needed_vocoder()
         tokens = self._first_tokens(prompt, count, seed=seed, sampling=sampling)
-        if causal and vocoder.config.causal:
+        if decoding.is_causal:
             return _streamed(tokenizer, np.asarray(prompt), tokens)
         return _decoded(tokenizer, np.asarray(prompt), tokens)
 
@@ -193,8 +201,8 @@ def _streamed(
     skip = _samples(tokenizer, prompt) - len(stream.push(prompt))
     for piece in _pieces(stream, chunks):
         if len(piece) > skip:
-            yield piece[max(0, skip) :]
-        skip -= len(piece)
+            yield piece[skip:]
+        skip = max(0, skip - len(piece))
 
 
 def _pieces(stream: SpeechStream, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -211,4 +219,5 @@ def _decoded(
 
 
 def _samples(tokenizer: Tokenizer, prompt: np.ndarray) -> int:
-    return len(prompt) * tokenizer.frames_per_token * SAMPLES_PER_FRAME
+    samples_per_frame = tokenizer.needed_decoding().samples_per_frame
+    return len(prompt) * tokenizer.frames_per_token * samples_per_frame

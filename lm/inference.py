@@ -2,7 +2,8 @@
 
 A step of one chunk reads every weight once, and that takes most of its time. So weights are laid
 out for the machine's fastest kernel (tokenizer/encoder/linear.py), one product gives queries, keys,
-values and gates, and bf16 halves the bytes read.
+values and gates, and bf16 halves the bytes read. The same holds for a decompressor that gives the
+inputs: it runs in the model's precision, and the rows of a batch go through it together.
 """
 
 import copy
@@ -14,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm.config import PAD, START
 from lm.model import Layer, SpeechLM
-from tokenizer.codec.focal import State
+from lm.row_inputs import RowInputs
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.kv_cache import CachedLayers, KVCache
 from tokenizer.encoder.linear import InferenceLinear, pack_linears
@@ -31,14 +33,13 @@ class RowsState:
     """What is kept of the rows so far. A step updates it in place: use each state once.
 
     caches: one for each layer. starts: (B,), where each row starts after its left padding.
-    padding: the longest such padding. decompressor: the state of each row, or None. seen: positions
-    so far.
+    padding: the longest such padding. inputs: of the rows' vectors. seen: positions so far.
     """
 
     caches: list[KVCache]
     starts: Tensor
     padding: int
-    decompressor: list[list[State] | None]
+    inputs: RowInputs
     seen: int = 0
 
 
@@ -51,6 +52,8 @@ class PackedLM:
         weight = model.head.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.inputs = copy.deepcopy(model.inputs).eval()
+        if config.inputs == "decompressor":
+            self.inputs.decompressor.to(self.dtype)
         if weight.is_cpu:
             pack_linears(self.inputs)
         shape = EncoderConfig(
@@ -77,49 +80,33 @@ class PackedLM:
     def begin(self, prompts: list[Tensor]) -> tuple[Tensor, RowsState]:
         """(T,) tokens of each row, whole chunks or none → logits of its next chunk, and the state.
 
-        Logits are (B, chunk, K) in fp32. Shorter prompts are padded on the left, so that all rows
-        end together; padding changes nothing.
+        Logits are (B, chunk, K) in fp32. A model without START needs a chunk of each row. Shorter
+        prompts are padded on the left, so that all rows end together; padding changes nothing. A
+        prompt may be of any length: all of it goes through inputs and layers, block by block.
         """
-        config, chunk = self.config, self.config.chunk
-        lengths = [chunk + len(prompt) for prompt in prompts]
-        longest = max(lengths)
-        decompressor: list[list[State] | None] = []
-        x = torch.zeros(len(prompts), longest, config.width, device=self.device)
-        for row, prompt in enumerate(prompts):
-            x[row, longest - lengths[row] :][:chunk] = self.inputs.start
-            decompressor.append(None)
-            if len(prompt):
-                vectors, decompressor[row] = self._vectors(prompt[None].to(self.device), None)
-                x[row, longest - len(prompt) :] = vectors[0]
+        starting = self.config.chunk if self.config.start else 0
+        lengths = [starting + len(prompt) for prompt in prompts]
+        longest, block = max(lengths), self.layers.block
         starts = torch.tensor([longest - length for length in lengths], device=self.device)
-        padding = longest - min(lengths)
-        caches = self.layers.new_caches()
-        state = RowsState(caches, starts, padding=padding, decompressor=decompressor)
-        for block in x.split(self.layers.block, dim=1):
-            last = self._after(block, state)
+        state = RowsState(
+            self.layers.new_caches(),
+            starts,
+            padding=longest - min(lengths),
+            inputs=RowInputs(self.inputs, len(prompts)),
+        )
+        tokens = torch.full((len(prompts), longest), PAD)
+        for row, prompt in zip(tokens, prompts):
+            row[longest - len(prompt) - starting :] = START
+            row[longest - len(prompt) :] = prompt
+        for part in tokens.to(self.device).split(block, dim=1):
+            last = self._after(state.inputs.vectors(part), state)
         return self._logits(last), state
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, state: RowsState) -> Tensor:
         """(B, chunk) tokens, the next of each row → logits (B, chunk, K) fp32 of those after."""
-        tokens = tokens.to(self.device)
-        if self.config.inputs == "decompressor":
-            # Row by row: a row without a prompt has no state yet.
-            parts = [self._vectors(row[None], s) for row, s in zip(tokens, state.decompressor)]
-            state.decompressor = [after for _, after in parts]
-            x = torch.cat([vectors for vectors, _ in parts])
-        else:
-            x = self.inputs.of_tokens(tokens)
-        return self._logits(self._after(x, state))
-
-    def _vectors(
-        self, tokens: Tensor, state: list[State] | None
-    ) -> tuple[Tensor, list[State] | None]:
-        """(B, T) tokens after a decompressor's state → (B, T, D), and the state after them."""
-        if self.config.inputs != "decompressor":
-            return self.inputs.of_tokens(tokens), None
-        features, state = self.inputs.decompress(tokens, state)
-        return self.inputs.from_features(features), state
+        vectors = state.inputs.vectors(tokens.to(self.device))
+        return self._logits(self._after(vectors, state))
 
     def _logits(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x, x.shape[-1:], *self.norm, eps=self.config.layer_norm_eps)

@@ -114,10 +114,7 @@ def last_seconds(prompt: Prompt, seconds: float, frames_per_token: int) -> Promp
 
 
 def check_prompts(prompts: Iterable[Prompt], generator: Generator) -> None:
-    """Raises UsageError for a prompt that is empty, longer than the window, or not of its codes.
-
-    The error about a prompt that is too long has no remedy: the caller knows how to shorten one.
-    """
+    """Raises UsageError for a prompt that is empty, as Generator.check, and says which it is."""
     for prompt in prompts:
         if not len(prompt.tokens):
             raise UsageError("it has no tokens", "give one with speech in it", value=prompt.url)
@@ -125,6 +122,4 @@ def check_prompts(prompts: Iterable[Prompt], generator: Generator) -> None:
             generator.check(prompt.tokens)
         except LMError as error:
             error.value = prompt.url
-            if len(prompt.tokens) <= generator.config.window:
-                error.remedy = "give tokens of the model's own tokenizer"
             raise

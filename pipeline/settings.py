@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that a command line can show the defaults at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from tokenizer.audio.frames import SAMPLE_RATE
@@ -70,6 +70,7 @@ class TokenizeSettings:
             frames_per_token=files.frames_per_token,
             past=past,
             chunk=chunk,
+            left_padding=files.left_padding,
         )
 
     def batch_limits(self) -> BatchLimits:
@@ -123,6 +124,8 @@ class DistillSettings:
     quantizer: "codebook" or "bsq". warm_up: steps without a codebook, before `steps` with it.
     rows, frames: of a batch. kmeans_frames: latents that FAISS clusters. encoder_steps: of the
     stage before, which trains a causal encoder; None keeps the bidirectional one.
+    replicate_padding: of a causal encoder, see EncoderConfig. raw_input: a bidirectional encoder
+    gets audio as it is, not normalised.
     """
 
     codebook_size: int
@@ -137,6 +140,8 @@ class DistillSettings:
     learning_rate: float
     seed: int
     encoder_steps: int | None = None
+    replicate_padding: bool = False
+    raw_input: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,10 @@ class VocoderSettings:
     precision: str
     seed: int
     workers: int
+
+    def to_dict(self) -> dict:
+        """The values, for run.json; a vocoder's as in the config.json of its tokenizer."""
+        return {**asdict(self), "vocoder": self.vocoder.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)

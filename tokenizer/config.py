@@ -19,7 +19,7 @@ from tokenizer.errors import UsageError
 CAUSAL_FIELDS = ("causal", "chunk_frames", "past_frames", "gain")
 # Fields that are written only where they differ from their default: they came later, and may not
 # change the fingerprints of older tokenizers.
-LATER_FIELDS = ("replicate_padding", "position_bias")
+LATER_FIELDS = ("replicate_padding", "position_bias", "feat_proj_layer_norm")
 LATER_VOCODER_FIELDS = ("head", "samples_per_frame", "margin", "limiter")
 
 
@@ -43,6 +43,8 @@ class EncoderConfig:
     [320 t, 320 t + 400), and the positional convolution is padded by zeros.
     position_bias: attention has WavLM's gated relative position bias; HuBERT and wav2vec 2.0 have
     none.
+    feat_proj_layer_norm: the conv features are normalised before their projection; DistilHuBERT's
+    are not.
     """
 
     layer: int = 6
@@ -70,6 +72,7 @@ class EncoderConfig:
     gain: float = 20.0
     replicate_padding: bool = False
     position_bias: bool = True
+    feat_proj_layer_norm: bool = True
 
     def __post_init__(self) -> None:
         hop, receptive = 1, 1
@@ -94,6 +97,8 @@ class EncoderConfig:
             raise EncoderError("a causal encoder's past_frames must be whole chunks")
         if self.replicate_padding and not self.causal:
             raise EncoderError("its convolutions have replicate padding, but it is not causal")
+        if self.causal and not self.position_bias:
+            raise EncoderError("it has no position bias, so it cannot be causal")
 
     @property
     def head_dim(self) -> int:

@@ -2,8 +2,9 @@
 
 Each chunk of 4 frames passes once through encoder and compressor, which keep a state from chunk to
 chunk. The tokens are those that the whole utterance gets in one pass. The latency is 85 ms, a chunk
-and the 80 samples that its last frame sees after it, plus the time to compute. Decoding adds the
-overlap of the vocoder's windows: see Vocoder.
+and the 80 samples that its last frame sees after it, plus the time to compute; with replicate
+padding no frame sees past its chunk, and it is 80 ms. Decoding adds the overlap of the vocoder's
+windows: see Vocoder.
 """
 
 from typing import TYPE_CHECKING
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME, num_frames
-from tokenizer.codec.decoder import Decoding, limited
+from tokenizer.audio.windows import left_padded
+from tokenizer.codec.decoder import Decoding, DecodingState
 from tokenizer.codec.focal import State
-from tokenizer.codec.vocoder import VocoderState
 from tokenizer.encoder.causal_wavlm import CHUNKS_PER_BLOCK, CausalWavLM, EncoderState
 from tokenizer.errors import UsageError
 
@@ -52,15 +53,20 @@ class TokenStream:
         self.tokenizer, self.encoder = tokenizer, encoder
         self.codebook = tokenizer.needed_codebook()
         self.chunk_frames = encoder.config.chunk_frames
-        self.waiting = np.empty(0, np.float32)
+        self.left_padding = tokenizer.left_padding
+        self.waiting, self.seen = np.empty(0, np.float32), 0
         self.encoder_state: EncoderState | None = None
         self.compressor_state: list[State] | None = None
         self.finished = False
 
     @property
     def latency_seconds(self) -> float:
-        """From a chunk's first sample to the last one its tokens depend on: 0.085 for 4 frames."""
-        after_chunk = RECEPTIVE_FIELD - SAMPLES_PER_FRAME
+        """Seconds from a chunk's first sample until its tokens can come: 0.085 for 4 frames.
+
+        With replicate padding 0.08: the longest time from a sample to the first tokens that depend
+        on it.
+        """
+        after_chunk = 0 if self.left_padding else RECEPTIVE_FIELD - SAMPLES_PER_FRAME
         return (self.chunk_frames * SAMPLES_PER_FRAME + after_chunk) / SAMPLE_RATE
 
     def push(self, samples: np.ndarray | Tensor) -> np.ndarray:
@@ -74,15 +80,23 @@ class TokenStream:
         if samples.ndim != 1:
             problem = f"their shape is {samples.shape}"
             raise UsageError(problem, "give one channel, (n,)", argument="samples")
+        count = len(samples)
+        if count and not self.seen:
+            samples = left_padded(samples, self.left_padding)
+        self.seen += count
         self.waiting = np.concatenate([self.waiting, samples])
-        frames = num_frames(len(self.waiting))
+        frames = self._complete_frames()
         return self._tokens(frames - frames % self.chunk_frames)
 
     def finish(self) -> np.ndarray:
         """The tokens of the last, partial chunk; an utterance of under 400 samples has none."""
-        tokens = self.push(np.empty(0, np.float32))
+        _check_open(self.finished)
         self.finished = True
-        return np.concatenate([tokens, self._tokens(num_frames(len(self.waiting)))])
+        return self._tokens(self._complete_frames())
+
+    def _complete_frames(self) -> int:
+        """Frames whose samples are all waiting; none before 400 samples have come."""
+        return num_frames(len(self.waiting)) if self.seen >= RECEPTIVE_FIELD else 0
 
     def _tokens(self, frames: int) -> np.ndarray:
         """The tokens of the first `frames` frames that are waiting."""
@@ -117,16 +131,19 @@ class SpeechStream:
 
     def __init__(self, decoding: Decoding) -> None:
         """Raises UsageError unless there is a vocoder, and it and the decompressor are causal."""
-        self.vocoder = decoding.needed_vocoder()
-        if not self.vocoder.config.causal:
+        if not decoding.needed_vocoder().config.causal:
             raise UsageError("the tokenizer's vocoder is not causal", TRAIN_CAUSAL)
-        if decoding.compression and not decoding.compression.decompressor.config.causal:
+        if not decoding.is_causal:
             raise UsageError("the tokenizer's decompressor is not causal", TRAIN_CAUSAL)
         self.decoding = decoding
         self.waiting = decoding.codes_of(np.empty(0, np.int64))
-        self.decompressor_state: list[State] | None = None
-        self.vocoder_state: VocoderState | None = None
+        self.state = DecodingState()
         self.started = self.finished = False
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the samples, in Hz."""
+        return self.decoding.sample_rate
 
     def push(self, tokens: np.ndarray) -> np.ndarray:
         """The next (t,) tokens → the samples that are now final, (n,) float32 in [-1, 1].
@@ -139,29 +156,19 @@ class SpeechStream:
         return self._speech(whole, last=False) if whole else np.empty(0, np.float32)
 
     def finish(self) -> np.ndarray:
-        """The remaining samples. With those of all pushes they are the 320 T + 80 of decode()."""
+        """The remaining samples. With those of all pushes they are what decode() gives."""
         self.push(np.empty(0, np.int64))
         self.finished = True
         if not self.started and not len(self.waiting):
             return np.empty(0, np.float32)
         return self._speech(len(self.waiting), last=True)
 
-    @torch.inference_mode()
     def _speech(self, count: int, last: bool) -> np.ndarray:
         """The speech of the first `count` tokens that are waiting."""
-        features, self.waiting = self.waiting[:count], self.waiting[count:]
+        codes, self.waiting = self.waiting[:count], self.waiting[count:]
         self.started = True
-        compression = self.decoding.compression
-        if compression:
-            width = len(compression.mean)
-            if count:
-                features, self.decompressor_state = compression.next_features(
-                    features, self.decompressor_state
-                )
-            else:
-                features = features.new_empty(0, width)
-        wave, self.vocoder_state = self.vocoder.stream(features[None], self.vocoder_state, last)
-        return limited(wave[0]).cpu().numpy()
+        wave, self.state = self.decoding.next_wave(codes, self.state, last)
+        return wave
 
 
 def _check_open(finished: bool) -> None:

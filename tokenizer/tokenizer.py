@@ -42,11 +42,11 @@ class Tokenizer:
     >>> tokens = tokenizer.encode(waveform, sample_rate=44_100)
     >>> speech = tokenizer.decode(tokens)
 
-    sample_rate: 16,000 Hz, of decoded speech and of what the encoder gets. frames_per_token: 1, 2
-    or 4 frames of 20 ms. tokens_per_second: 50, 25 or 12.5. codebook_size: 0 without a codebook.
-    fingerprint: SHA-256 of all that decides a token, as in config.json and run.json. encoder,
-    codebook, compression, decoding, vocoder, center: its parts, None where the tokenizer has none.
-    token_dtype: uint16, or uint32 over 65,536 codes. device: where it runs.
+    sample_rate: 16,000 Hz, of what the encoder gets; output_sample_rate: of decoded speech.
+    frames_per_token: 1, 2 or 4 frames of 20 ms. tokens_per_second: 50, 25 or 12.5. codebook_size: 0
+    without a codebook. fingerprint: SHA-256 of all that decides a token, as in config.json and
+    run.json. encoder, codebook, compression, decoding, vocoder, center: its parts, None where the
+    tokenizer has none. token_dtype: uint16, or uint32 over 65,536 codes. device: where it runs.
     """
 
     sample_rate = SAMPLE_RATE
@@ -64,6 +64,7 @@ class Tokenizer:
         self.device, dtype = torch.device(device), PRECISIONS[precision]
         self.normalize = files.encoder.normalize
         self.frames_per_token, self.past_and_chunk = files.frames_per_token, files.past_and_chunk
+        self.left_padding = files.left_padding
         self.tokens_per_second = FRAMES_PER_SECOND / files.frames_per_token
         self.codebook_size, self.fingerprint = files.codebook_size, files.fingerprint
         self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
@@ -119,6 +120,11 @@ class Tokenizer:
         """What makes a waveform of features; None where the tokenizer has none."""
         return self.decoding.vocoder if self.decoding else None
 
+    @property
+    def output_sample_rate(self) -> int:
+        """Of decoded speech, in Hz: the vocoder's, and 16,000 without one."""
+        return self.decoding.sample_rate if self.decoding else SAMPLE_RATE
+
     def encode(
         self,
         waveform: np.ndarray | Tensor,
@@ -133,15 +139,16 @@ class Tokenizer:
         is taken; float in [-1, 1] or int16. sample_rate: of the waveform, in Hz. Longer audio than
         a window is encoded in windows that overlap by twice the context.
 
-        Returns (T,) uint16, or uint32 over 65,536 codes; T = floor((n at 16 kHz - 400) / 320) + 1,
-        divided by frames_per_token and rounded up. Raises UsageError, a ValueError, for another
+        Returns (T,) uint16, or uint32 over 65,536 codes; T = floor((n at 16 kHz - 400) / 320) + 1
+        or, of an encoder with replicate padding, ceil(n / 320), divided by frames_per_token and
+        rounded up. Raises UsageError, a ValueError, for another
         type or shape, NaN or infinite samples, under 400 samples at 16 kHz, and a sample rate under
         1,000 Hz.
         """
         self.needed_codebook()
         utterance = utterance_of(waveform, sample_rate)
         windowing = self.windowing(window_seconds, context_seconds)
-        plan = windowing.plan(utterance.num_frames)
+        plan = windowing.plan_samples(utterance.samples)
         tokens = [
             self.encode_windows([wave])[0][window.kept_tokens(self.frames_per_token)]
             for wave, window in zip(windowing.cut(utterance, plan), plan, strict=True)
@@ -151,9 +158,9 @@ class Tokenizer:
     def decode(self, tokens: np.ndarray | Tensor) -> np.ndarray:
         """The speech that the vocoder makes of (T',) tokens, as jobs/detokenize.py does.
 
-        Returns (320 T + 80,) float32 in [-1, 1] at 16 kHz, T = T' · frames_per_token, at about -23
-        dBFS whatever the level of the original. Raises UsageError for tokens outside the codebook,
-        and without a vocoder.
+        Returns (n,) float32 in [-1, 1] at output_sample_rate, at about -23 dBFS whatever the level
+        of the original. With T = T' · frames_per_token, n is 320 T + 80 at 16 kHz, and 480 T at 24
+        kHz; see Decoding. Raises UsageError for tokens outside the codebook, and without a vocoder.
         """
         return self.needed_decoding().waveform(tokens)
 
@@ -199,12 +206,15 @@ class Tokenizer:
             frames_per_token=self.frames_per_token,
             past=past,
             chunk=chunk,
+            left_padding=self.left_padding,
         )
 
     def encode_windows(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """(T',) tokens of each waveform, of one window each.
 
-        waves: (n,) float32 at 16 kHz, at least 400 samples; normalised where `normalize` says so.
+        waves: (n,) float32 at 16 kHz, at least 400 samples; normalised where `normalize` says so,
+        and with `left_padding` copies of an utterance's first sample in front, as Windowing.cut
+        gives them.
         """
         codebook = self.needed_codebook()
         return [

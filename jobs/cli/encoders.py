@@ -1,9 +1,16 @@
 """Flags of the jobs that encode audio with Ray: where encoders run, and how audio is cut."""
 
+from __future__ import annotations
+
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from jobs.cli.parser import positive, positive_number
 from pipeline.settings import EncoderSettings, TokenizeSettings
+
+if TYPE_CHECKING:
+    from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
 def add_encoders(parser: argparse.ArgumentParser) -> None:
@@ -88,3 +95,22 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
         batch_seconds=args.batch_seconds,
         precision=args.precision,
     )
+
+
+def say_precision(precision: str, device: str) -> None:
+    """Say what makes the tokens, in a job that encodes without encoder actors."""
+    print(f"encoding in {precision} on {device}", file=sys.stderr, flush=True)
+
+
+def warn_of_bf16(files: TokenizerFiles, precision: str) -> None:
+    """Say that bf16 changes tokens, if an imported tokenizer runs in it.
+
+    A language model that comes with such a tokenizer was trained on tokens in fp32.
+    """
+    if precision == "bf16" and files.made_by.get("method") == "imported":
+        print(
+            "this tokenizer is imported: in bf16 some of its tokens differ from those in fp32; "
+            "`jobs/evaluate.py tokens --compare-precision` measures how many",
+            file=sys.stderr,
+            flush=True,
+        )

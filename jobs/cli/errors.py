@@ -1,5 +1,6 @@
 """From errors to exit status: one line and status 2 for what cannot be used, no traceback."""
 
+import errno
 import os
 import select
 import signal
@@ -8,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tokenizer.errors import TrainingFailed, UsageError
+from tokenizer.errors import TrainingFailed, UsageError, one_line
+from tokenizer.storage.retries import StoreFailed
 
 # Packages that come with an extra of pyproject.toml, by the name that is imported.
 EXTRAS = {
@@ -21,8 +23,14 @@ EXTRAS = {
     "transformers": "pipeline",
     "webdataset": "pipeline",
 }
-# What a shell reports for a process that SIGINT or SIGPIPE ended.
-INTERRUPTED, BROKEN_PIPE = 130, 141
+# What a shell reports for a process that SIGINT, SIGPIPE or SIGTERM ended.
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+# Errors of a disk: there is nothing wrong with the input or the code.
+DISK_ERRORS = {
+    errno.ENOSPC: "free some room",
+    errno.EDQUOT: "free some room",
+    errno.EROFS: "give a folder that can be written to",
+}
 
 
 def unusable(flag: str, value: object, problem: str, remedy: str) -> UsageError:
@@ -60,13 +68,15 @@ def named(flag: str, function: Callable[..., Any], *values: object, **more: obje
 def run(main: Callable[[], int]) -> None:
     """Call a job's main and exit with its status.
 
-    1 and one line on stderr for a training that failed, 2 and one line for unusable arguments, 130
-    for Ctrl-C, 141 when whoever read stdout has gone. A second Ctrl-C ends the process at once.
+    1 and one line on stderr for a training that failed, a store that does not answer or a full
+    disk; 2 and one line for unusable arguments; 130 for Ctrl-C, 143 for SIGTERM, 141 when whoever
+    read stdout has gone. A second Ctrl-C or SIGTERM ends the process at once.
     """
     # Unless the shell made it ignore Ctrl-C, as it does in the background.
     handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handled:
         signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
     status: int | str | None = None
     try:
         status = _status(main)
@@ -95,13 +105,21 @@ def _status(main: Callable[[], int]) -> int | str | None:
         if package not in EXTRAS:
             raise
         return _refused(f"{package} is not installed; pip install 'wavmill[{EXTRAS[package]}]'")
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
         return BROKEN_PIPE
+    except OSError as error:
+        if not isinstance(error, StoreFailed) and error.errno not in DISK_ERRORS:
+            raise
+        remedy = DISK_ERRORS.get(error.errno or 0, "see that it answers")
+        where = f"{error.filename}: " if error.filename else ""
+        problem = f"error: {where}{one_line(error)}; {remedy} and run the same command again"
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        print("\ninterrupted; run the same command again to continue", file=sys.stderr)
+        return TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
 
 
 def _refused(problem: str) -> int:
@@ -117,6 +135,16 @@ def _interrupt(*_: object) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a job as Ctrl-C does."""
+
+
+def _terminate(*_: object) -> None:
+    """The first SIGTERM: as the first Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise _Terminated
 
 
 def _stdout_is_closed() -> bool:

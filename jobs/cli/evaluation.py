@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from jobs.cli.encoders import add_device, add_encoders
-from jobs.cli.errors import naming
-from jobs.cli.figures import show
+from jobs.cli.errors import naming, unusable
+from jobs.cli.figures import print_figures, show
 from jobs.cli.models import add_lm, add_tokenizer
 from jobs.cli.parser import Commands, add_command, add_input, positive
 
@@ -23,8 +23,9 @@ purity and PNMI (HuBERT, arXiv 2106.07447, 4.2); silence counts as a phone, as i
 With --abx: ABX error within and across speakers, over the tokens' centroids. Where samples' own
 json has "text" and "speaker": the edit distance between tokens of one text by two speakers, and
 between those of two texts by one speaker. With --encoder: the error of decoded features against
-WavLM's. With a tokenizer that has a vocoder: the distance of its speech to the original. The last
-two use the first window of each utterance. Compare only figures of the same files.
+WavLM's. With a tokenizer that has a vocoder: the distance of its speech to the original. These two
+use the first window of each utterance. With --compare-precision: the share of tokens that are equal
+in fp32 and bf16. Compare only figures of the same files.
 """
 TOKEN_MEANINGS = {
     "samples_rejected": "by the tokenize job",
@@ -32,6 +33,9 @@ TOKEN_MEANINGS = {
     "codebook_perplexity": "exp of the codes' entropy",
     "bitrate": "bit/s, nominal: tokens_per_second x log2(codebook_size)",
     "entropy_bitrate": "bit/s: tokens per second of audio x their unigram entropy (ZeroSpeech)",
+    "compared_tokens": "in fp32 and in bf16",
+    "equal_tokens": "share that is the same in both precisions",
+    "other_lengths": "utterances with another number of tokens in the other precision",
     "phones": "that occur in scored frames, silence included",
     "audio_without_labels": "utterances",
     "labels_without_audio": "keys of --phones that --input lacks, or that were rejected",
@@ -90,6 +94,12 @@ def add_tokens_command(commands: Commands) -> None:
         metavar="URL",
         help="the WavLM that the tokenizer was made from, to measure decoded features against",
     )
+    parser.add_argument(
+        "--compare-precision",
+        action="store_true",
+        help="tokenize a second time, in the precision that --precision does not name, and measure "
+        "how many tokens are equal; these tokens go to a folder below --output",
+    )
     parser.add_argument("--json", metavar="URL", help="file for the figures")
     parser.add_argument(
         "--output",
@@ -136,6 +146,13 @@ def add_lm_command(commands: Commands) -> None:
     )
 
 
+def check_lm_flags(args: argparse.Namespace) -> None:
+    """Raises UsageError if the flags of `lm` name nothing to measure."""
+    if not args.input and not args.pairs:
+        problem = "nothing is to be measured"
+        raise unusable("--input", "(none)", problem, remedy="give it or --pairs")
+
+
 def read_annotation(
     args: argparse.Namespace, shards: list[Shard]
 ) -> tuple[PhoneLabels | None, list[Item] | None]:
@@ -163,7 +180,13 @@ def print_left_out(left_out: dict[str, str]) -> None:
         print(f"left out {len(left_out) - LEFT_OUT_SHOWN:,} more; --json has them all")
 
 
-def print_pairs(judged: dict[str, dict]) -> None:
+def print_lm(figures: dict, judged: dict[str, dict]) -> None:
+    """Figures of token shards, then those of pairs."""
+    print_figures(figures, LM_MEANINGS)
+    _print_pairs(judged)
+
+
+def _print_pairs(judged: dict[str, dict]) -> None:
     """A line for each task of each folder of pairs, and one for each subset."""
     for folder, tasks in judged.items():
         width = max(36, *(len(task) + 2 for task in tasks))

@@ -11,7 +11,9 @@ from jobs.cli.encoders import (
     add_encoder_actors,
     add_encoders,
     encoder_settings,
+    say_precision,
     tokenize_settings,
+    warn_of_bf16,
 )
 from jobs.cli.errors import named, naming, run, unusable
 from jobs.cli.models import (
@@ -62,6 +64,8 @@ __all__ = [
     "read_model",
     "read_tokenizer",
     "run",
+    "say_precision",
     "tokenize_settings",
     "unusable",
+    "warn_of_bf16",
 ]

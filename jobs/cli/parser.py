@@ -36,6 +36,13 @@ def add_command(
     return commands.add_parser(name, help=about, **_texts(description, example))
 
 
+def command(job: str) -> str:
+    """How a job is started from here: `python jobs/JOB.py`, or `wavmill JOB`."""
+    if _program().startswith("wavmill "):
+        return f"wavmill {job.replace('_', '-')}"
+    return f"python jobs/{job}.py"
+
+
 def _program() -> str:
     """tokenize.py, or `wavmill tokenize` if the job was started that way."""
     return Path(sys.argv[0]).name

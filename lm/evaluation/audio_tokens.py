@@ -42,7 +42,7 @@ def _windows(path: Path, windowing: Windowing) -> tuple[list[Window], list[np.nd
     try:
         with path.open("rb") as file:
             utterance = read_utterance(file, windowing.samples)
-            plan = windowing.plan(utterance.num_frames)
+            plan = windowing.plan_samples(utterance.samples)
             return plan, list(windowing.cut(utterance, plan))
     except AudioError as error:
         raise LMError(f"{path.parent.name}/{path.name} cannot be tokenized: {error}") from error

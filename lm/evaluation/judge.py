@@ -11,7 +11,13 @@ from lm.config import LMError
 from lm.evaluation.audio_tokens import audio_tokens
 from lm.evaluation.benchmarks import Pair, read_pairs
 from lm.evaluation.pairs import Judged, by_task
-from lm.evaluation.scoring import BATCH_TOKENS, bits_per_token, check_tokens, utterance_scores
+from lm.evaluation.scoring import (
+    BATCH_TOKENS,
+    bits_per_token,
+    check_scored,
+    check_tokens,
+    utterance_scores,
+)
 from lm.model import SpeechLM
 from lm.training.data import TokenShards
 from tokenizer.errors import UsageError
@@ -53,7 +59,10 @@ def prediction_figures(
     progress: Progress,
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, float | int]:
-    """How well a model predicts token shards, over all tokens of all utterances.
+    """How well a model predicts token shards, over all tokens that it predicts.
+
+    A model without START does not predict an utterance's first chunk, so `tokens` and `audio_hours`
+    are without it.
 
     Raises UsageError as read_utterances does, and for a model whose weights are not finite.
     """
@@ -109,12 +118,14 @@ def pair_figures(
     """{task: figures} of how often the positive recording of a pair is the likelier one.
 
     Recordings with the same tokens are scored once. Raises LMError when a recording cannot be
-    tokenized, and for a model whose weights are not finite.
+    tokenized or is too short for the model, and for a model whose weights are not finite.
     """
     paths = list(dict.fromkeys(path for pair in pairs for path in (pair.positive, pair.negative)))
     with progress("tokenized", "files", len(paths)) as line:
         try:
             tokens = dict(zip(paths, audio_tokens(paths, tokenizer, line.update), strict=True))
+            for path, recording in tokens.items():
+                check_scored(recording, model.config, what=f"{path.parent.name}/{path.name}")
         except LMError as error:
             error.remedy = error.remedy or "mend the file or take it out"
             raise

@@ -89,6 +89,18 @@ class TokenShards:
         """Utterances in the set."""
         return sum(int(shard.taken.sum()) for shard in self.shards)
 
+    def num_predicted(self, unscored: int) -> int:
+        """Tokens that a model predicts, where it does not predict an utterance's first tokens.
+
+        unscored: how many these are, LMConfig.unscored_tokens.
+        """
+        return sum(int((shard.taken_lengths - unscored).clip(min=0).sum()) for shard in self.shards)
+
+    def num_shorter(self, unscored: int) -> int:
+        """Utterances with tokens, but of no more than `unscored`."""
+        lengths = [shard.taken_lengths for shard in self.shards]
+        return sum(int(((size > 0) & (size <= unscored)).sum()) for size in lengths)
+
     def read(self, number: int) -> list[np.ndarray]:
         """A shard's utterances, (T,) tokens each. Raises LMError when it is not as reported."""
         shard = self.shards[number]

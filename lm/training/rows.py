@@ -2,7 +2,9 @@
 
 Utterances lie end to end in a stream: each is one chunk of START and then its tokens, filled with
 PAD to whole chunks. A row is T positions of the stream. A row that begins within an utterance has
-no START; its first chunk is context only, and no position predicts it.
+no START; its first chunk is context only, and no position predicts it. For a model without START
+that holds for every utterance, and one of a single chunk, which has nothing to predict, is left
+out.
 
 The order of all rows depends on the seed, not on the number of processes:
 * An epoch is all shards, shuffled and grouped into *blocks* of neighbours that are read together.
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm.config import PAD, START, LMError
+from lm.config import PAD, START, LMConfig, LMError
 from lm.training.data import TokenShards
 from lm.training.settings import LMTrainingSettings
 from tokenizer.training.stream import BatchStream
@@ -41,7 +43,8 @@ KEPT_TOKENS = 64_000_000
 class RowLayout:
     """How a global batch is cut into rows. rows: of a batch. row_tokens: positions of a row.
 
-    accumulate: parts of a process's share. rank, world: number of this process, and of all.
+    accumulate: parts of a process's share. rank, world: number of this process, and of all. start:
+    utterances begin with a chunk of START.
     Raises LMError when a row is not whole chunks, or processes and parts do not divide the rows.
     """
 
@@ -52,14 +55,16 @@ class RowLayout:
     accumulate: int = 1
     rank: int = 0
     world: int = 1
+    start: bool = True
 
     @classmethod
-    def of(cls, settings: LMTrainingSettings, chunk: int, rank: int = 0) -> "RowLayout":
+    def of(cls, settings: LMTrainingSettings, config: LMConfig, rank: int = 0) -> "RowLayout":
         """The layout of a training for one of its processes. Raises LMError as above."""
         return cls(
             rows=settings.rows,
             row_tokens=settings.row_tokens,
-            chunk=chunk,
+            chunk=config.chunk,
+            start=config.start,
             seed=settings.seed,
             accumulate=settings.accumulate,
             rank=rank,
@@ -128,7 +133,10 @@ class _Rows:
     def __init__(self, tokens: TokenShards, layout: RowLayout) -> None:
         self.tokens, self.layout = tokens, layout
         self.positions = np.array(
-            [_positions(shard.taken_lengths, layout.chunk).sum() for shard in tokens.shards]
+            [
+                positions(shard.taken_lengths, layout.chunk, layout.start).sum()
+                for shard in tokens.shards
+            ]
         )
         lanes, possible = 1, int(self.positions.sum()) // BLOCK_TOKENS // BLOCKS_PER_LANE
         while 2 * lanes <= min(possible, MAX_LANES) and layout.rows % (2 * lanes) == 0:
@@ -185,7 +193,7 @@ class _Rows:
         utterances = [tokens for shard in shards for tokens in self._read(shard)]
         random = np.random.default_rng([self.layout.seed, epoch, number])
         shuffled = [utterances[i] for i in random.permutation(len(utterances))]
-        tokens, utterance = lay_out(shuffled, self.layout.chunk)
+        tokens, utterance = lay_out(shuffled, self.layout.chunk, self.layout.start)
         length = self.layout.row_tokens
         padding = -len(tokens) % length
         tokens = np.pad(tokens, (0, padding), constant_values=PAD).reshape(-1, length)
@@ -201,7 +209,7 @@ class _Rows:
 
 
 def validation_batches(
-    tokens: TokenShards, chunk: int, row_tokens: int, rows: int
+    tokens: TokenShards, config: LMConfig, row_tokens: int, rows: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All utterances in order, once: batches of at most `rows` rows, each of `row_tokens`.
 
@@ -210,9 +218,9 @@ def validation_batches(
     """
     batch: list[list[np.ndarray]] = []
     row: list[np.ndarray] = []
-    filled = 0
+    filled, chunk = 0, config.chunk
     for _, utterance in tokens.utterances():
-        stream, _ = lay_out([utterance], chunk)
+        stream, _ = lay_out([utterance], chunk, config.start)
         starts = range(0, max(1, len(stream) - chunk), row_tokens - chunk)
         for piece in (stream[start : start + row_tokens] for start in starts):
             if filled + len(piece) > row_tokens:
@@ -226,23 +234,28 @@ def validation_batches(
     yield _padded([*batch, row], row_tokens)
 
 
-def lay_out(utterances: list[np.ndarray], chunk: int) -> tuple[np.ndarray, np.ndarray]:
+def lay_out(
+    utterances: list[np.ndarray], chunk: int, start: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """(N,) int32 tokens of utterances end to end, and (N,) int32 the utterance of each position.
 
-    Each utterance is a chunk of START, its tokens, and PAD to whole chunks.
+    Each utterance is a chunk of START if `start`, its tokens, and PAD to whole chunks.
     """
-    sizes = _positions(np.array([len(tokens) for tokens in utterances], np.int64), chunk)
+    lengths = np.array([len(tokens) for tokens in utterances], np.int64)
+    sizes = positions(lengths, chunk, start)
     stream = np.full(sizes.sum(), PAD, np.int32)
     for tokens, end, size in zip(utterances, np.cumsum(sizes), sizes):
-        begin = end - size
-        stream[begin : begin + chunk] = START
-        stream[begin + chunk : begin + chunk + len(tokens)] = tokens
+        row, before = stream[end - size : end], chunk if start else 0
+        row[:before] = START
+        if size:
+            row[before : before + len(tokens)] = tokens
     return stream, np.repeat(np.arange(len(utterances), dtype=np.int32), sizes)
 
 
-def _positions(lengths: np.ndarray, chunk: int) -> np.ndarray:
-    """How many positions utterances of these lengths take."""
-    return chunk - (-lengths.astype(np.int64) // chunk) * chunk
+def positions(lengths: np.ndarray, chunk: int, start: bool = True) -> np.ndarray:
+    """How many positions utterances of these lengths take: none where nothing can be predicted."""
+    sizes = -(-lengths.astype(np.int64) // chunk) * chunk
+    return sizes + chunk if start else np.where(sizes > chunk, sizes, 0)
 
 
 def _padded(batch: list[list[np.ndarray]], row_tokens: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lm.config import LMConfig
-from lm.files import save_lm
+from lm.files import read_lm, save_lm
 from lm.from_wavlm import start_from_wavlm
 from lm.model import SpeechLM, targets, token_losses
 from lm.training.data import TokenShards
@@ -40,8 +40,9 @@ class LMRun:
     """Everything that a training process needs; Ray sends it there.
 
     valid: to validate on, or None. tokenizer: None for tokens that name none. encoder: local folder
-    of a WavLM whose upper layers the model starts from; None starts from random weights. output:
-    gets training/ and model/. threads: of the CPU; None leaves PyTorch's number.
+    of a WavLM whose upper layers the model starts from, or None. start: local folder of a language
+    model whose weights it starts from, or None; with neither, weights are random. output: gets
+    training/ and model/. threads: of the CPU; None leaves PyTorch's number.
     """
 
     config: LMConfig
@@ -51,6 +52,7 @@ class LMRun:
     valid: TokenShards | None
     tokenizer: TokenizerFiles | None
     encoder: Path | None
+    start: Path | None
     output: Folder
     show: Show
     compile: bool
@@ -58,10 +60,22 @@ class LMRun:
 
 
 def build_model(
-    config: LMConfig, tokenizer: TokenizerFiles | None, encoder: Path | None, seed: int
+    config: LMConfig,
+    tokenizer: TokenizerFiles | None,
+    *,
+    encoder: Path | None,
+    start: Path | None,
+    seed: int,
 ) -> SpeechLM:
-    """The model before the first step. Raises LMError when its parts do not fit together."""
+    """The model before the first step. Raises LMError when its parts do not fit together.
+
+    encoder, start: as LMRun's. With `start` its weights are those in that folder.
+    """
     torch.manual_seed(seed)
+    if start:
+        model = SpeechLM(config)
+        model.load_state_dict(read_lm(start)[0].state_dict())
+        return model
     model = SpeechLM.from_tokenizer(config, tokenizer) if tokenizer else SpeechLM(config)
     if encoder:
         assert tokenizer is not None and isinstance(tokenizer.encoder, EncoderConfig)
@@ -108,7 +122,13 @@ class LMTrainer:
     def __init__(self, run: LMRun) -> None:
         self.run, self.settings = run, run.settings
         self.device = torch.device(run.runtime.device)
-        model = build_model(run.config, run.tokenizer, encoder=run.encoder, seed=self.settings.seed)
+        model = build_model(
+            run.config,
+            run.tokenizer,
+            encoder=run.encoder,
+            start=run.start,
+            seed=self.settings.seed,
+        )
         self.model = model.to(self.device).train()
         self.forward: Callable[..., Tensor] = torch.compile(model) if run.compile else model
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
@@ -117,7 +137,7 @@ class LMTrainer:
     def train(self) -> None:
         """Do the steps that are left, and write OUTPUT/model."""
         run, settings = self.run, self.settings
-        layout = RowLayout.of(settings, run.config.chunk, process_rank())
+        layout = RowLayout.of(settings, run.config, process_rank())
         lines = train(
             Training(
                 name="train",

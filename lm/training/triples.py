@@ -14,7 +14,7 @@ from itertools import islice
 
 import numpy as np
 
-from lm.config import LMError
+from lm.config import LMConfig, LMError
 from lm.evaluation.scoring import check_tokens
 from lm.generation import Generator
 from lm.training.settings import TripleSettings
@@ -36,11 +36,12 @@ class Triple:
     rejected: np.ndarray
 
 
-def read_triples(data: bytes, codebook_size: int, tokenizer: str | None) -> list[Triple]:
+def read_triples(data: bytes, model: LMConfig) -> list[Triple]:
     """Parse the content of a file. Raises LMError that names the line which is wrong.
 
-    codebook_size, tokenizer: those of the model that is trained on the triples.
+    model: that is trained on the triples; it gives codebook, tokenizer and the shortest prompt.
     """
+    tokenizer, least = model.tokenizer, model.unscored_tokens
     try:
         text = (gzip.decompress(data) if data.startswith(GZIP) else data).decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -61,7 +62,12 @@ def read_triples(data: bytes, codebook_size: int, tokenizer: str | None) -> list
             raise LMError(f"line {number} is of tokenizer {made_by}, and the model of {ours}")
         parts = [_codes(row[part], f'"{part}" of line {number}') for part in PARTS]
         for part, codes in zip(PARTS, parts):
-            check_tokens(codes, codebook_size, f'"{part}" of line {number}')
+            check_tokens(codes, model.codebook_size, f'"{part}" of line {number}')
+        if len(parts[0]) < least:
+            raise LMError(
+                f'"prompt" of line {number} has {len(parts[0])} tokens, and the model, without '
+                f"START, continues {least} or more"
+            )
         triples.append(Triple(str(row.get("key", number)), *parts))
     if not triples:
         raise LMError("it has no triples")

@@ -6,7 +6,7 @@ import torch
 
 from lm.model import SpeechLM, targets, token_losses
 from lm.training.data import TokenShards
-from lm.training.rows import validation_batches
+from lm.training.rows import positions, validation_batches
 from tokenizer.training.processes import process_count, process_rank, sum_over_processes
 
 # A row holds the longest utterance, up to this many positions; longer utterances are cut.
@@ -18,15 +18,18 @@ BATCH_POSITIONS = 16_384
 def bits_per_token(model: SpeechLM, tokens: TokenShards) -> float:
     """Mean over all tokens, each predicted from the tokens before it in its utterance and window.
 
-    Each process computes a share of the batches; all return the mean over all tokens.
+    tokens: with at least one that the model predicts. Each process computes a share of the batches;
+    all return the mean over all tokens.
     """
-    chunk = model.config.chunk
-    longest = max(int(s.taken_lengths.max(initial=1)) for s in tokens.shards)
-    row_tokens = min(chunk - (-longest // chunk) * chunk, LONGEST_ROW // chunk * chunk)
+    config, chunk = model.config, model.config.chunk
+    longest = max(
+        int(positions(s.taken_lengths, chunk, config.start).max(initial=0)) for s in tokens.shards
+    )
+    row_tokens = min(longest, LONGEST_ROW // chunk * chunk)
     device = next(model.parameters()).device
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     batches = validation_batches(
-        tokens, chunk, row_tokens=row_tokens, rows=max(1, BATCH_POSITIONS // row_tokens)
+        tokens, config, row_tokens=row_tokens, rows=max(1, BATCH_POSITIONS // row_tokens)
     )
     for number, batch in enumerate(batches):
         if number % process_count() == process_rank():

@@ -2,33 +2,131 @@
 
 import logging
 import os
+import re
+import signal
+import socket
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+import ray._private.ray_constants
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
+from pipeline.cluster.code import PROJECT
+from tokenizer.errors import UsageError, one_line
+
+# Seconds that a cluster's head may take to answer.
+ANSWER_SECONDS = 10
+# A socket's path has at most 107 bytes, and Ray puts up to 67 behind the folder for its files.
+LONGEST_TMPDIR = 40
+RAY_ADDRESS = "RAY_ADDRESS"
 
 
 def connect() -> None:
     """Connect to the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start one here.
 
     Workers of a cluster started here find the project from any working directory; those of another
-    cluster get it with the job, as its working directory.
+    cluster get it with the job, as its working directory. Raises UsageError for a cluster that does
+    not answer or runs another version of Ray, and for a machine on which Ray cannot start.
     """
     if ray.is_initialized():
         return
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        return
+    address = os.environ.get(RAY_ADDRESS)
+    with _own_signals(), _in_project():
+        try:
+            if address is None:
+                _start()
+            else:
+                _check_address(address)
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"the cluster at {address}" if address else "Ray on this machine"
+            problem = f"{where} cannot be used: {one_line(error)}"
+            remedy = "start the job in that cluster's own environment, or unset RAY_ADDRESS"
+            raise UsageError(
+                problem, remedy if address else "see Ray's own message above"
+            ) from error
+
+
+def _start() -> None:
     # A cluster for one job on one machine is private: no usage statistics, no dashboard.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # And it listens to this machine alone. Ray has this switch for desktop systems, where another
+    # address would make the firewall ask.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     print("starting Ray on this machine ...", file=sys.stderr, flush=True)
     ray.init(
-        address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=_short_tmpdir(),
     )
+
+
+def _short_tmpdir() -> str | None:
+    """A folder for Ray's sockets, where the machine's own is too long; None where it is not."""
+    asked = os.environ.get("RAY_TMPDIR")
+    folder = asked or tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST_TMPDIR:
+        return None
+    if asked is None and os.access("/tmp", os.W_OK):
+        return "/tmp/ray"
+    raise UsageError(
+        f"its {len(os.fsencode(folder))} bytes are too long for the sockets that Ray makes there",
+        f"set RAY_TMPDIR to a folder of at most {LONGEST_TMPDIR} bytes",
+        value=folder,
+    )
+
+
+def _check_address(address: str) -> None:
+    """Raises UsageError, within seconds, for an address at which no Ray cluster can be."""
+    if address in ("auto", "local"):
+        return
+    match = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
+    if match is None:
+        raise UsageError(
+            "it is no address of a Ray cluster",
+            "give host:6379, the head's own port; the dashboard's http address is for "
+            "`ray job submit`",
+            value=f"{RAY_ADDRESS}={address}",
+        )
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise UsageError(
+            f"no Ray cluster answers there ({one_line(error)})",
+            "start it, correct the address, or unset it to run on this machine",
+            value=f"{RAY_ADDRESS}={address}",
+        ) from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the job's answer to SIGTERM: Ray's own ends the driver with a C++ stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _in_project() -> Iterator[None]:
+    """Be in the project's folder: Ray's workers look for modules where the driver was first."""
+    before = Path.cwd()
+    os.chdir(PROJECT)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def disconnect() -> None:
@@ -37,5 +135,5 @@ def disconnect() -> None:
     Ray's own processes compete with a training for cores: on two cores they cost a fifth of its
     speed.
     """
-    if "RAY_ADDRESS" not in os.environ:
+    if RAY_ADDRESS not in os.environ:
         ray.shutdown()

@@ -13,6 +13,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from pipeline.cluster.code import check_code, fingerprint
 from pipeline.cluster.dispatch import Dispatcher
 from pipeline.settings import EncoderSettings
 from tokenizer.errors import UsageError
@@ -26,7 +27,10 @@ WAIT_SECONDS = 30
 
 
 class _Encoder:
-    def __init__(self, weights: bytes, device: str, precision: str, threads: int | None) -> None:
+    def __init__(
+        self, weights: bytes, *, code: str, device: str, precision: str, threads: int | None
+    ) -> None:
+        check_code(code)
         if threads:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
@@ -87,6 +91,7 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings, precision: 
         raise UsageError(
             "the Ray cluster has no GPU", "add one, or use the CPU", value="cuda", argument="device"
         )
+    print(f"encoding in {precision} on {device}", file=sys.stderr, flush=True)
     options: dict[str, Any]
     threads: int | None
     if device == "cuda":
@@ -107,7 +112,9 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings, precision: 
     # object may be lost.
     reference = ray.cloudpickle.dumps(weights)
     actors = [
-        actor.remote(reference, device=device, precision=precision, threads=threads)
+        actor.remote(
+            reference, code=fingerprint(), device=device, precision=precision, threads=threads
+        )
         for _ in range(count)
     ]
     waiting = [each.ready.remote() for each in actors]

@@ -5,6 +5,7 @@ from typing import Any
 
 import ray
 
+from pipeline.cluster.code import with_the_drivers_code
 from pipeline.cluster.progress import ProgressBoard, ShardLine
 from pipeline.shards.inputs import Shard, total_size
 
@@ -37,7 +38,7 @@ def run_shards(
         max_retries=RETRIES,
         retry_exceptions=True,
         scheduling_strategy="SPREAD",
-    )(function)
+    )(with_the_drivers_code(function))
     waiting = list(enumerate(shards))[::-1]
     running: dict[ray.ObjectRef, Shard] = {}
     results: dict[str, Any] = {}

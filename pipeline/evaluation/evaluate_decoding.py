@@ -13,7 +13,10 @@ from transformers import WavLMModel
 from pipeline.cluster.progress import bar
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
+from pipeline.training.levels import raw_form
 from tokenizer.audio.augmentation import normalize
+from tokenizer.audio.decoding import resample
+from tokenizer.audio.frames import num_frames
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import UpperLayers
@@ -43,7 +46,10 @@ class FeatureFigures:
         if isinstance(encoder, MFCCConfig):
             raise UsageError("the tokenizer uses MFCCs, not a WavLM", "leave it out")
         config, weights = read_encoder(folder, encoder.layer)
-        for name, value in weights.items():
+        raw = (
+            raw_form(config, weights)[1] if config.normalize and not encoder.normalize else weights
+        )
+        for name, value in raw.items():
             weight = files.weights.get(f"encoder.{name}")
             if not encoder.causal and (weight is None or not torch.equal(weight, value)):
                 raise UsageError(f"it is another WavLM than the tokenizer's ({name} differs)")
@@ -58,7 +64,7 @@ class FeatureFigures:
 
     @torch.inference_mode()
     def add(self, wave: np.ndarray, decoded: np.ndarray) -> None:
-        """wave: (n,) as the encoder expects it. decoded: (T', D), T' >= T."""
+        """wave: (n,) as the encoder expects it, without padding. decoded: (T', D), T' >= T."""
         if self.normalize:
             wave = normalize(wave)
         true = self.lower([torch.from_numpy(wave)])[0].float()
@@ -77,8 +83,9 @@ class FeatureFigures:
 
 
 class SoundFigures:
-    """How far resynthesised speech is from the original.
+    """How far resynthesised speech is from the original, both at 16 kHz.
 
+    Speech of a vocoder at another rate is resampled first: what it has above 8 kHz is not measured.
     log_mel_distance: mean absolute difference of log mel magnitudes, in nepers, at four window
     lengths (SpectralLoss), with both at one level. tokens_back: share of tokens that stay the same
     when the resynthesised speech is tokenized.
@@ -91,7 +98,9 @@ class SoundFigures:
     @torch.inference_mode()
     def add(self, wave: np.ndarray, tokens: np.ndarray) -> None:
         """wave: (n,) at any level. tokens: (T,) of the same speech."""
-        made = self.tokenizer.decode(tokens)
+        decoded = self.tokenizer.decode(tokens)
+        rate = self.tokenizer.output_sample_rate
+        made = np.concatenate(list(resample([decoded], rate)))
         true = wave[: len(made)]
         true = LEVEL * (true - true.mean()) / true.std().clip(1e-7)
         pair = [torch.from_numpy(x[None, : len(true)].astype(np.float32)) for x in (made, true)]
@@ -131,10 +140,11 @@ def decoding_figures(
                 for _, utterance, _ in read_utterances(stream, windowing.samples):
                     if utterance is None:
                         continue
-                    plan = windowing.plan(utterance.num_frames)
-                    wave = next(windowing.cut(utterance, plan))
-                    tokens = tokenizer.encode_windows([wave])[0]
-                    if features:
+                    plan = windowing.plan_samples(utterance.samples)
+                    padded = next(windowing.cut(utterance, plan))
+                    tokens = tokenizer.encode_windows([padded])[0]
+                    wave = padded[windowing.left_padding :]
+                    if features and num_frames(len(wave)):
                         features.add(wave, tokenizer.decode_features([tokens])[0])
                     if sound:
                         sound.add(wave, tokens)

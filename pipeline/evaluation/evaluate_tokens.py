@@ -15,6 +15,7 @@ import ray
 from pipeline.cluster.connect import connect
 from pipeline.evaluation import measures
 from pipeline.evaluation.abx import Item, abx_errors
+from pipeline.evaluation.compare_precision import precision_figures
 from pipeline.evaluation.phone_labels import PhoneLabels, metadata_text
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
@@ -80,12 +81,14 @@ def evaluate_tokens(
     phones: PhoneLabels | None = None,
     items: list[Item] | None = None,
     output: str | None = None,
+    compare_precision: bool = False,
 ) -> Evaluation:
     """Tokenize the shards as jobs/tokenize.py does, and measure the tokens.
 
     source: where the tokenizer came from, for run.json. output: folder or URL for the tokens; None
-    uses a temporary folder. Raises UsageError when `output` cannot be used, and when it is None on
-    a cluster of several nodes, which share no temporary folder.
+    uses a temporary folder. compare_precision: tokenize in the other precision too, and say how
+    many tokens are equal. Raises UsageError when `output` cannot be used, and when it is None on a
+    cluster of several nodes, which share no temporary folder.
     """
     evaluation = Evaluation(files.fingerprint)
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
@@ -110,6 +113,16 @@ def evaluate_tokens(
             evaluation.problems.append(f"shard {name} is incomplete: its tar is broken")
         rejected = _rejected(run.folder, set(names))
         utterances = _distinct(_read_tokens(run.folder.url, names), evaluation)
+        compared: dict[str, float | int | str | None] = {}
+        if compare_precision:
+            compared, problems = precision_figures(
+                [shard for shard in shards if shard.name in names],
+                run,
+                source=source,
+                inputs_root=inputs_root,
+                encoder_settings=encoder_settings,
+            )
+            evaluation.problems.extend(problems)
     evaluation.left_out.update((row["key"], f"rejected: {row['reason']}") for row in rejected)
     if not utterances:
         evaluation.problems.append("no utterance of the input could be tokenized")
@@ -117,6 +130,7 @@ def evaluate_tokens(
     figures = evaluation.figures
     figures["samples_rejected"] = len(rejected)
     figures.update(_codebook_figures(utterances, files))
+    figures.update(compared)
     codes = {u.key: np.repeat(u.tokens, files.frames_per_token) for u in utterances}
     if phones is not None:
         figures.update(_phone_figures(codes, files, labels=phones, evaluation=evaluation))
@@ -190,7 +204,7 @@ def _phone_figures(
             unlabelled += 1
             continue
         label_ms, phones = labels.of_key[key]
-        places = measures.label_indices(len(codes), label_ms)
+        places = measures.label_indices(len(codes), label_ms, files.left_padding)
         places = places[places < len(phones)]
         # The last token may cover fewer frames than the others.
         if len(places) < len(codes) - FRAMES_BEYOND_LABELS - (files.frames_per_token - 1):

@@ -2,15 +2,12 @@
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
-from fsspec.implementations.local import LocalFileSystem
-
+from pipeline.shards.listing import InputFile, list_files
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.folder import filesystem
+from tokenizer.storage.folder import check_name, public_url
 
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
@@ -19,36 +16,40 @@ SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 class Shard:
     """One input tar. name: its path below the inputs' common folder, without its ending.
 
-    size: in bytes.
+    size: in bytes. version: its ETag or time of change, as `version_of`; "" if not known.
     """
 
     name: str
     url: str
     size: int
+    version: str = ""
 
 
-def find_files(
-    values: list[str], endings: tuple[str, ...]
-) -> tuple[str, dict[str, tuple[str, int]]]:
-    """All files that the inputs name: their common folder, and {path below it: (url, bytes)}.
+def find_files(values: list[str], endings: tuple[str, ...]) -> tuple[str, dict[str, InputFile]]:
+    """All files that the inputs name: their common folder, and {path below it: file}.
 
-    values: files, folders (searched to any depth for `endings`), globs and brace ranges, on any
-    filesystem. Raises UsageError when one matches nothing or cannot be listed.
+    values: files, folders (searched to any depth for `endings`, links included), globs and brace
+    ranges, on any filesystem; a path that exists is taken as it is. Raises UsageError when one
+    matches nothing, cannot be listed, or names a file that cannot be an output's name.
     """
     bases: list[str] = []
-    found: dict[str, int] = {}
+    found: dict[str, InputFile] = {}
     for value in values:
         try:
-            patterns = list(braceexpand(value))
-        except UnbalancedBracesError as error:
-            raise UsageError("its braces do not match", "close them", value=value) from error
-        for base, url, size in _expand(value, patterns, endings):
-            bases.append(base)
-            found[url] = size
+            for base, file in list_files(value, endings):
+                bases.append(base)
+                found[file.url] = file
+        except UsageError as error:
+            error.value = error.value or value
+            raise
+        except Exception as error:  # whatever a store raises, this input cannot be listed
+            raise UsageError(
+                one_line(error), "check the path, the bucket and your credentials", value=value
+            ) from error
     # Inputs on two filesystems have no common folder: paths then begin with the bucket or root.
     schemes = {_scheme(base) for base in bases}
     root = posixpath.commonpath([_path(base) for base in bases]) if len(schemes) == 1 else "/"
-    paths = {posixpath.relpath(_path(url), root): (url, size) for url, size in found.items()}
+    paths = {_below(root, file.url): file for file in found.values()}
     return (f"{schemes.pop()}://{root}" if len(schemes) == 1 else ""), dict(sorted(paths.items()))
 
 
@@ -59,74 +60,38 @@ def find_shards(values: list[str]) -> tuple[str, list[Shard]]:
     """
     root, files = find_files(values, SHARD_ENDINGS)
     shards: dict[str, Shard] = {}
-    for path, (url, size) in files.items():
+    for path, file in files.items():
         name = re.sub(r"(\.tar|\.tar\.gz|\.tgz)$", "", path)
         if name in shards:
             raise UsageError(
                 f"its output would have the same name as that of {shards[name].url}",
                 "rename one",
-                value=url,
+                value=file.url,
             )
-        shards[name] = Shard(name, url, size)
+        shards[name] = Shard(name, file.url, size=file.size, version=file.version)
     return root, sorted(shards.values(), key=lambda shard: shard.name)
 
 
-def _expand(
-    value: str, patterns: list[str], endings: tuple[str, ...]
-) -> Iterator[tuple[str, str, int]]:
-    """(base folder, url, size) of each file that one input value names."""
-    listings: dict[str, dict[str, dict]] = {}
-    missing = []
-    for pattern in patterns:
-        fs, path = filesystem(pattern)
-        path = path.rstrip("/")
-        try:
-            if any(c in path for c in "*?["):
-                base = posixpath.dirname(re.split(r"[*?\[]", path)[0])
-                matches = fs.glob(path, detail=True)
-            elif len(patterns) > 1:
-                # A range of a thousand tars costs one listing of their folder, not a thousand.
-                base = posixpath.dirname(path)
-                if base not in listings:
-                    listings[base] = {i["name"]: i for i in fs.ls(base, detail=True)}
-                matches = {path: listings[base][path]} if path in listings[base] else {}
-            else:
-                info = fs.info(path)
-                folder = info["type"] == "directory"
-                base = path if folder else posixpath.dirname(path)
-                matches = fs.find(path, detail=True) if folder else {path: info}
-                if folder:
-                    matches = {p: i for p, i in matches.items() if p.lower().endswith(endings)}
-        except FileNotFoundError:
-            matches = {}
-        except Exception as error:  # whatever a store raises, this input cannot be listed
-            raise UsageError(
-                one_line(error), "check the path, the bucket and your credentials", value=value
-            ) from error
-        files = {p: i for p, i in matches.items() if i["type"] == "file"}
-        if not files:
-            missing.append(pattern)
-        for path, info in sorted(files.items()):
-            yield _url(fs, base), _url(fs, path), int(info["size"] or 0)
-    if missing:
-        what = "matches nothing" if len(missing) == len(patterns) else f"lacks {missing[0]}"
-        kinds = ", ".join(endings)
-        raise UsageError(f"it {what}", f"give a file, folder or glob of {kinds}", value=value)
+def _below(root: str, url: str) -> str:
+    """A file's path below the inputs' common folder. Raises UsageError for what is no name."""
+    path = _path(url)
+    name = path[len(root) :].lstrip("/") if root != "/" else path[1:]
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise UsageError(
+            str(error), "rename it, or leave it out", value=repr(public_url(url))[1:-1]
+        ) from error
+    return name
 
 
 def _scheme(url: str) -> str:
     return url.partition("://")[0]
 
 
-def _url(fs: Any, path: str) -> str:
-    # A local "a/../b" is the same folder as "b"; in a store it is a name of its own.
-    path = posixpath.normpath(path) if isinstance(fs, LocalFileSystem) else path
-    return fs.unstrip_protocol(path)
-
-
 def _path(url: str) -> str:
-    """Bucket and key, or local path, with a leading "/"."""
-    return "/" + url.partition("://")[2].lstrip("/")
+    """Bucket and key, or local path, with a leading "/"; no password, no signature."""
+    return "/" + public_url(url).partition("://")[2].lstrip("/")
 
 
 def total_size(shards: Iterable[Shard]) -> int:

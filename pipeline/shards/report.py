@@ -4,11 +4,12 @@ A report is a Parquet file with a row per input sample, in order. Its schema's m
 is of the whole shard: whether the tar was incomplete, and how often each code was used.
 """
 
+import io
 import json
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.shards import samples as shards
+from pipeline.shards import samples
+from pipeline.shards.inputs import Shard
 from tokenizer.audio import decoding as audio
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_folder import finished_shards
@@ -30,11 +32,12 @@ REASONS = {
     audio.EMPTY: "the audio has no samples",
     audio.NOT_FINITE: "a sample is NaN or infinite",
     audio.TOO_SHORT: "under 400 samples at 16 kHz: not one frame",
-    shards.NO_AUDIO: "no audio member (flac, wav, ogg, opus, mp3) under this key",
-    shards.TWO_AUDIOS: "more than one audio member under this key",
-    shards.DUPLICATE_KEY: "the key was seen before in the shard",
-    shards.BAD_NAME: "an absolute name, one with '..', not UTF-8, or without a key",
-    shards.BROKEN_TAR: "the tar is cut or damaged here; what follows could not be read",
+    samples.TOO_LARGE: "an audio member of over 6 GB",
+    samples.NO_AUDIO: "no audio member (flac, wav, ogg, opus, mp3) under this key",
+    samples.TWO_AUDIOS: "more than one audio member under this key",
+    samples.DUPLICATE_KEY: "the key was seen before in the shard",
+    samples.BAD_NAME: "an absolute name, one with '..', not UTF-8, or without a key",
+    samples.BROKEN_TAR: "the tar is cut or damaged here; what follows could not be read",
 }
 
 SCHEMA = pa.schema(
@@ -51,25 +54,35 @@ SCHEMA = pa.schema(
 
 @dataclass
 class ShardReport:
-    """One shard's rows, in input order, and the counts of its codes."""
+    """One shard's rows, and the counts of its codes.
+
+    Rows are written in the order of their places; without places, as they were added. version: of
+    the input, as `version_of`.
+    """
 
     shard: str
     codebook_size: int
     rows: list[dict] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     incomplete: bool = False
+    version: tuple[int, str] = (-1, "")
 
     def __post_init__(self) -> None:
         self.code_counts = np.zeros(self.codebook_size, np.int64)
 
-    def ok(self, key: str, duration_s: float, tokens: np.ndarray) -> None:
-        """Add the row of a tokenized sample."""
+    def ok(
+        self, key: str, duration_s: float, tokens: np.ndarray, *, place: int | None = None
+    ) -> None:
+        """Add the row of a tokenized sample. place: of its first member in the shard."""
+        self.places.append(len(self.rows) if place is None else place)
         self.code_counts += np.bincount(tokens, minlength=self.codebook_size)
         row = {"reason": None, "duration_s": duration_s, "num_tokens": len(tokens)}
         self.rows.append({"shard": self.shard, "key": key, "status": "ok", **row})
 
-    def reject(self, key: str, reason: str) -> None:
+    def reject(self, key: str, reason: str, *, place: int | None = None) -> None:
         """Add the row of a rejected sample. reason: one of REASONS, or of an import's."""
-        self.incomplete |= reason == shards.BROKEN_TAR
+        self.places.append(len(self.rows) if place is None else place)
+        self.incomplete |= reason == samples.BROKEN_TAR
         row = {"reason": reason, "duration_s": None, "num_tokens": 0}
         self.rows.append({"shard": self.shard, "key": key, "status": "rejected", **row})
 
@@ -77,18 +90,21 @@ class ShardReport:
         """Write the report to a local file."""
         metadata = {
             b"incomplete": json.dumps(self.incomplete).encode(),
+            b"input": json.dumps(self.version).encode(),
             b"code_counts": zlib.compress(self.code_counts.tobytes()),
         }
-        table = pa.Table.from_pylist(self.rows, SCHEMA).replace_schema_metadata(metadata)
+        rows = [row for _, row in sorted(zip(self.places, self.rows), key=lambda pair: pair[0])]
+        table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
         pq.write_table(table, path)
 
 
-def gather(output: Folder, write_manifest: bool) -> dict:
+def gather(output: Folder, write_manifest: bool, inputs: Sequence[Shard] = ()) -> dict:
     """Totals over all reports of an OUTPUT; with write_manifest also writes manifest.parquet.
 
-    Holds a few hundred reports in memory at a time.
+    inputs: for "changed", the names of those that are not what they were when their report was
+    written. Holds a few hundred reports in memory at a time.
     """
-    totals = _Totals()
+    totals = _Totals(_versions(inputs))
     with tempfile.TemporaryDirectory() as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         with pq.ParquetWriter(manifest, SCHEMA) as writer:
@@ -101,13 +117,35 @@ def gather(output: Folder, write_manifest: bool) -> dict:
     return totals.summary()
 
 
+def changed_inputs(output: Folder, shards: Sequence[Shard]) -> list[str]:
+    """Names of the shards whose input is not what it was when their report was written."""
+    versions = _versions(shards)
+    names = [name for name in finished_shards(output) if name in versions]
+
+    def changed(name: str) -> bool:
+        report = io.BytesIO(output.read_bytes(f"reports/{name}.parquet"))
+        return _is_other(pq.read_schema(report).metadata, versions.get(name))
+
+    with ThreadPoolExecutor(16) as pool:
+        return [name for name, other in zip(names, pool.map(changed, names)) if other]
+
+
+def _versions(shards: Sequence[Shard]) -> dict[str, tuple[int, str]]:
+    return {shard.name: (shard.size, shard.version) for shard in shards if shard.version}
+
+
+def _is_other(metadata: dict[bytes, bytes], version: tuple[int, str] | None) -> bool:
+    """Whether a report was made of another version of its input; not if either is unknown."""
+    size, mark = json.loads(metadata.get(b"input", b'[-1, ""]'))
+    return bool(mark) and version is not None and (size, mark) != version
+
+
 def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
     """(shard name, report) of every report, sorted by name; a slow store is asked in parallel."""
     names = finished_shards(output)
 
     def read(name: str) -> pa.Table:
-        with output.fs.open(output.path(f"reports/{name}.parquet"), "rb") as file:
-            return pq.read_table(file)
+        return pq.read_table(io.BytesIO(output.read_bytes(f"reports/{name}.parquet")))
 
     with ThreadPoolExecutor(16) as pool:
         for first in range(0, len(names), 256):
@@ -116,7 +154,9 @@ def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
 
 
 class _Totals:
-    def __init__(self) -> None:
+    def __init__(self, versions: dict[str, tuple[int, str]]) -> None:
+        self.versions = versions
+        self.changed: list[str] = []
         self.shards = 0
         self.status: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -127,6 +167,8 @@ class _Totals:
     def add(self, name: str, table: pa.Table) -> None:
         self.shards += 1
         metadata = table.schema.metadata
+        if _is_other(metadata, self.versions.get(name)):
+            self.changed.append(name)
         if json.loads(metadata[b"incomplete"]):
             self.incomplete.append(name)
         counts = np.frombuffer(zlib.decompress(metadata[b"code_counts"]), np.int64)
@@ -141,6 +183,7 @@ class _Totals:
         return {
             "shards": self.shards,
             "incomplete_shards": self.incomplete,
+            "changed": self.changed,
             "samples": sum(self.status.values()),
             "ok": self.status["ok"],
             "rejected": self.status["rejected"],

@@ -12,7 +12,7 @@ from ray.actor import ActorHandle
 from pipeline.cluster.progress import ShardProgress
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard
-from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
+from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.codec.decoder import Decoding
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tars import TarWriter
@@ -26,8 +26,8 @@ def detokenize_shard(
     """Make audio of one token shard; runs as a Ray task. Returns the seconds of audio.
 
     files: the tokenizer; its encoder's weights are not needed. Writes NAME.tar below `output`, with
-    KEY.flac (16 kHz, 16 bit) and the token shard's own KEY.json, in its order. A task that dies has
-    changed nothing, and one that runs twice writes the same bytes twice.
+    KEY.flac (16 bit, at the vocoder's rate) and the token shard's own KEY.json, in its order. A
+    task that dies has changed nothing, and one that runs twice writes the same bytes twice.
     """
     if device == "cpu":
         # The number of threads changes the order of sums: bytes would depend on the machine.
@@ -53,6 +53,6 @@ def detokenize_shard(
 
 def write_flac(path: Path, decoding: Decoding, tokens: np.ndarray) -> None:
     """Decode to a 16-bit FLAC file, half a minute at a time."""
-    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as sound:
+    with soundfile.SoundFile(path, "w", decoding.sample_rate, 1, "PCM_16", format="FLAC") as sound:
         for block in decoding.blocks(tokens):
             sound.write(np.rint(block * 32767).astype(np.int16))

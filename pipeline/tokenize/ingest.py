@@ -5,6 +5,7 @@ import json
 import posixpath
 import re
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,26 +36,34 @@ class AudioFile:
     metadata: str | None
 
 
-def find_audio(values: list[str]) -> list[AudioFile]:
+def find_audio(values: list[str]) -> tuple[list[AudioFile], Counter[str]]:
     """The audio files that the inputs name, sorted by path, each with its own key.
+
+    Also the endings of all other files, but for the json beside an audio file, and how many have
+    each.
 
     A key is the path without its ending, with other dots as "_": a sample's key ends at its first
     dot. Raises UsageError when an input names no audio file.
     """
     endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
-    _, files = find_files(values, (*endings, ".json"))
-    audio, keys = [], set()
-    for path, (url, size) in files.items():
+    _, files = find_files(values, ("",))
+    audio, keys, taken = [], set(), set()
+    left_out: Counter[str] = Counter()
+    for path, file in files.items():
         stem, ending = posixpath.splitext(path)
         if ending.lower() not in endings:
+            left_out[ending.lower() or "no ending"] += 1
             continue
         folder, name = posixpath.split(stem)
         key = posixpath.join(folder, re.sub(r"\.", "_", name).lstrip("_") or "_")
         while key in keys:  # a.wav beside a.flac
             key += f"-{ending[1:].lower()}"
         keys.add(key)
-        metadata = files.get(f"{stem}.json", (None, 0))[0]
-        audio.append(AudioFile(key, path, url=url, size=size, metadata=metadata))
+        beside = files.get(f"{stem}.json")
+        metadata = beside.url if beside else None
+        if beside and beside.url not in taken:
+            taken.add(beside.url)
+        audio.append(AudioFile(key, path, url=file.url, size=file.size, metadata=metadata))
     if not audio:
         raise UsageError(
             "it has no audio files",
@@ -62,7 +71,8 @@ def find_audio(values: list[str]) -> list[AudioFile]:
             value=" ".join(values),
             argument="input",
         )
-    return audio
+    left_out[".json"] -= len(taken)
+    return audio, +left_out
 
 
 def plan_shards(files: list[AudioFile], shard_bytes: int) -> list[list[AudioFile]]:

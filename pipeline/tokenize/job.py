@@ -9,17 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.connect import PROJECT, connect
+from pipeline.cluster.code import PROJECT
+from pipeline.cluster.connect import connect
 from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
-from pipeline.shards.report import gather
+from pipeline.shards.report import changed_inputs, gather
 from pipeline.tokenize.shard_task import tokenize_shard
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
-from tokenizer.storage.folder import Folder
+from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.token_folder import finished_shards
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -59,7 +60,7 @@ def open_output(
         "run.json",
         {
             **decisive,
-            "tokenizer_source": source,
+            "tokenizer_source": public_url(source),
             "codebook_size": files.codebook_size,
             "tokens_per_second": FRAMES_PER_SECOND / files.frames_per_token,
             "versions": versions(),
@@ -76,6 +77,12 @@ def open_output(
                 mentions=fields,
             )
     return TokenizeRun(folder, files, settings=settings, windowing=windowing)
+
+
+def changed_text(names: list[str]) -> str:
+    """How many inputs have changed, and the first of them."""
+    first = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return f"{len(names):,} inputs have changed ({first})"
 
 
 def versions() -> dict[str, str]:
@@ -111,19 +118,37 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, tuple[str, ...]]
     return f"inputs below {before}, not {now}", ()
 
 
-def tokenize(shards: list[Shard], run: TokenizeRun, encoder_settings: EncoderSettings) -> dict:
+def tokenize(
+    shards: list[Shard],
+    run: TokenizeRun,
+    encoder_settings: EncoderSettings,
+    *,
+    on_changed: str = "keep",
+) -> dict:
     """Tokenize the shards that have no report yet; write manifest.parquet and summary.json.
 
-    Returns the summary, with "failed": {shard name: why}. Where no shard is missing, nothing is
-    written or started, and "this_run" is None.
+    on_changed: what becomes of shards whose input has changed since: "keep" them, "redo" them, or
+    "refuse" to go on. Returns the summary, with "failed": {shard name: why} and "changed": names of
+    shards that were kept. Where no shard is missing, nothing is written or started, and "this_run"
+    is None. Raises UsageError for a changed input with "refuse".
     """
     folder, files, limits = run.folder, run.files, run.settings.batch_limits()
     finished = set(finished_shards(folder))
+    changed = [] if on_changed == "keep" else changed_inputs(folder, shards)
+    if changed and on_changed == "refuse":
+        raise UsageError(
+            f"{changed_text(changed)} since they were tokenized",
+            "redo them, or keep what was made",
+            value=folder.given,
+            argument="input",
+        )
+    finished -= set(changed)
     todo = [shard for shard in shards if shard.name not in finished]
     last = folder.read_text("summary.json")
     if not todo and last and json.loads(last)["shards"] == len(finished):
         folder.sweep()
-        return {**gather(folder, write_manifest=False), "failed": {}, "this_run": None}
+        totals = gather(folder, write_manifest=False, inputs=shards)
+        return {**totals, "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings, run.settings.precision)
 
@@ -155,7 +180,8 @@ def tokenize(shards: list[Shard], run: TokenizeRun, encoder_settings: EncoderSet
         "device": pool.device,
         "encoders": len(pool.actors),
     }
-    summary = {**gather(folder, write_manifest=True), "failed": failed, "this_run": this_run}
+    totals = gather(folder, write_manifest=True, inputs=shards)
+    summary = {**totals, "failed": failed, "this_run": this_run}
     folder.publish_text(json.dumps(summary, indent=2) + "\n", "summary.json")
     folder.sweep()
     return summary

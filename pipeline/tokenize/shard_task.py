@@ -15,13 +15,13 @@ from pipeline.settings import BatchLimits
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.shards.report import ShardReport
-from pipeline.shards.samples import Sample
+from pipeline.shards.samples import Metadata, Sample
 from tokenizer.audio.decoding import Utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.audio.windows import Window, Windowing
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_folder import commit_shard
-from tokenizer.storage.token_shards import TokenShardWriter
+from tokenizer.storage.token_shards import TokenShardWriter, add_metadata
 
 
 @dataclass
@@ -60,18 +60,19 @@ def tokenize_shard(
     report = ShardReport(shard.name, codebook_size)
     # Samples in input order: a sample is written once all before it are.
     queue: deque[_Pending] = deque()
+    late: dict[str, Metadata] = {}
     with open_shard(shard) as stream, tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
         tar_path, report_path = Path(scratch) / "shard.tar", Path(scratch) / "report.parquet"
         tar = TokenShardWriter(tar_path, shard=shard.name, codebook_size=codebook_size)
 
         def windows() -> Iterator[tuple[tuple[_Pending, int, Window], np.ndarray]]:
-            for sample, utterance, reason in read_utterances(stream, windowing.samples):
+            for sample, utterance, reason in read_utterances(stream, windowing.samples, late):
                 pending = _Pending(sample, utterance, reason)
                 queue.append(pending)
                 if utterance is None:
                     continue
                 progress.seconds_read += utterance.samples / SAMPLE_RATE
-                plan = windowing.plan(utterance.num_frames)
+                plan = windowing.plan_samples(utterance.samples)
                 pending.tokens = [None] * len(plan)
                 for number, wave in enumerate(windowing.cut(utterance, plan)):
                     yield (pending, number, plan[number]), wave
@@ -84,6 +85,10 @@ def tokenize_shard(
             _write_complete(queue, tar, report)
         _write_complete(queue, tar, report)
         tar.close()
+        if late:
+            add_metadata(tar_path, {key: (value.value, value.error) for key, value in late.items()})
+        stream.check()
+        report.version = stream.version
         report.write(report_path)
         commit_shard(Folder(output), shard.name, tar=tar_path, report=report_path)
     progress.finish(shard.size)
@@ -96,7 +101,7 @@ def _write_complete(queue: deque[_Pending], tar: TokenShardWriter, report: Shard
         pending = queue.popleft()
         sample, utterance = pending.sample, pending.utterance
         if utterance is None:
-            report.reject(sample.key, str(pending.reason))
+            report.reject(sample.key, str(pending.reason), place=sample.place)
             continue
         tokens = np.concatenate([part for part in pending.tokens if part is not None])
         tar.add(
@@ -107,4 +112,4 @@ def _write_complete(queue: deque[_Pending], tar: TokenShardWriter, report: Shard
             metadata=sample.metadata,
             metadata_error=sample.metadata_error,
         )
-        report.ok(sample.key, utterance.duration_s, tokens)
+        report.ok(sample.key, utterance.duration_s, tokens, place=sample.place)

@@ -13,6 +13,8 @@ from transformers import WavLMModel
 
 from pipeline.training.crop_training import train_on_crops
 from pipeline.training.crops import Crops
+from pipeline.training.levels import at_random_levels, padded_crops
+from tokenizer.audio.frames import LEFT_PADDING
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
@@ -21,16 +23,23 @@ from tokenizer.tokenizer import PRECISIONS
 from tokenizer.training.loop import Show
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
-# A stream is not normalised: the student hears levels up to this far, in dB, from the nominal one.
-LEVEL_SPREAD = 12.0
+# FocalCodec-Stream's window is 512 frames with the chunk itself in it.
+WINDOW_FRAMES = 512
 
 # Waves (B, n) → features (B, T, D).
 Features = Callable[[Tensor], Tensor]
 
 
-def causal_form(config: EncoderConfig) -> EncoderConfig:
-    """The causal encoder that a bidirectional one teaches. Raises EncoderError if none can be."""
-    return replace(config, causal=True, normalize=False)
+def causal_form(config: EncoderConfig, replicate_padding: bool = False) -> EncoderConfig:
+    """The causal encoder that a bidirectional one teaches. Raises EncoderError if none can be.
+
+    replicate_padding: in FocalCodec-Stream's form, with its padding and its attention window.
+    """
+    causal = replace(config, causal=True, normalize=False)
+    if not replicate_padding:
+        return causal
+    past = WINDOW_FRAMES - causal.chunk_frames
+    return replace(causal, replicate_padding=True, past_frames=past)
 
 
 def train_causal_encoder(
@@ -38,6 +47,7 @@ def train_causal_encoder(
     config: EncoderConfig,
     weights: dict[str, Tensor],
     *,
+    replicate_padding: bool = False,
     mean: Tensor,
     features: Features,
     crops: Crops,
@@ -48,18 +58,19 @@ def train_causal_encoder(
 ) -> tuple[dict[str, Tensor], Features]:
     """Train the causal form of an encoder. Returns its weights, and the features it computes.
 
-    encoder: the WavLM's local folder. config, weights: of its lower layers, as read from it. mean:
-    (D,) of its features. features: of the bidirectional encoder, for waves of unit variance. The
-    student gets each wave at a random level. The rest: as for train_on_crops.
+    encoder: the WavLM's local folder. config, weights: of its lower layers, as read from it.
+    replicate_padding: as for causal_form; frame t of the student learns frame t of the teacher, in
+    this form too. mean: (D,) of its features. features: of the bidirectional encoder, for waves of
+    unit variance. The student gets each wave at a random level. The rest: as for train_on_crops.
     """
-    form = causal_form(config)
+    form = causal_form(config, replicate_padding)
     place = torch.device(runtime.device), PRECISIONS[settings.precision]
     stem = CausalWavLM(form, weights, *place)
     student = CausalStudent(WavLMModel.from_pretrained(encoder), form, mean)
 
     def objective(waves: Tensor, *_: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         wanted = features(waves)
-        amplified = list(at_random_levels(waves, form) * form.gain)
+        amplified = list(student_waves(waves, form) * form.gain)
         frames = stem.frames(amplified, [wanted.shape[1]] * len(waves))
         return student(frames.float().view_as(wanted), wanted)
 
@@ -78,13 +89,16 @@ def train_causal_encoder(
     causal = CausalWavLM(form, trained, *place)
 
     def causal_features(waves: Tensor) -> Tensor:
-        rows = causal(list(at_random_levels(waves, form)))
+        rows = causal(list(student_waves(waves, form)))
         return torch.stack([row.float().clone() for row in rows])
 
     return trained, causal_features
 
 
-def at_random_levels(waves: Tensor, config: EncoderConfig) -> Tensor:
-    """(B, n) of unit variance → each at a random level around the nominal one of config.gain."""
-    decibels = LEVEL_SPREAD * (2 * torch.rand(len(waves), 1, device=waves.device) - 1)
-    return waves * 10 ** (decibels / 20) / config.gain
+def student_waves(waves: Tensor, config: EncoderConfig) -> Tensor:
+    """(B, n) of unit variance → (B, n'), what a causal encoder gets of them, at random levels.
+
+    It has a frame for each of the teacher's.
+    """
+    padding = LEFT_PADDING if config.replicate_padding else 0
+    return padded_crops(at_random_levels(waves, config.gain), padding)

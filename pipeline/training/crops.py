@@ -70,13 +70,17 @@ class Crops:
         noises: list[Shard],
         settings: CropSettings,
         seed: list[int],
+        sample_rate: int = SAMPLE_RATE,
     ) -> None:
         """labels: the output of tokenizing `shards`; None gives zeros. noises: audio shards.
 
         seed: numbers that no other stream of the run has: its seed, the stage, the process.
+        sample_rate: of the waves, whole samples a frame; another one than 16 kHz only with
+        UNCHANGED_SOUND.
         """
         self.shards, self.labels, self.noises = shards, labels, noises
         self.settings, self.seed = settings, seed
+        self.sample_rate, self.samples_per_frame = sample_rate, sample_rate // FRAMES_PER_SECOND
 
     def batches(self) -> Iterator[Batch]:
         """All batches, for one reader."""
@@ -98,7 +102,7 @@ class Crops:
     def _rows(self, pieces: Iterator[Piece]) -> Piece:
         """(B, n) waves and (B, T) labels of the next pieces."""
         settings = self.settings
-        waves = np.zeros((settings.rows, settings.frames * SAMPLES_PER_FRAME), np.float32)
+        waves = np.zeros((settings.rows, settings.frames * self.samples_per_frame), np.float32)
         labels = np.zeros((settings.rows, settings.frames), np.int64)
         for wave, row_labels in zip(waves, labels):
             _fill(wave, row_labels, pieces)
@@ -112,7 +116,8 @@ class Crops:
         changed = np.stack(
             [self._augment(waves, row, noises=noises, random=random) for row in range(len(waves))]
         )
-        changed = np.pad(changed, ((0, 0), (0, TAIL_SAMPLES)))
+        tail = TAIL_SAMPLES * self.sample_rate // SAMPLE_RATE
+        changed = np.pad(changed, ((0, 0), (0, tail)))
         masked = span_mask(
             labels.shape, settings.mask_share, span=settings.mask_span, random=random
         )
@@ -125,9 +130,14 @@ class Crops:
             for sample, utterance, _ in read_utterances(stream, LONGEST_SECONDS * SAMPLE_RATE):
                 if utterance is None or (labels is not None and sample.key not in labels):
                     continue
-                wave = normalize(np.concatenate(list(_first(utterance.blocks()))))
+                longest, blocks = (
+                    LONGEST_SECONDS * self.sample_rate,
+                    utterance.blocks(self.sample_rate),
+                )
+                wave = normalize(np.concatenate(list(_first(blocks, longest))))
                 if labels is None:
-                    yield wave, np.zeros(num_frames(len(wave)), np.int64)
+                    frames = num_frames(len(wave) * SAMPLE_RATE // self.sample_rate)
+                    yield wave, np.zeros(frames, np.int64)
                 else:
                     yield wave, labels[sample.key]
 
@@ -139,14 +149,14 @@ class Crops:
         if settings.speed:
             span = np.log1p(settings.speed)
             wave, labels = change_speed(wave, labels, float(np.exp(random.uniform(-span, span))))
-        frames = min(len(labels), len(wave) // SAMPLES_PER_FRAME)
+        each = self.samples_per_frame
+        frames = min(len(labels), len(wave) // each)
         row = settings.frames
         start = -int(random.integers(row)) if frames > row else 0
         for first in range(start, frames, row):
             begin, end = max(0, first), min(frames, first + row)
             if end - begin >= SHORTEST_FRAMES:
-                samples = slice(begin * SAMPLES_PER_FRAME, end * SAMPLES_PER_FRAME)
-                yield wave[samples].astype(np.float16), labels[begin:end]
+                yield wave[begin * each : end * each].astype(np.float16), labels[begin:end]
 
     def _augment(
         self, waves: np.ndarray, row: int, *, noises: list[np.ndarray], random: np.random.Generator
@@ -174,8 +184,8 @@ def _labels(folder: Folder, shard: Shard) -> dict[str, np.ndarray]:
         }
 
 
-def _first(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    left = LONGEST_SECONDS * SAMPLE_RATE
+def _first(blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]:
+    left = samples
     for block in blocks:
         yield block[:left]
         left -= len(block)
@@ -192,12 +202,11 @@ def _waves(shard: Shard) -> Iterator[np.ndarray]:
 
 def _fill(wave: np.ndarray, labels: np.ndarray, pieces: Iterator[Piece]) -> None:
     """Fill a row with pieces, end to end; the last one is cut where the row ends."""
-    filled = 0
+    filled, each = 0, len(wave) // len(labels)
     while filled < len(labels):
         piece, piece_labels = next(pieces)
         count = min(len(piece_labels), len(labels) - filled)
-        start = filled * SAMPLES_PER_FRAME
-        wave[start : start + count * SAMPLES_PER_FRAME] = piece[: count * SAMPLES_PER_FRAME]
+        wave[filled * each : (filled + count) * each] = piece[: count * each]
         labels[filled : filled + count] = piece_labels[:count]
         filled += count
 

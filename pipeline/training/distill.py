@@ -8,7 +8,6 @@ Ray Train trains in one process for each GPU, or one on the CPU.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from ray.actor import ActorHandle
@@ -25,11 +24,16 @@ from pipeline.training.distill_stages import (
     distill_in_process,
 )
 from pipeline.training.launch import run_in_processes
+from tokenizer.config import without_defaults
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.checkpoints import check_layout
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
+
+# Settings that came later: they are recorded only where they are given, so that a run that began
+# before goes on.
+LATER_SETTINGS = ("replicate_padding", "raw_input")
 
 
 def distill(
@@ -50,7 +54,8 @@ def distill(
     output holds another run, and TrainingFailed when a training process ends in an error.
     """
     names = sorted(shard.name for shard in shards)
-    record = {"encoder": files.encoder.to_dict(), **asdict(settings), "shards": names}
+    values = without_defaults(settings, LATER_SETTINGS)
+    record = {"encoder": files.encoder.to_dict(), **values, "shards": names}
     output.claim_run("training/run.json", {**record, "precision": precision, "workers": workers})
     for stage in (ENCODER, WARM_UP, DISTILL):
         check_layout(output.below(f"training/{stage}"))

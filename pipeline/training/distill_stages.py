@@ -19,6 +19,7 @@ from pipeline.training.causal_encoder import Features, causal_form, train_causal
 from pipeline.training.crop_training import train_on_crops
 from pipeline.training.crops import UNCHANGED_SOUND, Crops
 from pipeline.training.kmeans import train_kmeans
+from pipeline.training.levels import RAW_GAIN, at_random_levels, raw_form
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import Distillation, Unquantised, UpperLayers
 from tokenizer.codec.quantizers import BinarySpherical, LearnedCodebook, nearest
@@ -81,13 +82,18 @@ class _Distiller:
         """Train what is missing, and write the tokenizer."""
         settings, files = self.settings, self.run.files
         mean, scale = self._moments()
-        inputs: Features = self.features
+        inputs: Features | None = None
+        if settings.raw_input:
+            files.encoder, raw = raw_form(self.config, self.weights)
+            files.weights.update({f"encoder.{name}": weight for name, weight in raw.items()})
+            inputs = self._raw_features(files.encoder, raw)
         if settings.encoder_steps:
             torch.manual_seed(settings.seed)
             trained, inputs = train_causal_encoder(
                 self.run.encoder,
                 self.config,
                 self.weights,
+                replicate_padding=settings.replicate_padding,
                 mean=mean,
                 features=self.features,
                 crops=self._crops(ENCODER),
@@ -96,7 +102,7 @@ class _Distiller:
                 folder=self.folder.below(ENCODER),
                 show=self.show,
             )
-            files.encoder = causal_form(self.config)
+            files.encoder = causal_form(self.config, settings.replicate_padding)
             files.weights.update({f"encoder.{name}": weight for name, weight in trained.items()})
         torch.manual_seed(settings.seed)
         model = Distillation(
@@ -116,8 +122,13 @@ class _Distiller:
 
     def features(self, waves: Tensor) -> Tensor:
         """Waves (B, n) of unit variance → the bidirectional encoder's features (B, T, D)."""
-        # Cloned out of inference mode, so that gradients can pass.
-        return torch.stack([rows.float().clone() for rows in self.lower(list(self.level * waves))])
+        return _rows(self.lower, self.level * waves)
+
+    def _raw_features(self, config: EncoderConfig, weights: dict[str, Tensor]) -> Features:
+        """The features of a bidirectional encoder for raw audio, at random levels."""
+        encoder = WavLM(config, weights, device=self.device, dtype=self.lower.dtype)
+        gain = RAW_GAIN if self.config.normalize else 1 / LEVEL
+        return lambda waves: _rows(encoder, at_random_levels(waves, gain))
 
     def _crops(self, stream: str) -> Crops:
         """What a stage reads: rows in which the sound is not changed."""
@@ -138,16 +149,14 @@ class _Distiller:
         stage: str,
         steps: int,
         *,
-        inputs: Features,
+        inputs: Features | None,
         after_step: Callable[[int], None] | None = None,
     ) -> None:
-        """One stage. inputs: the features of which tokens are made."""
+        """One stage. inputs: the features of which tokens are made; None takes `features`."""
 
         def objective(waves: Tensor, *_: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             wanted = self.features(waves)
-            return model(
-                wanted, self.upper, inputs(waves) if self.settings.encoder_steps else wanted
-            )
+            return model(wanted, self.upper, inputs(waves) if inputs else wanted)
 
         train_on_crops(
             model,
@@ -175,7 +184,7 @@ class _Distiller:
         moments = _made_once(self.folder, "moments.safetensors", measure)
         return moments["mean"], moments["scale"]
 
-    def _kmeans_codes(self, model: Distillation, inputs: Features) -> Tensor:
+    def _kmeans_codes(self, model: Distillation, inputs: Features | None) -> Tensor:
         """(K, latent): FAISS's centroids of the latents that the compressor gives now."""
 
         def cluster() -> dict[str, Tensor]:
@@ -185,11 +194,12 @@ class _Distiller:
             parts: list[np.ndarray] = []
             count = 0
             model.eval().to(self.device)
-            torch.manual_seed(settings.seed)  # causal features are of random levels
+            torch.manual_seed(settings.seed)  # raw audio is of random levels
+            features = inputs or self.features
             while count < wanted:
                 with torch.no_grad():
                     waves = next(batches)[0].to(self.device)
-                    latents = model.latents(inputs(waves)).flatten(0, 1)
+                    latents = model.latents(features(waves)).flatten(0, 1)
                 parts.append(latents.float().cpu().numpy())
                 count += len(latents)
                 self.show("latents", min(count, wanted), wanted, "for FAISS")
@@ -203,6 +213,12 @@ class _Distiller:
             return {"codes": torch.from_numpy(codes)}
 
         return _made_once(self.folder, "kmeans.safetensors", cluster)["codes"]
+
+
+def _rows(encoder: WavLM, waves: Tensor) -> Tensor:
+    """Waves (B, n) as an encoder gets them → its features (B, T, D)."""
+    # Cloned out of inference mode, so that gradients can pass.
+    return torch.stack([rows.float().clone() for rows in encoder(list(waves))])
 
 
 class _Restarts:

@@ -108,7 +108,7 @@ def sample_features(
                     rejected[str(reason)] += 1
                     continue
                 progress.seconds_read += utterance.samples / SAMPLE_RATE
-                plan = windowing.plan(utterance.num_frames)
+                plan = windowing.plan_samples(utterance.samples)
                 for window, wave in zip(plan, windowing.cut(utterance, plan), strict=True):
                     kept_frames = window.keep_to - window.keep_from
                     pieces = reservoir.draw(kept_frames)

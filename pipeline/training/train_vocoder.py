@@ -1,15 +1,18 @@
 """Audio shards and a tokenizer → the same tokenizer with a vocoder.
 
 The vocoder is trained on what it will get: features that the tokenizer decodes from its own tokens
-of the speech. The target is that speech at one fixed level, as tokens do not hold loudness.
+of the speech. The target is that speech at one fixed level, as tokens do not hold loudness, and at
+the vocoder's sample rate.
 """
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import soxr
 import torch
 from ray.actor import ActorHandle
 from torch import Tensor
@@ -19,8 +22,11 @@ from pipeline.cluster.progress import Reporter
 from pipeline.settings import CropSettings, VocoderSettings
 from pipeline.shards.inputs import Shard
 from pipeline.training.crop_training import train_on_crops
-from pipeline.training.crops import UNCHANGED_SOUND, Crops
+from pipeline.training.crops import TAIL_SAMPLES, UNCHANGED_SOUND, Crops
 from pipeline.training.launch import run_in_processes
+from tokenizer.audio.augmentation import normalize
+from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.windows import left_padded
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.vocoder_losses import VocoderTraining
 from tokenizer.storage.folder import Folder
@@ -62,7 +68,7 @@ def train_vocoder(
     TrainingFailed when a training process ends in an error.
     """
     names = [shard.name for shard in shards]
-    record = {"tokenizer": files.fingerprint, "shards": names, **asdict(settings)}
+    record = {"tokenizer": files.fingerprint, "shards": names, **settings.to_dict()}
     output.claim_run("training/run.json", record)
     check_layout(output.below("training"))
     connect()
@@ -101,11 +107,12 @@ def train_in_process(config: dict) -> None:
     def decoded(waves: Tensor) -> Tensor:
         # As tokenizing does it: with autocast, the codebook lookup would not be in fp32.
         with torch.autocast(waves.device.type, enabled=False):
-            tokens = tokenizer.encode_windows(list((level * waves).cpu().numpy()))
-            rows = decoding.features(tokens)
+            rows = [encoder_input(row, run) for row in waves.cpu().numpy()]
+            tokens = tokenizer.encode_windows([level * row for row in rows])
+            features = decoding.features(tokens)
         # Cloned out of inference mode, so that gradients can pass. The last token of a row may
         # stand for more frames than the row has.
-        return torch.stack([row[: settings.frames].clone() for row in rows])
+        return torch.stack([row[: settings.frames].clone() for row in features])
 
     # The first process's own stream is 1: 0 gives all processes the same batches.
     common = islice(_crops(run, 0).batches(), BATCHES_FOR_SCALE)
@@ -152,14 +159,32 @@ def _crops(run: VocoderRun, stream: int) -> Crops:
         rows=settings.rows, frames=settings.frames, mask_share=0.1, mask_span=1, **UNCHANGED_SOUND
     )
     seed = [settings.seed, stream]
-    return Crops(run.shards, None, noises=[], settings=crop, seed=seed)
+    rate = settings.vocoder.sample_rate
+    return Crops(run.shards, None, noises=[], settings=crop, seed=seed, sample_rate=rate)
+
+
+def encoder_input(row: np.ndarray, run: VocoderRun) -> np.ndarray:
+    """A row of crops → (n,) of unit variance as the encoder gets it: the frames of the row.
+
+    Crops have the vocoder's rate, as its targets do. They are resampled here, after the cut, so
+    that one waveform is carried and sound and frames cannot come apart. Where two pieces meet the
+    filter mixes a millisecond of both, and there the encoder hears a cut anyway. At 16 kHz the row
+    stays as it is.
+    """
+    rate, padding = run.settings.vocoder.sample_rate, run.files.left_padding
+    samples = run.settings.frames * run.settings.vocoder.samples_per_frame
+    if rate != SAMPLE_RATE:
+        row = normalize(soxr.resample(row[:samples], rate, SAMPLE_RATE, quality="HQ"))
+        row = np.pad(row, (0, TAIL_SAMPLES))
+    # With copies of the first sample in front, the last frame ends where the row does.
+    return left_padded(row[: len(row) - TAIL_SAMPLES], padding) if padding else row
 
 
 def _write(run: VocoderRun, model: VocoderTraining, output: Folder) -> None:
     """Publish the tokenizer with its vocoder."""
     dtype = run.files.storage_dtype
     weights = {name: value.detach().cpu().to(dtype) for name, value in model.weights().items()}
-    vocoder_made_by = {**asdict(run.settings), "shards": len(run.shards)}
+    vocoder_made_by = {**run.settings.to_dict(), "shards": len(run.shards)}
     files = replace(
         run.files,
         vocoder=run.settings.vocoder,

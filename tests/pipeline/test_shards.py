@@ -15,17 +15,20 @@ from pipeline.shards.samples import read_samples
 
 
 def listed(data):
-    """(key, problem, audio bytes, metadata) of each sample; the audio is read when it comes."""
-    rows = []
-    for sample in read_samples(OneWay(data)):
+    """(key, problem, audio bytes, metadata) of each sample, in the order of their first members."""
+    rows, late = [], {}
+    for sample in read_samples(OneWay(data), late):
         assert (sample.audio is None) == (sample.problem is not None)
         sound = None
         if sample.audio is not None:
             with sample.audio as audio:
                 audio.seek(0)
                 sound = audio.read()
-        rows.append((sample.key, sample.problem, sound, sample.metadata))
-    return rows
+        rows.append((sample.place, [sample.key, sample.problem, sound, sample.metadata]))
+    for _, row in rows:
+        if row[1] is None and row[0] in late:
+            row[3] = late[row[0]].value
+    return [tuple(row) for _, row in sorted(rows, key=lambda row: row[0])]
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -70,16 +70,19 @@ class Utterance:
 
     @property
     def num_frames(self) -> int:
-        """Frames of 20 ms."""
+        """Frames of 20 ms, of an encoder without left padding."""
         return num_frames(self.samples)
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The 16 kHz waveform once more, in order, as float32 pieces."""
-        if self.waveform is not None:
+    def blocks(self, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+        """The waveform once more, in order, as float32 pieces.
+
+        At another rate than 16 kHz the source is decoded again, and resampled to that rate.
+        """
+        if self.waveform is not None and sample_rate == SAMPLE_RATE:
             return iter([self.waveform])
         if self.file is None:
             raise ValueError("neither waveform nor file was kept")
-        return resample(*decode(self.file))
+        return resample(*decode(self.file), sample_rate)
 
 
 def read_utterance(
@@ -161,7 +164,7 @@ def _mono(sounds: Iterable[Sound], rate: int) -> Iterator[np.ndarray]:
     mixer = Mixer()
     for sound in sounds:
         blocks = map(mixer.mix, sound.blocks)
-        yield from resample(blocks, sound.sample_rate, to=rate)
+        yield from resample(blocks, sound.sample_rate, new_rate=rate)
     mixer.check()
 
 
@@ -226,14 +229,14 @@ def _read_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
 
 
 def resample(
-    blocks: Iterable[np.ndarray], sample_rate: int, to: int = SAMPLE_RATE
+    blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int = SAMPLE_RATE
 ) -> Iterator[np.ndarray]:
-    """Mono blocks at any rate → mono float32 blocks at 16 kHz, or at another rate."""
-    if sample_rate == to:
+    """Mono blocks at any rate → mono float32 blocks at a new one, 16 kHz unless given."""
+    if sample_rate == new_rate:
         yield from blocks
         return
     try:
-        stream = soxr.ResampleStream(sample_rate, to, 1, "float32", "HQ")
+        stream = soxr.ResampleStream(sample_rate, new_rate, 1, "float32", "HQ")
     except (ValueError, RuntimeError) as error:
         raise AudioError(NOT_AUDIO, f"cannot resample from {sample_rate} Hz: {error}") from error
     for block in blocks:

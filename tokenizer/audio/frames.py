@@ -5,6 +5,9 @@ SAMPLES_PER_FRAME = 320
 FRAMES_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_FRAME
 # Samples that one frame sees: the convolutions' receptive field.
 RECEPTIVE_FIELD = 400
+# With replicate padding, this many copies of an utterance's first sample are put in front of it.
+# Its frame t then covers samples [320 t - 399, 320 t], and n samples have ceil(n / 320) frames.
+LEFT_PADDING = RECEPTIVE_FIELD - 1
 
 
 def num_frames(samples: int) -> int:

@@ -9,15 +9,23 @@ a chunk's start and discard only their first `past` frames, so that a kept frame
 frames as in a stream. The discarded frames have a shorter past than in a stream, and the deeper
 layers see that. Within one window (30 s) the tokens are those of a stream; in longer audio nearly
 all are (wavlm-tiny's layer 4, 200 s of speech: 99.9 %).
+
+An encoder with replicate padding gets 399 copies of an utterance's first sample in front of it.
+They are part of what is cut into windows, so only the first window has them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenizer.audio.decoding import Utterance
-from tokenizer.audio.frames import FRAMES_PER_SECOND, RECEPTIVE_FIELD, SAMPLES_PER_FRAME
+from tokenizer.audio.frames import (
+    FRAMES_PER_SECOND,
+    RECEPTIVE_FIELD,
+    SAMPLES_PER_FRAME,
+    num_frames,
+)
 from tokenizer.errors import UsageError
 
 
@@ -51,8 +59,9 @@ class Windowing:
     frames: length of a window. context: discarded at each inner edge; ignored for a causal encoder.
     normalize: whether the encoder needs zero mean and unit variance over the whole utterance.
     frames_per_token: `frames` and `context` are multiples of it. past, chunk: what a causal encoder
-    sees before a chunk, and the length of a chunk; past = 0 for any other encoder. Raises
-    UsageError unless a window is longer than twice its context, and than a causal past.
+    sees before a chunk, and the length of a chunk; past = 0 for any other encoder. left_padding: in
+    samples, how many copies of its first an utterance gets in front. Raises UsageError unless a
+    window is longer than twice its context, and than a causal past.
     """
 
     frames: int
@@ -61,6 +70,7 @@ class Windowing:
     frames_per_token: int = 1
     past: int = 0
     chunk: int = 1
+    left_padding: int = 0
 
     def __post_init__(self) -> None:
         if self.past and self.frames < self.past + self.chunk:
@@ -88,8 +98,9 @@ class Windowing:
         frames_per_token: int = 1,
         past: int = 0,
         chunk: int = 1,
+        left_padding: int = 0,
     ) -> "Windowing":
-        """From a window and a context in seconds; the rest as Windowing's, in frames.
+        """From a window and a context in seconds; the rest is as Windowing has it.
 
         Both are rounded to whole tokens. A causal encoder's window is then rounded down to whole
         chunks.
@@ -104,6 +115,7 @@ class Windowing:
                 frames_per_token=frames_per_token,
                 past=past,
                 chunk=chunk,
+                left_padding=left_padding,
             )
         except UsageError as error:
             error.value = window_seconds
@@ -111,8 +123,15 @@ class Windowing:
 
     @property
     def samples(self) -> int:
-        """The largest number of 16 kHz samples that is one window."""
-        return self.frames * SAMPLES_PER_FRAME + RECEPTIVE_FIELD - 1
+        """The largest number of 16 kHz samples of an utterance that is one window."""
+        return self.frames * SAMPLES_PER_FRAME + RECEPTIVE_FIELD - 1 - self.left_padding
+
+    def plan_samples(self, samples: int) -> list[Window]:
+        """The windows of an utterance of so many 16 kHz samples, as `plan` has them.
+
+        floor((n - 400) / 320) + 1 frames or, with the padding of 399, ceil(n / 320).
+        """
+        return self.plan(num_frames(samples + self.left_padding))
 
     def plan(self, frames: int) -> list[Window]:
         """The windows of an utterance of so many frames; each frame is kept exactly once.
@@ -138,9 +157,10 @@ class Windowing:
     def cut(self, utterance: Utterance, plan: list[Window]) -> Iterator[np.ndarray]:
         """The (n,) float32 waveform of each window, in order; little more than one is in memory.
 
-        Normalised by the mean and variance of the whole utterance, where the encoder needs it.
+        Normalised by the mean and variance of the whole utterance, where the encoder needs it. The
+        first window starts with the left padding.
         """
-        blocks = utterance.blocks()
+        blocks = self._padded(utterance.blocks())
         if len(plan) == 1:
             # With the last samples that fill no frame: a group norm over time sees them.
             yield self._normalized(np.concatenate(list(blocks)), utterance)
@@ -156,7 +176,19 @@ class Windowing:
             buffer, offset = np.concatenate(pieces)[first - offset :], first
             yield self._normalized(buffer[: last - first], utterance)
 
+    def _padded(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        started = False
+        for block in blocks:
+            if len(block) and not started:
+                block, started = left_padded(block, self.left_padding), True
+            yield block
+
     def _normalized(self, wave: np.ndarray, utterance: Utterance) -> np.ndarray:
         if not self.normalize:
             return wave
         return ((wave - utterance.mean) * utterance.scale).astype(np.float32, copy=False)
+
+
+def left_padded(wave: np.ndarray, copies: int) -> np.ndarray:
+    """(n,) samples, at least one → (copies + n,): copies of the first sample, then the samples."""
+    return np.pad(wave, (copies, 0), mode="edge") if copies else wave

@@ -14,7 +14,7 @@ class Codebook:
     """Nearest-code lookup by Euclidean distance ("l2") or by angle ("cosine", spherical k-means).
 
     The lookup decides the token, so it is in fp32 whatever the encoder's precision. Of equally near
-    codes the lowest wins, as in FAISS.
+    codes the lowest wins, as in FAISS. Binary codes need no product: see `is_binary`.
     """
 
     def __init__(
@@ -40,6 +40,10 @@ class Codebook:
             )
         codes = codes.to(device=device, dtype=torch.float32)
         self.size = len(codes)
+        self.place: Tensor | None = None
+        if projection is None and is_binary(codes):
+            self.place = _place_values(codes.shape[1], codes.device)
+            return
         self.bias = None
         if metric == "cosine":
             codes = torch.nn.functional.normalize(codes, dim=1)
@@ -57,6 +61,28 @@ class Codebook:
     @torch.inference_mode()
     def nearest(self, features: Tensor) -> Tensor:
         """(N, D) features → (N,) int64 codes."""
+        if self.place is not None:
+            return ((features > 0) * self.place).sum(1)
         step = max(1, SCORES_AT_A_TIME // self.size)
         parts = [self.score(rows.float()).argmax(1) for rows in features.split(step)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+
+
+def is_binary(codes: Tensor) -> bool:
+    """Whether (K, D) codes are the 2^D corners (±c, …) in binary order, highest bit first.
+
+    The nearest corner has the signs of the features, by distance and by angle: bit d of the code is
+    1 where feature d is over zero. At zero both are equally near, and 0 is the lower code.
+    """
+    size, bits = codes.shape
+    if size != 1 << bits or not codes[0, 0] < 0:
+        return False
+    number = torch.arange(size, device=codes.device)[:, None]
+    positive = (number & _place_values(bits, codes.device)) > 0
+    corner = codes[0, 0].abs()
+    return torch.equal(codes, torch.where(positive, corner, -corner))
+
+
+def _place_values(bits: int, device: torch.device) -> Tensor:
+    """(bits,) int64: what each bit of a code is worth, highest first."""
+    return 1 << torch.arange(bits - 1, -1, -1, device=device)

@@ -1,19 +1,22 @@
 """Decoding: tokens → features → a waveform.
 
 WavLM's input is normalised, so tokens do not carry loudness. Decoded speech always has the level
-that the vocoder was trained at.
+that the vocoder was trained at. Its sample rate is the vocoder's: 16 kHz of an inverse STFT, and
+any that a linear head was trained for, such as 24 kHz.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLES_PER_FRAME
+from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.compression import Compression, for_inference
-from tokenizer.codec.vocoder import Vocoder
+from tokenizer.codec.focal import State
+from tokenizer.codec.vocoder import Vocoder, VocoderState
 from tokenizer.errors import UsageError
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -27,10 +30,19 @@ WINDOW_FRAMES = 30 * FRAMES_PER_SECOND
 CONTEXT_FRAMES = 2 * FRAMES_PER_SECOND
 
 
+@dataclass
+class DecodingState:
+    """What a causal decoder carries from chunk to chunk: None before the first one."""
+
+    decompressor: list[State] | None = None
+    vocoder: VocoderState | None = None
+
+
 class Decoding:
     """Tokens → features → waveform. It loads no encoder, so it is quick to make.
 
-    vocoder: None where the tokenizer has none. compression: None without a compressor.
+    vocoder: None where the tokenizer has none. compression: None without a compressor. sample_rate,
+    samples_per_frame: of the waveform, 16,000 Hz and 320 without a vocoder.
     """
 
     def __init__(
@@ -61,6 +73,10 @@ class Decoding:
         if files.vocoder:
             weights = files.vocoder_weights
             self.vocoder = for_inference(Vocoder(files.vocoder), weights, device=self.device)
+        self.sample_rate = files.vocoder.sample_rate if files.vocoder else SAMPLE_RATE
+        self.samples_per_frame = (
+            files.vocoder.samples_per_frame if files.vocoder else SAMPLES_PER_FRAME
+        )
 
     @torch.inference_mode()
     def features(self, tokens: Sequence[np.ndarray | Tensor]) -> list[Tensor]:
@@ -88,18 +104,39 @@ class Decoding:
         return codes.to(self.device, torch.float32) * self.scale
 
     def waveform(self, tokens: np.ndarray | Tensor) -> np.ndarray:
-        """(T',) tokens → (320 T + 80,) float32 in [-1, 1] at 16 kHz, T = T' · frames_per_token.
+        """(T',) tokens → (n,) float32 in [-1, 1] at `sample_rate`; T = T' · frames_per_token.
 
-        No tokens give no samples. Raises UsageError as `features` does, and without a vocoder.
+        n is samples_per_frame · T and twice the vocoder's margin: 320 T + 80 of our inverse STFTs,
+        480 T at 24 kHz. No tokens give no samples. Raises UsageError as `features` does, and
+        without a vocoder.
         """
         return np.concatenate([np.empty(0, np.float32), *self.blocks(tokens)])
 
     def blocks(self, tokens: np.ndarray | Tensor) -> Iterator[np.ndarray]:
         """The waveform in pieces of half a minute, so that hours fit in little memory.
 
-        Windows overlap by the vocoder's whole receptive field. A decompressor that averages over
-        the utterance averages over a window, as the encoder does. Raises as `waveform` does.
+        A causal decoder goes on from piece to piece. Otherwise windows overlap by the vocoder's
+        whole receptive field, and a decompressor that averages over the utterance averages over a
+        window, as the encoder does. Raises as `waveform` does.
         """
+        self.needed_vocoder()
+        return self._causal_blocks(tokens) if self.is_causal else self._windows(tokens)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it can decode a stream: neither decompressor nor vocoder looks ahead."""
+        causal = self.compression is None or self.compression.decompressor.config.causal
+        return causal and self.vocoder is not None and self.vocoder.config.causal
+
+    def _causal_blocks(self, tokens: np.ndarray | Tensor) -> Iterator[np.ndarray]:
+        each, state = self.frames_per_token * self.tokens_per_chunk, DecodingState()
+        size = WINDOW_FRAMES // each * self.tokens_per_chunk
+        for start in range(0, len(tokens), size):
+            codes, last = self.codes_of(tokens[start : start + size]), start + size >= len(tokens)
+            wave, state = self.next_wave(codes, state, last=last)
+            yield wave
+
+    def _windows(self, tokens: np.ndarray | Tensor) -> Iterator[np.ndarray]:
         vocoder, each = self.needed_vocoder(), self.frames_per_token
         frames = max(CONTEXT_FRAMES, vocoder.config.context_frames, self.past_frames)
         # The windowing counts tokens. A causal decompressor's windows start at a chunk's start.
@@ -110,11 +147,32 @@ class Decoding:
         for window in windowing.plan(len(tokens)) if len(tokens) else []:
             with torch.inference_mode():
                 features = self.features([tokens[window.start : window.stop]])[0]
-                wave = limited(vocoder(features[None])[0]).cpu().numpy()
-            samples = each * SAMPLES_PER_FRAME
+                wave = self._within_range(vocoder(features[None])[0])
+            samples = each * self.samples_per_frame
             last = window.keep_to == len(tokens)
             end = None if last else window.kept.stop * samples
             yield wave[window.kept.start * samples : end]
+
+    @torch.inference_mode()
+    def next_wave(
+        self, codes: Tensor, state: DecodingState, last: bool
+    ) -> tuple[np.ndarray, DecodingState]:
+        """The next (t, D') codes of an utterance → the samples that are final now, and the state.
+
+        Only for the causal form, and in whole chunks except at the end. last: also gives the
+        remaining samples; t may then be 0. All together are what `waveform` gives.
+        """
+        features, decompressor = codes, state.decompressor
+        if self.compression and len(codes):
+            features, decompressor = self.compression.next_features(codes, decompressor)
+        elif self.compression:
+            features = codes.new_empty(0, len(self.compression.mean))
+        wave, vocoder = self.needed_vocoder().stream(features[None], state.vocoder, last)
+        return self._within_range(wave[0]), DecodingState(decompressor, vocoder)
+
+    def _within_range(self, wave: Tensor) -> np.ndarray:
+        limiter = self.needed_vocoder().config.limiter
+        return (limited(wave) if limiter else wave.clamp(-1, 1)).cpu().numpy()
 
     def needed_vocoder(self) -> Vocoder:
         """The vocoder. Raises UsageError where the tokenizer has none."""

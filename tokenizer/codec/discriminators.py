@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from tokenizer.audio.frames import SAMPLE_RATE
+
 # Primes, so that no two discriminators see the same samples side by side.
 PERIODS = (2, 3, 5, 7, 11)
 PERIOD_WIDTHS = (8, 32, 128, 256)
+# At 16 kHz.
 FFT_SIZES = (512, 1024, 2048)
 SPECTRUM_WIDTH = 32
 LEAKY_RELU_SLOPE = 0.1
@@ -23,14 +26,20 @@ LEAKY_RELU_SLOPE = 0.1
 class Discriminators(nn.Module):
     """All discriminators: (B, n) waveforms → the layer outputs of each, its verdict last."""
 
-    def __init__(self) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
         super().__init__()
+        sizes = at_rate(FFT_SIZES, sample_rate)
         self.periods = nn.ModuleList(PeriodDiscriminator(period) for period in PERIODS)
-        self.spectra = nn.ModuleList(SpectrumDiscriminator(n_fft) for n_fft in FFT_SIZES)
+        self.spectra = nn.ModuleList(SpectrumDiscriminator(n_fft) for n_fft in sizes)
 
     def forward(self, waves: Tensor) -> list[list[Tensor]]:
         """A verdict holds scores: above 0 means a real waveform, below 0 a generated one."""
         return [discriminator(waves) for discriminator in (*self.periods, *self.spectra)]
+
+
+def at_rate(sizes: tuple[int, ...], sample_rate: int) -> list[int]:
+    """Window sizes at 16 kHz → at another rate, of the same durations; even numbers."""
+    return [2 * round(size * sample_rate / (2 * SAMPLE_RATE)) for size in sizes]
 
 
 class PeriodDiscriminator(nn.Module):

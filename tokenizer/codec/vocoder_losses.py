@@ -2,7 +2,7 @@
 
 Tokens do not carry the phase of the original, so the waveform itself cannot be the target. Its
 magnitude spectra are, with windows of 16 to 128 ms: short windows show when a sound starts, long
-ones its pitch.
+ones its pitch. They are as long at every sample rate.
 """
 
 import torch
@@ -10,11 +10,12 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
-from tokenizer.audio.frames import SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.codec.discriminators import Discriminators
+from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.codec.discriminators import Discriminators, at_rate
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig
 
+# At 16 kHz.
 FFT_SIZES = (256, 512, 1024, 2048)
 # FFT points for each mel band.
 POINTS_PER_BAND = 16
@@ -48,9 +49,9 @@ class VocoderTraining(nn.Module):
         self.vocoder = Vocoder(config)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
-        self.spectra = SpectralLoss()
+        self.spectra = SpectralLoss(config.sample_rate)
         self.adversarial_weight = adversarial_weight
-        self.discriminators = Discriminators() if adversarial_weight else None
+        self.discriminators = Discriminators(config.sample_rate) if adversarial_weight else None
 
     def matrices(self) -> set[str]:
         """Names of the parameters that Muon trains: the linear layers of the blocks."""
@@ -65,7 +66,7 @@ class VocoderTraining(nn.Module):
         return {**self.vocoder.state_dict(), **self._first_layer()}
 
     def synthesize(self, features: Tensor) -> Tensor:
-        """(B, T, D) → (B, 320 T + 80), with gradients: what a vocoder with `weights` gives."""
+        """(B, T, D) → (B, n), with gradients: what a vocoder with `weights` gives."""
         return torch.func.functional_call(self.vocoder, self._first_layer(), (features,))
 
     def _first_layer(self) -> dict[str, Tensor]:
@@ -77,11 +78,13 @@ class VocoderTraining(nn.Module):
     def forward(self, features: Tensor, waves: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss () of a batch, and its parts for the log.
 
-        features: (B, T, D). waves: (B, n), n >= 320 T: the audio of these frames. Vocoder and
-        discriminators share one loss: the generator loss holds the discriminators' parameters
-        fixed, and the discriminator loss gets the generated waveform detached.
+        features: (B, T, D). waves: (B, n), n >= samples_per_frame T: the audio of these frames, at
+        the vocoder's rate. Its first sample is the target of the vocoder's first, whatever the
+        margin. Vocoder and discriminators share one loss: the generator loss holds the
+        discriminators' parameters fixed, and the discriminator loss gets the generated waveform
+        detached.
         """
-        samples = SAMPLES_PER_FRAME * features.shape[1]
+        samples = self.vocoder.config.samples_per_frame * features.shape[1]
         generated, waves = self.synthesize(features)[:, :samples], waves[:, :samples]
         with torch.autocast(waves.device.type, enabled=False):
             log_mel, convergence = self.spectra(generated, waves)
@@ -140,11 +143,12 @@ class SpectralLoss(nn.Module):
     (Parallel WaveGAN, arXiv 1910.11480, eq. 4) resolves harmonics, of which a mel band holds many.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
         super().__init__()
-        for n_fft in FFT_SIZES:
+        self.sizes = at_rate(FFT_SIZES, sample_rate)
+        for n_fft in self.sizes:
             mel = torchaudio.functional.melscale_fbanks(
-                n_fft // 2 + 1, 0.0, SAMPLE_RATE / 2, n_fft // POINTS_PER_BAND, SAMPLE_RATE
+                n_fft // 2 + 1, 0.0, sample_rate / 2, n_fft // POINTS_PER_BAND, sample_rate
             )
             window = torch.hann_window(n_fft)
             self.register_buffer(f"mel_{n_fft}", mel / mel.sum(0), persistent=False)
@@ -154,7 +158,7 @@ class SpectralLoss(nn.Module):
     def forward(self, generated: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
         """(B, n) each → log mel distance in nepers, and spectral convergence; () each."""
         log_mel, convergence = [], []
-        for n_fft in FFT_SIZES:
+        for n_fft in self.sizes:
             mel, window = self.get_buffer(f"mel_{n_fft}"), self.get_buffer(f"window_{n_fft}")
             found, real = magnitudes(generated, window), magnitudes(waves, window)
             bands, real_bands = (torch.log(each.mT @ mel + FLOOR) for each in (found, real))

@@ -61,13 +61,21 @@ class CausalStudent(nn.Module):
     def features(self, frames: Tensor) -> Tensor:
         """(B, T, D) of CausalWavLM.frames → (B, T, D), the features CausalWavLM would give."""
         encoder = self.wavlm.encoder
-        conv = encoder.pos_conv_embed.conv
-        x = frames + position_embedding(conv, frames, back=conv.kernel_size[0] - 1)
+        x = frames + self._positions(frames)
         if not self.config.do_stable_layer_norm:
             x = encoder.layer_norm(x)
         config = self.config
         mask = block_mask(x.shape[1], 0, chunk=config.chunk_frames, window=config.past_frames)
         return run_layers(self.wavlm, x, mask=mask.to(x.device))
+
+    def _positions(self, frames: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D), the positional convolution over each frame and those before it."""
+        conv = self.wavlm.encoder.pos_conv_embed.conv
+        before = conv.kernel_size[0] - 1
+        if not self.config.replicate_padding:
+            return position_embedding(conv, frames, back=before)
+        padded = torch.cat([frames[:, :1].expand(-1, before, -1), frames], dim=1)
+        return position_embedding(conv, padded, back=before)[:, before:]
 
     def forward(self, frames: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and an empty dictionary: there is nothing else to log.

@@ -8,6 +8,14 @@ What a frame sees:
   start from a bidirectional encoder's: see `causal_kernel`.
 * attention: its chunk and the 512 frames before the chunk (chunk_mask.py).
 
+With `replicate_padding`, as in FocalCodec-Stream's own code, every convolution is padded on its
+left by its first input. For those over samples this equals 399 copies of the first sample, which
+stand in front of what comes here (windows.py, stream.py); frame t then covers samples
+[320 t - 399, 320 t], and the latency is 80 ms. The positional convolution gets 127 copies of its
+first input. Features are those of that code's stream, chunk by chunk. Over a whole utterance of
+more than 512 frames, that code lets a last, partial chunk see up to 3 frames more of the past than
+its stream does; here the two agree.
+
 There is one forward pass, for a block of whole chunks after a state. A stream takes one chunk at a
 time and an utterance 64. Scores are against 768 keys at most, however long the utterance.
 """
@@ -98,7 +106,8 @@ class CausalWavLM(WavLM):
         """
         batch, frames, width = x.shape
         if state is None:
-            tail = x.new_zeros(batch, self.position.kernel - 1, width)
+            before = x[:, :1] if self.config.replicate_padding else x.new_zeros(batch, 1, width)
+            tail = before.expand(batch, self.position.kernel - 1, width)
             state = EncoderState(0, tail, self.cached_layers.new_caches())
         with_tail = torch.cat([state.tail, x], dim=1)
         state.tail = with_tail[:, frames:]

@@ -55,7 +55,9 @@ class CachedLayers:
         window: int,
         block: int,
     ) -> None:
-        """table: (buckets, H), the position bias of all layers. block: positions, whole chunks."""
+        """layers: with position bias. table: (buckets, H), the bias of all layers. block:
+        positions, whole chunks.
+        """
         self.layers, self.chunk, self.window, self.block = layers, chunk, window, block
         # Both are made once, for a full block after a full window; a shorter one takes a part.
         self.mask = block_mask(block, window, chunk=chunk, window=window).to(table.device)
@@ -87,6 +89,7 @@ class CachedLayers:
                 2, 0, 3, 1, 4
             )
             k, v = cache.extend(k, v)
+            assert gate is not None
             gate = gate.view(batch, positions, -1, 1).transpose(1, 2)
             context = layer.attention(q, k, v, gate=gate, bias=bias, mask=mask)
             x = layer.finish(x, context.transpose(1, 2).reshape(batch * positions, width))

@@ -38,6 +38,14 @@ class InferenceLinear:
         return F.gelu(y) if self.gelu else y
 
 
+class SelfPacking(nn.Module):
+    """A module with a form of its own for inference on a CPU."""
+
+    def pack(self) -> None:
+        """Take that form. Training and `state_dict` are over then."""
+        raise NotImplementedError
+
+
 def as_linear(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> tuple[Tensor, Tensor | None]:
     """Weight (out, in) and bias of a layer as one matrix product.
 
@@ -60,9 +68,14 @@ def product(
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replace every layer below the module that `as_linear` takes by an InferenceLinear."""
+    """Replace every layer below the module that `as_linear` takes by an InferenceLinear.
+
+    A SelfPacking module packs itself.
+    """
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear) or (
+        if isinstance(child, SelfPacking):
+            child.pack()
+        elif isinstance(child, nn.Linear) or (
             isinstance(child, nn.Conv1d | nn.ConvTranspose1d)
             and child.kernel_size == child.stride
             and child.groups == 1

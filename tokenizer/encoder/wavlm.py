@@ -3,6 +3,8 @@
 WavLM (Chen et al. 2022, arXiv 2110.13900) in the two published shapes: wavlm-large (layer norm in
 every convolution, pre-norm layers) and wavlm-base and -base-plus (one group norm over time,
 post-norm layers). Numbers agree with `transformers.WavLMModel` cut at the same layer to rounding.
+HuBERT (Hsu et al. 2021, arXiv 2106.07447) and wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477)
+are the same networks without the gated position bias, and run here too.
 
 Three things make it faster than the reference, and none changes what is computed:
 * frames are rows of one packed matrix (packing.py), so no product runs on padding;
@@ -66,7 +68,12 @@ class ConvLayer:
 
 
 class WavLM:
-    """The frozen encoder: normalised 16 kHz waveforms → features of one WavLM layer."""
+    """The frozen encoder: normalised 16 kHz waveforms → features of one WavLM layer.
+
+    norm: weight and bias of the layer norm before the first layer, of a post-norm encoder only.
+    """
+
+    norm: tuple[Tensor, Tensor]
 
     def __init__(
         self,
@@ -89,16 +96,19 @@ class WavLM:
             for i, (kernel, stride) in enumerate(zip(config.conv_kernel, config.conv_stride))
         ]
         projection = _under(weights, "feature_projection.")
-        self.projection_norm = projection["layer_norm.weight"], projection["layer_norm.bias"]
+        self.projection_norm: tuple[Tensor, Tensor] | None = None
+        if config.feat_proj_layer_norm:
+            self.projection_norm = projection["layer_norm.weight"], projection["layer_norm.bias"]
         self.projection = InferenceLinear(
             projection["projection.weight"], projection["projection.bias"]
         )
-        self.norm = weights["encoder.layer_norm.weight"], weights["encoder.layer_norm.bias"]
+        if not config.do_stable_layer_norm:
+            self.norm = weights["encoder.layer_norm.weight"], weights["encoder.layer_norm.bias"]
         self.layers = [
             TransformerLayer(_under(weights, f"encoder.layers.{i}."), config)
             for i in range(config.layer)
         ]
-        # (buckets, heads); empty when no transformer layer is used.
+        # (buckets, heads); empty when no transformer layer is used, or none has a position bias.
         no_table = torch.empty(config.num_buckets, 0, device=self.device)
         self.bias_table = weights.get("encoder.layers.0.attention.rel_attn_embed.weight", no_table)
         self._prepare_context(_under(weights, "encoder.pos_conv_embed.conv."))
@@ -124,7 +134,7 @@ class WavLM:
         x = x + torch.cat([group.unpad(self.position(group.pad(x))) for group in groups])
         if not self.config.do_stable_layer_norm:
             x = F.layer_norm(x, x.shape[-1:], *self.norm, eps=self.config.layer_norm_eps)
-        bias = self.position_bias(max(lengths))
+        bias = self.position_bias(max(lengths)) if self.config.position_bias else None
         for layer in self.layers:
             x = layer(x, groups, bias)
         return list(x.split(lengths))
@@ -143,7 +153,8 @@ class WavLM:
     def frames(self, waveforms: list[Tensor], lengths: list[int]) -> Tensor:
         """Waveforms → (N, D) packed: the transformer's input, before positions are added."""
         x = self.convolve(waveforms, lengths)
-        x = F.layer_norm(x, x.shape[-1:], *self.projection_norm, eps=self.config.layer_norm_eps)
+        if self.projection_norm is not None:
+            x = F.layer_norm(x, x.shape[-1:], *self.projection_norm, eps=self.config.layer_norm_eps)
         return self.projection(x)
 
     def convolve(self, waveforms: list[Tensor], lengths: list[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """One transformer layer of WavLM: attention with gated relative position bias, and feed-forward.
 
-For inference. relative_position.py says what the bias is; trainable_layers.py has the same layer
-with gradients.
+Without gate and bias it is a layer of HuBERT or wav2vec 2.0. For inference: relative_position.py
+says what the bias is, and trainable_layers.py has the same layer with gradients.
 """
 
 import math
@@ -24,6 +24,9 @@ class TransformerLayer:
     """One WavLM layer: gated relative position attention and feed-forward, pre- or post-norm."""
 
     def __init__(self, weights: dict[str, Tensor], config: EncoderConfig) -> None:
+        """weights: of the layer, with Hugging Face's names; those of the gate are needed only where
+        config.position_bias says so.
+        """
         self.config = config
         self.attention = attention
         self.norms = [
@@ -31,7 +34,9 @@ class TransformerLayer:
             for name in ("layer_norm", "final_layer_norm")
         ]
         self.qkv_gate = InferenceLinear(*self._fused_projections(weights))
-        self.gate_scale = weights["attention.gru_rel_pos_const"].view(-1)
+        self.gate_scale: Tensor | None = None
+        if config.position_bias:
+            self.gate_scale = weights["attention.gru_rel_pos_const"].view(-1)
         self.out = InferenceLinear(
             weights["attention.out_proj.weight"], weights["attention.out_proj.bias"]
         )
@@ -45,31 +50,36 @@ class TransformerLayer:
         )
 
     def _fused_projections(self, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Weight and bias of one product that gives queries, keys, values and gate logits.
+        """Weight and bias of one product that gives queries, keys, values and any gate logits.
 
         The gate's 8 outputs per head are summed in two groups of four (WavLM, eq. 4 and its code).
         A sum of linear outputs is one linear output, so their weights are summed here. A head reads
         its slice of x only, so its gate weights are one block of a block-diagonal matrix.
         """
-        heads, dim = self.config.num_attention_heads, self.config.head_dim
-        gate = weights["attention.gru_rel_pos_linear.weight"].view(2, 4, dim).sum(1)
-        gate_bias = weights["attention.gru_rel_pos_linear.bias"].view(2, 4).sum(1)
-        blocks = [torch.block_diag(*[gate[i : i + 1]] * heads) for i in (0, 1)]
         names = [f"attention.{name}_proj" for name in "qkv"]
-        weight = torch.cat([weights[f"{name}.weight"] for name in names] + blocks)
-        bias = torch.cat(
-            [weights[f"{name}.bias"] for name in names] + [gate_bias.repeat_interleave(heads)]
-        )
-        return weight, bias
+        matrices = [weights[f"{name}.weight"] for name in names]
+        biases = [weights[f"{name}.bias"] for name in names]
+        if self.config.position_bias:
+            heads, dim = self.config.num_attention_heads, self.config.head_dim
+            gate = weights["attention.gru_rel_pos_linear.weight"].view(2, 4, dim).sum(1)
+            gate_bias = weights["attention.gru_rel_pos_linear.bias"].view(2, 4).sum(1)
+            matrices += [torch.block_diag(*[gate[i : i + 1]] * heads) for i in (0, 1)]
+            biases.append(gate_bias.repeat_interleave(heads))
+        return torch.cat(matrices), torch.cat(biases)
 
-    def __call__(self, x: Tensor, groups: list[Group], bias: Tensor) -> Tensor:
-        """(N, D) packed frames → same. bias: (heads, T, T), T at least the longest utterance."""
+    def __call__(self, x: Tensor, groups: list[Group], bias: Tensor | None) -> Tensor:
+        """(N, D) packed frames → same.
+
+        bias: (heads, T, T), T at least the longest utterance; None of a layer without gates.
+        """
         heads = self.config.num_attention_heads
         qkv, gate = self.project(x)
         mixed = torch.empty_like(x)
         for group in groups:
             q, k, v = group.pad(qkv).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-            group_gate = group.pad(gate).transpose(1, 2).unsqueeze(-1)
+            group_gate = None
+            if gate is not None:
+                group_gate = group.pad(gate).transpose(1, 2).unsqueeze(-1)
             mask = group.frame_mask()
             if mask is not None:
                 mask = mask[:, None]
@@ -77,10 +87,12 @@ class TransformerLayer:
             mixed[group.start : group.stop] = group.unpad(context.transpose(1, 2).flatten(2))
         return self.finish(x, mixed)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, D) → queries, keys and values (N, 3 D), and the gate of each head (N, heads)."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(N, D) → queries, keys and values (N, 3 D), and the gates (N, heads), if it has any."""
         if self.config.do_stable_layer_norm:
             x = self._norm(x, self.norms[0])
+        if self.gate_scale is None:
+            return self.qkv_gate(x), None
         heads, width = self.config.num_attention_heads, self.config.hidden_size
         qkv, logits = self.qkv_gate(x).split([3 * width, 2 * heads], dim=-1)
         return qkv, position_gate(logits, self.gate_scale)
@@ -102,20 +114,29 @@ class TransformerLayer:
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor, mask: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(d) + gate * bias) v.
 
-    q: (B, H, T, d); k, v: (B, H, K, d); gate: (B, H, T, 1); bias: (H, >= T, >= K).
-    mask: (B, 1 or T, K), True where a query may attend to a key; None where it may to all. Every
-    query needs a key. Returns (B, H, T, d).
+    q: (B, H, T, d); k, v: (B, H, K, d); gate: (B, H, T, 1); bias: (H, >= T, >= K), or both
+    None. mask: (B, 1 or T, K), True where a query may attend to a key; None where it may to all.
+    Every query needs a key. Returns (B, H, T, d).
 
     PyTorch's scaled_dot_product_attention, except for bf16 on a CPU. There its fused kernel runs at
     fp32 speed, and plain batched products are 2.6 times as fast (11 s of audio, Zen 5).
     """
     batch, heads, frames, dim = q.shape
     keys = k.shape[2]
+    if (gate is None or bias is None) and not (q.is_cpu and q.dtype == torch.bfloat16):
+        mask = None if mask is None else mask[:, None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if not q.is_cpu:
+        assert gate is not None and bias is not None
         scores = gate * bias[:, :frames, :keys]
         if mask is not None:
             scores = torch.where(mask[:, None], scores, -math.inf)
@@ -125,7 +146,10 @@ def attention(
     for i in range(batch):
         for h in range(0, heads, step):
             part = slice(h, h + step)
-            scores = gate[i, part] * bias[part, :frames, :keys]
+            if gate is None or bias is None:
+                scores = q.new_zeros(min(step, heads - h), frames, keys)
+            else:
+                scores = gate[i, part] * bias[part, :frames, :keys]
             if mask is not None:
                 scores = torch.where(mask[i], scores, -math.inf)
             q_, k_, v_ = q[i, part], k[i, part], v[i, part]

@@ -1,7 +1,8 @@
 """Read a WavLM's shape and weights from its folder, up to one layer.
 
 A folder is `config.json` with `model.safetensors` (or shards of it) in Hugging Face's names, as
-`WavLMModel.save_pretrained` writes it, or with the hub's older `pytorch_model.bin`. PyTorch's
+`WavLMModel.save_pretrained` writes it, or with the hub's older `pytorch_model.bin`. HuBERT and
+wav2vec 2.0 have the same names and no position bias: their folders are read too. PyTorch's
 `weights_only` reader takes only tensors from that: no other object in it is ever constructed.
 """
 
@@ -17,22 +18,37 @@ from torch import Tensor
 
 from tokenizer.config import EncoderConfig, EncoderError
 
+# Whether a layer has WavLM's gated position bias, by the kind of encoder.
+KINDS = {"wavlm": True, "hubert": False, "wav2vec2": False}
+# Settings of transformers that add parts which no encoder here has.
+UNKNOWN_PARTS = ("adapter_attn_dim", "conv_pos_batch_norm")
+
 
 def read_encoder(folder: Path, layer: int) -> tuple[EncoderConfig, dict[str, Tensor]]:
-    """A WavLM's shape and weights up to `layer`; weights above it are never read.
+    """The shape and weights of a WavLM, HuBERT or wav2vec 2.0 up to `layer`.
 
-    folder: a local folder. Raises EncoderError when it is not a WavLM or has too few layers.
+    Weights above the layer are never read. folder: a local folder. Raises EncoderError when it is
+    of another kind, has parts that are not known here, or has too few layers.
     """
     folder = Path(folder)
     values = _read_json(folder / "config.json")
-    if values.get("model_type") != "wavlm":
-        raise EncoderError(f"its config.json is of a {values.get('model_type')!r}, not a 'wavlm'")
+    kind = values.get("model_type")
+    if kind not in KINDS:
+        raise EncoderError(f"its config.json is of a {kind!r}, not a 'wavlm', 'hubert', 'wav2vec2'")
+    for name in UNKNOWN_PARTS:
+        if values.get(name):
+            raise EncoderError(f"its config.json has {name}, a part that is not known here")
+    if kind != "hubert":
+        # The only kind where transformers knows this setting.
+        values.pop("feat_proj_layer_norm", None)
     if (folder / "preprocessor_config.json").is_file():
         normalize = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
     else:
         # As in the published models: those with layer-norm convolutions want normalised input.
         normalize = values.get("feat_extract_norm") == "layer"
-    config = EncoderConfig.from_dict({**values, "layer": layer, "normalize": normalize})
+    config = EncoderConfig.from_dict(
+        {**values, "layer": layer, "normalize": normalize, "position_bias": KINDS[kind]}
+    )
     weights = {}
     try:
         for name, tensor in _tensors(folder, lambda name: _wanted(name, layer)):
@@ -57,7 +73,9 @@ def _read_json(path: Path) -> dict:
 
 def check_weights(config: EncoderConfig, weights: dict[str, Tensor]) -> None:
     """Raises EncoderError if a weight that the encoder uses is missing."""
-    missing = [name for name in weight_names(config) if name not in weights]
+    # Of a pre-norm encoder this norm is above all layers.
+    unused = "encoder.layer_norm." if config.do_stable_layer_norm else ()
+    missing = [n for n in weight_names(config) if n not in weights and not n.startswith(unused)]
     if missing:
         raise EncoderError(f"its weights lack {missing[0]}")
 
@@ -68,7 +86,8 @@ def weight_names(config: EncoderConfig) -> list[str]:
     def both(*modules: str) -> list[str]:
         return [f"{module}.{part}" for module in modules for part in ("weight", "bias")]
 
-    names = both("feature_projection.layer_norm", "feature_projection.projection")
+    names = both("feature_projection.layer_norm") if config.feat_proj_layer_norm else []
+    names += both("feature_projection.projection")
     names += both("encoder.pos_conv_embed.conv", "encoder.layer_norm")
     for i in range(len(config.conv_dim)):
         conv = f"feature_extractor.conv_layers.{i}."
@@ -79,18 +98,21 @@ def weight_names(config: EncoderConfig) -> list[str]:
         layer = f"encoder.layers.{i}."
         names += both(layer + "layer_norm", layer + "final_layer_norm")
         names += both(*(f"{layer}attention.{name}_proj" for name in ("q", "k", "v", "out")))
-        names += both(layer + "attention.gru_rel_pos_linear")
-        names.append(layer + "attention.gru_rel_pos_const")
+        if config.position_bias:
+            names += both(layer + "attention.gru_rel_pos_linear")
+            names.append(layer + "attention.gru_rel_pos_const")
         names += both(
             layer + "feed_forward.intermediate_dense", layer + "feed_forward.output_dense"
         )
-    if config.layer:
+    if config.layer and config.position_bias:
         names.append("encoder.layers.0.attention.rel_attn_embed.weight")
     return names
 
 
 def _plain_name(name: str) -> str:
-    return name.removeprefix("wavlm.")
+    for kind in KINDS:
+        name = name.removeprefix(f"{kind}.")
+    return name
 
 
 def _wanted(name: str, layer: int) -> bool:

@@ -55,7 +55,8 @@ def _fetch_from_hub(value: str) -> Path:
     try:
         folder = Path(snapshot_download(value, allow_patterns=[*names, "*.safetensors"]))
         if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(value, allow_patterns=[*names, "pytorch_model.bin"]))
+            older = ["pytorch_model.bin", "model.pt"]
+            folder = Path(snapshot_download(value, allow_patterns=[*names, *older]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UsageError(
             one_line(error), "give a local folder, or a hub id this machine can reach", value=value

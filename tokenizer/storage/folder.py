@@ -6,6 +6,8 @@ import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.retries import patiently
 
 # How a large file is opened for one pass. A request to a store fetches this much, and the next
 # request waits for it, so it is not small.
@@ -27,6 +30,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     any unknown scheme.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
+    if scheme and "://" not in url and os.path.lexists(url):
+        scheme = None  # a local file's name may have a colon
     if scheme and scheme[1].lower() not in fsspec.available_protocols():
         raise UsageError(
             f"'{scheme[1]}:' is no filesystem",
@@ -34,11 +39,48 @@ def filesystem(url: str) -> tuple[Any, str]:
             value=url,
         )
     try:
-        return url_to_fs(url)
+        return _literal(url) or url_to_fs(url)
     except (ImportError, ValueError, OSError) as error:
         raise UsageError(
             one_line(error), "install what it names or correct the URL", value=url
         ) from error
+
+
+def _literal(url: str) -> tuple[Any, str] | None:
+    """The filesystem and path of what lies there under a name with "::", which chains filesystems.
+
+    None when nothing does, or the URL has no "::".
+    """
+    if "::" not in url:
+        return None
+    scheme = url.partition("://")[0] if "://" in url else "file"
+    if scheme not in fsspec.available_protocols():
+        return None
+    kind = fsspec.get_filesystem_class(scheme)
+    fs, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+    return (fs, path) if fs.exists(path) else None
+
+
+def public_url(url: str) -> str:
+    """A URL for records and file names: without user, password, signature or other parameters."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme == "file":
+        return url
+    place, slash, path = rest.partition("/")
+    if scheme in ("http", "https"):
+        path = re.split(r"[?#]", path)[0]
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a file name that leads out of its folder, or that no file should have.
+
+    Its parts, between slashes, may not be empty, "." or ".."; control characters are refused too.
+    """
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError("its name has a part that is empty, '.' or '..'")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        raise ValueError("its name has a control character")
 
 
 class Folder:
@@ -62,7 +104,15 @@ class Folder:
         self.url = self.root if self.local else url
 
     def path(self, name: str) -> str:
-        """Where a file of this name lies, in the filesystem's own terms."""
+        """Where a file of this name lies, in the filesystem's own terms. "" is the folder itself.
+
+        Raises UsageError for a name that leads out of the folder.
+        """
+        if name:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise self.refused(f"{name!r} is no name in it: {error}", "rename it") from error
         return f"{self.root}/{name}"
 
     def below(self, name: str) -> "Folder":
@@ -77,13 +127,52 @@ class Folder:
         """
         target = self.path(name)
         if not self.local:
-            self.fs.put_file(str(source), target)
+            patiently(self.fs.put_file, str(source), target)
             return
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(self.path(".partial")).mkdir(exist_ok=True)
+        with self._partial(source) as partial:
+            os.replace(partial, target)
+        _sync(Path(target).parent)
+
+    @contextmanager
+    def _partial(self, source: Path) -> Iterator[str]:
+        """A copy of a local file on the folder's disk, under a name that is gone afterwards."""
+        Path(self.path(".partial")).mkdir(parents=True, exist_ok=True)
         partial = self.path(f".partial/{uuid.uuid4().hex}")
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
+        try:
+            shutil.copyfile(source, partial)
+            # A name must not outlive a power cut when its content does not.
+            _sync(Path(partial))
+            yield partial
+        finally:
+            Path(partial).unlink(missing_ok=True)
+
+    def create(self, source: Path, name: str) -> bool:
+        """As `publish`, unless there is a file of this name; returns whether it was published.
+
+        Of two that create it at once one wins, on a local disk and on S3.
+        """
+        target = self.path(name)
+        if self.local:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            with self._partial(source) as partial:
+                try:
+                    os.link(partial, target)
+                except FileExistsError:
+                    return False
+            _sync(Path(target).parent)
+            return True
+        try:
+            # S3 then takes the object only if there is none.
+            patiently(self.fs.put_file, str(source), target, mode="create")
+        except FileExistsError:
+            return False
+        except OSError:
+            self.fs.invalidate_cache()
+            if not patiently(self.fs.exists, target):
+                raise
+            return False  # refused, as another was faster
+        return True
 
     def publish_folder(self, source: Path, name: str = "") -> None:
         """Put a finished local folder's files below `name`, its config.json last.
@@ -126,10 +215,14 @@ class Folder:
         """The error to raise when the store fails with `error`."""
         return self.refused(one_line(error), "check the path, the bucket and your credentials")
 
+    def read_bytes(self, name: str) -> bytes:
+        """A small file's content. Raises FileNotFoundError, or StoreFailed after several tries."""
+        return patiently(self.fs.cat_file, self.path(name))
+
     def read_text(self, name: str) -> str | None:
         """A small text file's content; None when there is no such file."""
         try:
-            return self.fs.cat_file(self.path(name)).decode()
+            return self.read_bytes(name).decode()
         except FileNotFoundError:
             return None
 
@@ -142,12 +235,15 @@ class Folder:
         try:
             text = self.read_text(name)
             if text is None:
-                text = json.dumps(record, indent=2) + "\n"
-                self.publish_text(text, name)
+                mine = json.dumps(record, indent=2) + "\n"
+                with tempfile.TemporaryDirectory() as scratch:
+                    source = Path(scratch) / "text"
+                    source.write_text(mine)
+                    text = mine if self.create(source, name) else self.read_text(name)
         except Exception as error:  # whatever a store raises, this folder cannot be used
             raise self.unusable(error) from error
         try:
-            return json.loads(text)
+            return json.loads(text or "")
         except ValueError as error:
             raise self.refused(f"its {name} is not JSON", "give another folder") from error
 
@@ -166,8 +262,17 @@ class Folder:
         """Sorted names, without the ending, of all files with it below one of the folders."""
         self.fs.invalidate_cache()
         base = self.path(folder)
-        files = self.fs.find(base) if self.fs.exists(base) else []
+        files = patiently(self.fs.find, base) if patiently(self.fs.exists, base) else []
         prefix = self.fs._strip_protocol(base).rstrip("/") + "/"
         return sorted(
             f.removeprefix(prefix).removesuffix(ending) for f in files if f.endswith(ending)
         )
+
+
+def _sync(path: Path) -> None:
+    """Wait until a local file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

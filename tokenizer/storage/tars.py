@@ -8,19 +8,27 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Self
+
+from tokenizer.storage.unpacking import Readable, Unpacked
 
 # Bytes that tarfile reads at once. With its own 10 KB, a tar of audio costs more in Python than in
 # decoding. With a large buffer, a tar of small members does: every read copies the buffer's rest.
 LARGE_MEMBERS, SMALL_MEMBERS = 1 << 20, 16 << 10
 
 
-class Readable(Protocol):
-    """A stream that is read from start to end."""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; fewer only at the end."""
-        ...
+# A pax header or a GNU long name is read into memory whole.
+LARGEST_HEADER = 1 << 20
+# Zeros may follow the end of an archive, up to a tape's block; there are never as many as these.
+MOST_ZEROS = 64 << 20
+# Headers whose content is read into memory.
+LONG_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 class TarWriter:
@@ -48,21 +56,44 @@ class TarWriter:
 def read_members(
     stream: Readable, buffer_bytes: int = LARGE_MEMBERS
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """(header, content of a regular file) of every member, in order; gzip is unpacked.
+    """(header, content of a regular file) of every member, in order.
 
-    A member's content can be read until the next member is asked for. Raises tarfile.TarError or
-    EOFError where the tar is cut or damaged, and passes on errors of the stream itself.
+    Gzip, bzip2 and xz are unpacked. A member's content can be read until the next member is asked
+    for; the holes of a sparse file are zeros. Archives that were joined, as `cat` does, are read
+    one after the other. Raises tarfile.TarError or EOFError where the tar is cut or damaged, and
+    passes on errors of the stream itself.
     """
     open_tar: Any = tarfile.open  # its types ask more of a stream than it does
-    archive = open_tar(fileobj=stream, mode="r|*", bufsize=buffer_bytes, tarinfo=_StrictTarInfo)
-    for info in archive:
-        archive.members = []  # tarfile would keep them all, and a shard may have millions
-        regular = info.isreg() and not info.issparse()
-        yield info, archive.extractfile(info) if regular else None
-    # A block of zeros ends an archive: more after it is a damaged header, or a second tar.
-    while rest := archive.fileobj.read(buffer_bytes):
-        if rest.strip(b"\0"):
-            raise tarfile.ReadError("data after the end of the archive")
+    rest: Readable | None = Unpacked(stream)
+    while rest is not None:
+        archive = open_tar(fileobj=rest, mode="r|", bufsize=buffer_bytes, tarinfo=_StrictTarInfo)
+        for info in archive:
+            archive.members = []  # tarfile would keep them all, and a shard may have millions
+            yield info, archive.extractfile(info) if info.isreg() else None
+        rest = _after_zeros(archive.fileobj)
+
+
+def _after_zeros(stream: Readable) -> Readable | None:
+    """What follows the blocks of zeros that end an archive; None if nothing does."""
+    zeros = 0
+    while block := stream.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0"):
+            return _Joined(block, stream)
+        zeros += len(block)
+        if zeros > MOST_ZEROS:
+            raise tarfile.ReadError("over 64 MB of zeros after the end of the archive")
+    return None
+
+
+class _Joined:
+    """A stream that begins with some bytes which were read already."""
+
+    def __init__(self, head: bytes, stream: Readable) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int, /) -> bytes:
+        head, self._head = self._head[:size], self._head[size:]
+        return head + self._stream.read(size - len(head)) if len(head) < size else head
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -76,3 +107,8 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise
         except (tarfile.HeaderError, ValueError) as error:
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
+
+    def _proc_member(self, archive: Any) -> Any:
+        if self.type in LONG_HEADERS and self.size > LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes at byte {archive.offset}")
+        return super()._proc_member(archive)  # type: ignore[misc]

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.tars import SMALL_MEMBERS, Readable, TarWriter, read_members
+from tokenizer.storage.tars import SMALL_MEMBERS, TarWriter, read_members
+from tokenizer.storage.unpacking import Readable
 
 TOKENS_ENDING, JSON_ENDING = ".tokens.npy", ".json"
 
@@ -65,6 +66,27 @@ class TokenShardWriter:
     def close(self) -> None:
         """Write the end of the archive. A shard without it counts as broken."""
         self._tar.close()
+
+
+def add_metadata(path: Path, metadata: dict[str, tuple[object, str | None]]) -> None:
+    """Put metadata that came after its tokens into a local shard's KEY.json.
+
+    metadata: by key, the value of the sample's own json, and why it could not be read, if so.
+    """
+    whole = path.with_name(f"{path.name}.new")
+    writer = TarWriter(whole)
+    with path.open("rb") as file:
+        for info, content in read_members(file, SMALL_MEMBERS):
+            data = content.read() if content else b""
+            key = info.name.removesuffix(JSON_ENDING)
+            if key in metadata and key != info.name:
+                about = json.loads(data)
+                about["metadata"], error = metadata[key]
+                about |= {"metadata_error": error} if error else {}
+                data = json.dumps(about).encode()
+            writer.add(info.name, data)
+    writer.close()
+    whole.replace(path)
 
 
 class TokenUtterance(NamedTuple):

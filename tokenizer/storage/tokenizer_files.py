@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tokenizer.audio.frames import LEFT_PADDING
 from tokenizer.codec.compression import check_weights as check_compression
 from tokenizer.config import EncoderConfig, FocalConfig, MFCCConfig, VocoderConfig
 from tokenizer.errors import UsageError
@@ -96,6 +97,14 @@ class TokenizerFiles:
         if isinstance(encoder, MFCCConfig) or not encoder.causal:
             return 0, 1
         return encoder.past_frames, encoder.chunk_frames
+
+    @property
+    def left_padding(self) -> int:
+        """Copies of its first sample that an utterance gets in front: 399 of replicate padding."""
+        encoder = self.encoder
+        return (
+            LEFT_PADDING if isinstance(encoder, EncoderConfig) and encoder.replicate_padding else 0
+        )
 
     def save(self, folder: Path) -> None:
         """Write config.json and the weights' files; makes the folder."""

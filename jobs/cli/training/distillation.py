@@ -33,9 +33,16 @@ def train(args: argparse.Namespace) -> int:
             problem=f"there is no layer above --layer {args.layer} to learn from",
             remedy="give a WavLM, and a lower layer",
         )
+    if args.replicate_padding and not args.causal:
+        raise flags.unusable(
+            "--replicate-padding",
+            None,
+            problem="it is of a causal tokenizer",
+            remedy="give --causal too",
+        )
     if args.causal:
         with flags.naming("--encoder", args.encoder, "give one of wavlm-large's shape"):
-            causal_form(config)
+            causal_form(config, args.replicate_padding)
     focal = compressor_shape(args, config)
     device, _ = flags.device_and_precision(args)
     tokens = round(args.row_seconds * FRAMES_PER_SECOND / focal.frames_per_token)
@@ -52,6 +59,8 @@ def train(args: argparse.Namespace) -> int:
         learning_rate=args.learning_rate,
         seed=args.seed,
         encoder_steps=args.encoder_steps if args.causal else None,
+        replicate_padding=args.replicate_padding,
+        raw_input=args.raw_input and not args.causal,
     )
     output = flags.named("--output", Folder, args.output)
     output.check_free("config.json")
@@ -63,6 +72,7 @@ def train(args: argparse.Namespace) -> int:
         weights={f"encoder.{k}": v for k, v in weights.items()},
         made_by={"method": "distill", "encoder": args.encoder, "seed": args.seed},
     )
+    flags.say_precision(args.precision, device)
     last = distill(
         shards,
         output,

@@ -11,6 +11,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from jobs.cli import flags
+from jobs.cli.training.lm_start import read_start
 from lm.config import PRESETS, LMConfig
 from lm.training.data import TokenShards
 from lm.training.rows import RowLayout
@@ -27,24 +28,36 @@ from tokenizer.training.settings import RuntimeSettings
 
 def train_lm(args: argparse.Namespace) -> int:
     """Train unless OUTPUT/model is there, and print a summary."""
-    files = flags.read_tokenizer(args.tokenizer) if args.tokenizer else None
-    train, valid = open_token_shards(args, files)
+    start = read_start(args)
+    if start:
+        files, source = start.files, "--start"
+    else:
+        files = flags.read_tokenizer(args.tokenizer) if args.tokenizer else None
+        source = "--tokenizer"
+    train, valid = open_token_shards(args, files, source)
     device, precision = flags.device_and_precision(args)
     settings = training_settings(args, precision)
     encoder = initial_encoder(args, files)
     remedy = "see --help for the flags of its shape and of the batches"
-    with flags.naming("--preset", args.preset, remedy):
-        config = model_config(args, files, train.codebook_size)
-        RowLayout.of(settings, config.chunk)
-        model = build_model(config, files, encoder=encoder, seed=args.seed)
+    flag, shape = ("--start", args.start) if start else ("--preset", args.preset)
+    with flags.naming(flag, shape, remedy):
+        config = start.config if start else model_config(args, files, train.codebook_size)
+        RowLayout.of(settings, config)
+        folder = start.folder if start else None
+        model = build_model(config, files, encoder=encoder, start=folder, seed=args.seed)
+    left_out = check_tokens(args, train, config=config)
     output = flags.named("--output", Folder, args.output)
-    record = {
+    record: dict[str, Any] = {
         "model": model.config.to_dict(),
         "settings": asdict(settings),
-        "start": str(args.encoder) if encoder else "scratch",
+        "start": args.start or (str(args.encoder) if encoder else "scratch"),
         "tokens": {"shards": [shard.name for shard in train.shards], "tokens": train.num_tokens},
         "valid": {"tokens": valid.num_tokens, "given": bool(args.valid)},
     }
+    if start:
+        record["start_weights"] = start.digest
+    if left_out:
+        record["tokens"]["left_out_utterances"] = left_out
     output.claim_run("training/run.json", record)
     if output.read_text("model/config.json") is None:
         print(
@@ -69,9 +82,10 @@ def train_lm(args: argparse.Namespace) -> int:
                 settings=settings,
                 runtime=runtime,
                 train=train,
-                valid=valid if valid.num_tokens else None,
+                valid=valid if valid.num_predicted(config.unscored_tokens) else None,
                 tokenizer=files,
                 encoder=encoder,
+                start=folder,
                 output=output,
                 show=Reporter(board),
                 compile=args.compile,
@@ -85,13 +99,45 @@ def train_lm(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_tokens(args: argparse.Namespace, train: TokenShards, config: LMConfig) -> int:
+    """How many utterances are left out: those too short for a model without START; also on stderr.
+
+    Raises UsageError unless the model has these tokens' codes and predicts some of them.
+    """
+    if train.codebook_size != config.codebook_size:
+        problem = f"it has {train.codebook_size} codes, and the model {config.codebook_size}"
+        raise flags.unusable(
+            "--input", args.input, problem=problem, remedy="give tokens of the model's codebook"
+        )
+    unscored = config.unscored_tokens
+    if not train.num_predicted(unscored):
+        raise flags.unusable(
+            "--input",
+            args.input,
+            problem=f"no utterance has more than {unscored} tokens, and the model, without START, "
+            "predicts none of the first ones",
+            remedy="give longer utterances",
+        )
+    if short := train.num_shorter(unscored):
+        print(
+            f"{short:,} of {train.num_utterances:,} utterances are left out: they have up to "
+            f"{unscored} tokens, and the model, without START, predicts none of them",
+            file=sys.stderr,
+        )
+    return short
+
+
 def open_token_shards(
-    args: argparse.Namespace, files: TokenizerFiles | None
+    args: argparse.Namespace, files: TokenizerFiles | None, source: str
 ) -> tuple[TokenShards, TokenShards]:
-    """(to train on, to validate on), as --input, --valid and --held-out say."""
-    train, valid = _open("--input", args.input, files, held_out=0 if args.valid else args.held_out)
+    """(to train on, to validate on), as --input, --valid and --held-out say.
+
+    source: the flag that gave the tokenizer.
+    """
+    held_out = 0 if args.valid else args.held_out
+    train, valid = _open("--input", args.input, files=files, source=source, held_out=held_out)
     if args.valid:
-        valid, _ = _open("--valid", args.valid, files)
+        valid, _ = _open("--valid", args.valid, files=files, source=source)
         if valid.codebook_size != train.codebook_size:
             problem = f"it has {valid.codebook_size} codes, --input {train.codebook_size}"
             raise flags.unusable(
@@ -101,13 +147,14 @@ def open_token_shards(
 
 
 def _open(
-    flag: str, url: str, files: TokenizerFiles | None, *, held_out: float = 0.0
+    flag: str, url: str, *, files: TokenizerFiles | None, source: str, held_out: float = 0.0
 ) -> tuple[TokenShards, TokenShards]:
     """What is not held out, and what is. Raises UsageError if `files` did not make these tokens."""
     with flags.naming(flag):
         tokens, rest = TokenShards.open(url, held_out)
-        source = "--tokenizer" if files else None
-        tokens.folder.check_tokenizer(files.fingerprint if files else None, source)
+        tokens.folder.check_tokenizer(
+            files.fingerprint if files else None, source if files else None
+        )
     return tokens, rest
 
 
@@ -140,6 +187,7 @@ def model_config(
         window=args.window,
         inputs=inputs,
         dropout=args.dropout,
+        start=not args.no_start_chunk,
     )
 
 

@@ -8,26 +8,30 @@ from lm.config import INPUTS, PRESETS
 
 
 def add_shape(shape: argparse._ArgumentGroup) -> None:
-    """The flags of LMConfig, and the weights it starts from."""
+    """The flags of LMConfig, and the weights it starts from.
+
+    Those that are not given are None or False: jobs/cli/training/lm_start.py has their defaults.
+    """
+    shape.add_argument(
+        "--start",
+        metavar="URL",
+        help="go on from this language model's folder: its weights, shape and tokenizer; none of "
+        "the flags below goes with it",
+    )
     shape.add_argument(
         "--preset",
         choices=PRESETS,
-        default="tiny",
-        help="layers: 4 of width 256, 6 of 768, 18 of 1024 (default: %(default)s)",
+        help="layers: 4 of width 256, 6 of 768, 18 of 1024 (default: tiny)",
     )
     for name in ("width", "layers", "heads", "feed-forward"):
         shape.add_argument(f"--{name}", type=flags.positive, help="instead of the preset's")
     shape.add_argument(
         "--chunk",
         type=flags.positive,
-        default=4,
-        help="tokens predicted at once; 1 is plain next-token (default: %(default)s)",
+        help="tokens predicted at once; 1 is plain next-token (default: 4)",
     )
     shape.add_argument(
-        "--window",
-        type=flags.positive,
-        default=512,
-        help="past tokens that are attended to (default: %(default)s)",
+        "--window", type=flags.positive, help="past tokens that are attended to (default: 512)"
     )
     shape.add_argument(
         "--inputs",
@@ -36,11 +40,17 @@ def add_shape(shape: argparse._ArgumentGroup) -> None:
         "makes of the codes so far, or a learned embedding (default without --tokenizer)",
     )
     shape.add_argument(
+        "--no-start-chunk",
+        action="store_true",
+        help="no chunk of START before an utterance, and the tokenizer's features as they are, as "
+        "published WavSLM models have it: the first chunk is not predicted, and generation needs "
+        "a prompt",
+    )
+    shape.add_argument(
         "--initialize",
         choices=("wavlm", "scratch"),
         help="wavlm: from the layers of --encoder above the tokenizer's (default with --encoder)",
     )
-    add_earlier_name(shape, "--start", "initialize", choices=("wavlm", "scratch"))
     shape.add_argument("--encoder", metavar="URL", help="the WavLM: folder, URL or hub id")
 
 

@@ -121,7 +121,7 @@ def given_triples(url: str, model: SpeechLM, flag: str = "--triples") -> list[Tr
         raise flags.unusable(flag, url, problem=one_line(error), remedy="check the path") from error
     remedy = 'a line is {"key": ..., "prompt": [1, 2], "chosen": [3], "rejected": [4]}'
     with flags.naming(flag, url, remedy):
-        return read_triples(data, model.config.codebook_size, model.config.tokenizer)
+        return read_triples(data, model.config)
 
 
 def made_triples(
@@ -131,10 +131,10 @@ def made_triples(
     if output.fs.exists(output.path(TRIPLES)):
         return given_triples(f"{args.output.rstrip('/')}/{TRIPLES}", model, "--output")
     tokens = flags.named("--make-triples", open_tokens, args.make_triples, model)
-    if args.prompt_tokens > model.config.window:
-        problem = f"the model looks back on {model.config.window} tokens"
+    if args.prompt_tokens < model.config.unscored_tokens:
+        problem = f"the model, without START, continues {model.config.unscored_tokens} or more"
         raise flags.unusable(
-            "--prompt-tokens", args.prompt_tokens, problem=problem, remedy="give fewer"
+            "--prompt-tokens", args.prompt_tokens, problem=problem, remedy="give more"
         )
     utterances = read_utterances(tokens, model)
     # Spread over all shards, not from the first alone.

@@ -123,6 +123,18 @@ def add_distillation(parser: argparse.ArgumentParser) -> list[str]:
         default=3000,
         help="with --causal, of training the encoder first (default: %(default)s)",
     )
+    group.add_argument(
+        "--replicate-padding",
+        action="store_true",
+        help="with --causal, pad as FocalCodec-Stream does: convolutions are padded by their first "
+        "input, n samples give ceil(n / 320) frames, and a chunk is complete after 80 ms",
+    )
+    group.add_argument(
+        "--raw-input",
+        action="store_true",
+        help="the tokenizer gets audio as it is, not normalised; one made with --causal always "
+        "does. FocalCodec's layout holds no other",
+    )
     group.add_argument("--learning-rate", type=flags.positive_number, default=1e-3)
     group.add_argument(
         "--rows", type=flags.positive, default=8, help="rows in a batch (default: %(default)s)"

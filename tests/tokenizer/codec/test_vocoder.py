@@ -10,7 +10,8 @@ from models import distilled
 
 from tokenizer.audio.frames import num_frames
 from tokenizer.codec.decoder import limited
-from tokenizer.codec.vocoder import Vocoder, inverse_stft
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.codec.vocoder_heads import inverse_stft
 from tokenizer.codec.vocoder_losses import SpectralLoss, VocoderTraining, discriminator_loss
 from tokenizer.config import FocalConfig, VocoderConfig
 from tokenizer.storage.fetch import PRETRAINED

@@ -1,0 +1,185 @@
+"""What one input value names: a file, a folder, a glob or a brace range, on any filesystem.
+
+A path that exists is taken as it is, whatever letters it has. Links are followed, to files and to
+folders: the Hugging Face cache and many mounts consist of them. fsspec's own listings of a local
+disk leave them out.
+"""
+
+import glob
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from tokenizer.errors import UsageError
+from tokenizer.storage.folder import filesystem
+
+# fsspec's infos of files, by path.
+Infos = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that an input names. url: with "file://" or its store's scheme. size: in bytes."""
+
+    url: str
+    size: int
+    version: str
+
+
+def version_of(info: dict[str, Any]) -> tuple[int, str]:
+    """(bytes, ETag or time of change) of a file, from fsspec's info; -1 and "" if not known."""
+    size = info.get("size")
+    marks = (info.get(name) for name in ("ETag", "etag", "md5Hash", "mtime", "LastModified"))
+    mark = next((str(mark).strip('"') for mark in marks if mark), "")
+    return (-1 if size is None else int(size)), mark
+
+
+def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, InputFile]]:
+    """(base folder's URL, file) of each file that one input value names, sorted.
+
+    endings: of the files that a folder is searched for. Raises UsageError when the value, or one of
+    a brace range, names nothing; errors of the store are passed on.
+    """
+    listings: dict[str, Infos] = {}
+    patterns = [value] if _exists(value) else _expanded(value)
+    missing = []
+    for pattern in patterns:
+        fs, path = filesystem(pattern)
+        path = path.rstrip("/")
+        try:
+            if len(patterns) > 1 and not has_magic(path):
+                base, infos = _from_listing(fs, path, listings)
+            else:
+                base, infos = _infos(fs, path, endings)
+        except FileNotFoundError:
+            base, infos = path, {}
+        if not infos:
+            missing.append(pattern)
+        for path, info in sorted(infos.items()):
+            if info["type"] != "file":
+                raise UsageError(f"{path} is no regular file", "leave it out", value=value)
+            size, version = version_of(info)
+            yield _url(fs, base), InputFile(_url(fs, path), max(size, 0), version)
+    if missing:
+        what = "matches nothing" if len(missing) == len(patterns) else f"lacks {missing[0]}"
+        kinds = f" of {', '.join(endings)}" if any(endings) else ""
+        raise UsageError(f"it {what}", f"give a file, folder or glob{kinds}", value=value)
+
+
+def check_outside(values: list[str], output: str) -> None:
+    """Raises UsageError for an output in a folder that is searched for inputs.
+
+    What one run writes there, the next one would read.
+    """
+    out_fs, out = filesystem(output)
+    for value in values:
+        fs, path = filesystem(value)
+        recursive = "**" in path
+        folder = re.split(r"[*?\[{]", path)[0].rpartition("/")[0] if recursive else path.rstrip("/")
+        if type(fs) is not type(out_fs) or not (recursive or fs.isdir(path)):
+            continue
+        if isinstance(fs, LocalFileSystem):
+            folder, out = os.path.realpath(folder), os.path.realpath(out)
+        if f"{out.rstrip('/')}/".startswith(f"{folder}/"):
+            raise UsageError(
+                f"it lies in the input {value}, where a later run would read it",
+                "give a folder beside the input",
+                value=output,
+                argument="output",
+            )
+
+
+def has_magic(path: str) -> bool:
+    """Whether a path is a glob."""
+    return any(letter in path for letter in "*?[")
+
+
+def _exists(value: str) -> bool:
+    """Whether there is something under this very name; asked only of what could be a pattern."""
+    if not has_magic(value) and "{" not in value:
+        return True
+    fs, path = filesystem(value)
+    if isinstance(fs, LocalFileSystem):
+        return os.path.lexists(path)
+    return "*" not in value and fs.exists(path)
+
+
+def _expanded(value: str) -> list[str]:
+    try:
+        return list(braceexpand(value))
+    except UnbalancedBracesError as error:
+        raise UsageError("its braces do not match", "close them", value=value) from error
+
+
+def _infos(fs: Any, path: str, endings: tuple[str, ...]) -> tuple[str, Infos]:
+    """The base folder, and the files, of a path that is no part of a range."""
+    local = isinstance(fs, LocalFileSystem)
+    if has_magic(path) and not (os.path.lexists(path) if local else fs.exists(path)):
+        base = posixpath.dirname(re.split(r"[*?\[]", path)[0])
+        matches = _local_glob(path, base) if local else fs.glob(path, detail=True)
+        return base, {p: i for p, i in matches.items() if i["type"] != "directory"}
+    info = fs.info(path)
+    if info["type"] == "file" and not info.get("size") and not local:
+        # A store's "folder" can be an empty object of the folder's name.
+        below = fs.find(f"{path}/", detail=True)
+        info = {"type": "directory"} if below else info
+    if info["type"] != "directory":
+        return posixpath.dirname(path), {path: info}
+    if local:
+        return path, {p: _stat(p) for p in _walk(path) if p.lower().endswith(endings)}
+    found = fs.find(path, detail=True)
+    return path, {p: i for p, i in found.items() if p.lower().endswith(endings) and p[-1] != "/"}
+
+
+def _from_listing(fs: Any, path: str, listings: dict[str, Infos]) -> tuple[str, Infos]:
+    """One file of a range: a thousand tars cost one listing of their folder, not a thousand."""
+    base = posixpath.dirname(path)
+    if isinstance(fs, LocalFileSystem):
+        return base, {path: _stat(path)} if os.path.lexists(path) else {}
+    if base not in listings:
+        listings[base] = {info["name"]: info for info in fs.ls(base, detail=True)}
+    return base, {path: listings[base][path]} if path in listings[base] else {}
+
+
+def _local_glob(path: str, base: str) -> Infos:
+    if "**" not in path:
+        return {p: _stat(p) for p in glob.glob(path, include_hidden=True)}
+    wanted = re.compile(glob_translate(path))
+    return {p: _stat(p) for p in _walk(base) if wanted.match(p)}
+
+
+def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """All files below a local folder, through links; a link to a folder above is not followed."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir():
+                yield from _walk(entry.path, above | {real})
+            else:
+                yield entry.path
+
+
+def _stat(path: str) -> dict[str, Any]:
+    """The info of a local file, or of what a link leads to. Raises UsageError for a dead link."""
+    try:
+        return LocalFileSystem().info(path)
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            problem = f"{path} is a link to {os.readlink(path)}, which is not there"
+            raise UsageError(problem, "mend or remove the link") from error
+        raise
+
+
+def _url(fs: Any, path: str) -> str:
+    # A local "a/../b" is the same folder as "b"; in a store it is a name of its own.
+    path = posixpath.normpath(path) if isinstance(fs, LocalFileSystem) else path
+    return fs.unstrip_protocol(path)

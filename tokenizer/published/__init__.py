@@ -1,0 +1,1 @@
+"""Published weights: others' checkpoints as tokenizers, and ours in their layout."""
