@@ -4,7 +4,7 @@ import json
 import platform
 import time
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def open_output(
     folder = Folder(url)
     decisive = {
         "tokenizer": files.fingerprint,
-        "settings": asdict(settings),
+        "settings": settings.to_dict(),
         "inputs": inputs_root,
     }
     record = folder.claim(
@@ -110,8 +110,8 @@ def _wavmill_version() -> str:
 def _difference(name: str, before: Any, now: Any) -> tuple[str, tuple[str, ...]]:
     """How an OUTPUT's record differs from this run's, and the settings fields that this names."""
     if name == "settings" and isinstance(before, dict):
-        fields = tuple(key for key, value in now.items() if before.get(key) != value)
-        parts = [f"{key} {before.get(key)}, not {now[key]}" for key in fields]
+        fields = tuple(key for key in {**now, **before} if before.get(key) != now.get(key))
+        parts = [f"{key} {before.get(key)}, not {now.get(key)}" for key in fields]
         return " and ".join(parts), fields
     if name == "tokenizer":
         return f"another tokenizer ({str(before)[:12]}, not {str(now)[:12]})", ()
@@ -157,6 +157,7 @@ def tokenize(
             "output": folder.url,
             "windowing": run.windowing,
             "limits": limits,
+            "max_duration": run.settings.max_duration,
             "codebook_size": files.codebook_size,
             "dispatcher": pool.dispatcher("encode", shard_number=number, shards_left=shards_left),
         }

@@ -64,7 +64,13 @@ FFMPEG = {
     "mp2": ("mp2", "mp2", {}, "mp3"),
 }
 # These do not say how long they are: what a cut leaves is all that anybody can know of.
-WITHOUT_LENGTH = {"wav of a dead recorder", "rf64 from a pipe", "au from a pipe", "aac", "webm live"}
+WITHOUT_LENGTH = {
+    "wav of a dead recorder",
+    "rf64 from a pipe",
+    "au from a pipe",
+    "aac",
+    "webm live",
+}
 WITHOUT_LENGTH |= {"mp3 without a tag", "mp4 in fragments", "flac from a pipe", "mp2", "mp3 in wav"}
 
 
@@ -85,7 +91,9 @@ class Row:
     @property
     def lost(self) -> bool:
         """Whether it is ok with too little of the speech."""
-        return self.seconds is not None and self.seconds < LEAST_SHARE * max(self.ffmpeg, self.speech)
+        return self.seconds is not None and self.seconds < LEAST_SHARE * max(
+            self.ffmpeg, self.speech
+        )
 
 
 def forms(wave: np.ndarray) -> Iterator[tuple[str, bytes, str]]:
@@ -131,7 +139,9 @@ def _muxed(wave: np.ndarray, muxer: str, *, encoder: str, options: dict[str, str
     return file.getvalue()
 
 
-def damages(data: bytes, second: bytes, speech: float, whole: float) -> Iterator[tuple[str, bytes, float]]:
+def damages(
+    data: bytes, second: bytes, speech: float, whole: float
+) -> Iterator[tuple[str, bytes, float]]:
     """(name, damaged file, seconds of speech that were there) of one file.
 
     second: another file of the form. whole: seconds of both together. speech: of the first.

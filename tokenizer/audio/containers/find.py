@@ -7,6 +7,12 @@ from tokenizer.audio.containers import boxes, flac, framed, headers, iff, mpeg, 
 from tokenizer.audio.containers.parts import Part, after_id3v2, read_at
 from tokenizer.audio.reasons import NOT_AUDIO, AudioError
 
+# Of files whose audio is decoded here, some by PyAV: of sound, and of video.
+SOUND_ENDINGS = (
+    *("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "aifc", "au", "snd", "caf", "w64"),
+    *("rf64", "sph", "voc", "8svx", "mp2", "m4a", "m4b", "aac", "weba", "mka", "wma", "amr"),
+)
+VIDEO_ENDINGS = ("mp4", "mov", "webm", "mkv", "3gp")
 # Where a stream may begin behind something else.
 SEARCHED = 1 << 16
 Reader = Callable[[BinaryIO, int], Iterator[Part]]

@@ -9,9 +9,9 @@ from typing import BinaryIO
 from tokenizer.audio.containers.parts import (
     BLOCK_BYTES,
     Part,
-    Pieces,
     after_id3v2,
     check_rest,
+    joined,
     read_at,
     size_of,
 )
@@ -60,12 +60,12 @@ def read_adts(file: BinaryIO, start: int) -> Iterator[Part]:
         runs.append((run, at))
         count += number
         at = after_id3v2(file, at)
-    audio = sum(run[1] - run[0] for run in runs)  # type: ignore[operator]
+    audio = sum(run[1] - run[0] for run in runs)
     if not count:
         raise AudioError(NOT_AUDIO, "no ADTS frames")
     check_rest(file, at, stop, audio=audio)
     yield Part(
-        file=Pieces(file, runs),  # type: ignore[arg-type]
+        file=joined(file, runs),
         format="aac",
         sndfile=False,
         least_samples=max(0, count - 2) * ADTS_SAMPLES,
@@ -83,7 +83,7 @@ def read_amr(file: BinaryIO, start: int) -> Iterator[Part]:
     end, count = _follow(file, begin, size)
     check_rest(file, end, size_of(file), audio=end - begin)
     yield Part(
-        file=Pieces(file, [(start, end)]),  # type: ignore[arg-type]
+        file=joined(file, [(start, end)]),
         format="amr",
         sndfile=False,
         least_samples=max(0, count - 2) * AMR_SAMPLES,

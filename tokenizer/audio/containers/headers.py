@@ -57,7 +57,11 @@ def read_nist(file: BinaryIO, start: int) -> Iterator[Part]:
     try:
         samples, channels, width = (
             int(fields.get(name, default))
-            for name, default in ((b"sample_count", 0), (b"channel_count", 1), (b"sample_n_bytes", 2))
+            for name, default in (
+                (b"sample_count", 0),
+                (b"channel_count", 1),
+                (b"sample_n_bytes", 2),
+            )
         )
     except ValueError as error:
         raise AudioError(NOT_AUDIO, "a NIST header with a number that is none") from error
@@ -79,9 +83,9 @@ def read_nist(file: BinaryIO, start: int) -> Iterator[Part]:
 
 
 def read_voc(file: BinaryIO, start: int) -> Iterator[Part]:
-    """The parts of one or several joined VOC files, from `start` on. libsndfile reads its first block of samples; FFmpeg reads all.
+    """The parts of one or several joined VOC files, from `start` on.
 
-    Raises as read_au does.
+    libsndfile reads the first block of samples, FFmpeg all of them. Raises as read_au does.
     """
     head, stop = read_at(file, start, 26), size_of(file)
     if len(head) < 26:

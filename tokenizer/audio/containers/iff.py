@@ -15,7 +15,7 @@ FORMS = {b"AIFF": b"SSND", b"AIFC": b"SSND", b"8SVX": b"BODY", b"16SV": b"BODY"}
 # Bits of a sample in AIFF-C's uncompressed encodings; None: those that the header says.
 PCM = {b"NONE": None, b"twos": None, b"sowt": None, b"raw ": 8, b"in24": 24, b"in32": 32}
 PCM |= {b"fl32": 32, b"FL32": 32, b"fl64": 64, b"FL64": 64}
-PCM |= {name: 8 for name in (b"alaw", b"ALAW", b"ulaw", b"ULAW")}
+PCM |= dict.fromkeys((b"alaw", b"ALAW", b"ulaw", b"ULAW"), 8)
 UNKNOWN_SIZE = 0x7FFFF000  # as in WAV
 CAF_MAGIC, CAF_HEADER = b"caff", 8
 
@@ -128,7 +128,10 @@ def _mended(
 
 
 def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
-    """The parts of one or several joined CAF files, from `start` on. Raises AudioError as read_form does."""
+    """The parts of one or several joined CAF files, from `start` on.
+
+    Raises AudioError as read_form does.
+    """
     stop, at, sound, packets = size_of(file), start + CAF_HEADER, None, 0
     end = at
     while at + 12 <= stop:

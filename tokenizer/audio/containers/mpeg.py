@@ -11,85 +11,27 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from tokenizer.audio.containers.mpeg_headers import HEADERS, Kind
 from tokenizer.audio.containers.parts import (
     BLOCK_BYTES,
     UNCLAIMED_SHARE,
     Part,
-    Pieces,
     after_id3v2,
     check_rest,
     is_padding,
+    joined,
     read_at,
     size_of,
     view,
 )
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCLAIMED, AudioError
 
-# Bit rates in kbit/s by layer and index, for MPEG 1 (True) and for MPEG 2 and 2.5 (False), and
-# sample rates in Hz by version bits and index: ISO/IEC 11172-3 and 13818-3.
-_LOW_LAYERS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-BIT_RATES = {
-    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): _LOW_LAYERS,
-    (False, 3): _LOW_LAYERS,
-}
-SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 LARGEST_FRAME = 4 * 1728  # bytes
 # Bytes before a first frame that does not say how many frames there are.
 MOST_BEFORE = 1 << 16
 TAGS = re.compile(rb"Xing|Info|VBRI")
-
-
-class Kind(NamedTuple):
-    """What all frames of a stream have in common. version: bits of the header."""
-
-    version: int
-    layer: int
-    sample_rate: int
-    mono: bool
-
-    @property
-    def samples(self) -> int:
-        """Of a frame, per channel."""
-        if self.layer == 1:
-            return 384
-        return 576 if self.layer == 3 and self.version != 3 else 1152
-
-    @property
-    def side_info(self) -> int:
-        """Bytes of layer III's side information."""
-        return (17 if self.mono else 32) if self.version == 3 else (9 if self.mono else 17)
-
-
-class _Headers(dict[bytes, tuple[int, Kind] | None]):
-    """Four bytes → (size of the frame with this header, its kind); None if they are no header."""
-
-    def __missing__(self, head: bytes) -> tuple[int, Kind] | None:
-        if len(self) > 1 << 16:
-            self.clear()
-        self[head] = found = _parse(head)
-        return found
-
-
-def _parse(head: bytes) -> tuple[int, Kind] | None:
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return None
-    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
-    bit_rate, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
-    if version == 1 or layer == 4 or bit_rate in (0, 15) or rate == 3:
-        return None
-    kind = Kind(version, layer, SAMPLE_RATES[version][rate], head[3] >> 6 == 3)
-    bits = BIT_RATES[version == 3, layer][bit_rate] * 1000
-    slot = 4 if layer == 1 else 1
-    return (kind.samples // 8 * bits // (kind.sample_rate * slot) + padding) * slot, kind
-
-
-HEADERS = _Headers()
 
 
 @dataclass
@@ -135,7 +77,11 @@ def _tagged(found: re.Match[bytes]) -> Iterator[int]:
     data, at = found.string, found.start()
     for place in {at - 36} if found[0] == b"VBRI" else {at - 13, at - 21, at - 36}:
         frame = HEADERS[data[place : place + 4]] if place >= 0 else None
-        if frame and frame[1].layer == 3 and (at == place + 4 + frame[1].side_info or found[0] == b"VBRI"):
+        if (
+            frame
+            and frame[1].layer == 3
+            and (at == place + 4 + frame[1].side_info or found[0] == b"VBRI")
+        ):
             yield place
 
 
@@ -209,7 +155,9 @@ def _follow(buffer: _Buffer, at: int, kind: Kind) -> tuple[int, int, bool]:
         limit = len(data)
         if buffer.base + limit < stop:
             limit -= LARGEST_FRAME - 1
-        limit = min([limit, *(tag for tag in buffer.tags if tag > place or (count and tag == place))])
+        limit = min(
+            [limit, *(tag for tag in buffer.tags if tag > place or (count and tag == place))]
+        )
         if place == limit:
             return at, count, False
         while place < limit:
@@ -269,23 +217,22 @@ def _mended(file: BinaryIO, stream: Stream, untouched: bool) -> BinaryIO:
     """What libsndfile decodes whole: all of the stream's frames, and their number in front."""
     first, runs = stream.runs[0][0], list[bytes | tuple[int, int]](stream.runs)
     if stream.kind.layer != 3:
-        return Pieces(file, runs)  # type: ignore[return-value]
+        return joined(file, runs)
     if stream.tag is None:
-        return Pieces(file, [_info_frame(read_at(file, first, 4), stream), *runs])  # type: ignore[return-value]
+        return joined(file, [_info_frame(read_at(file, first, 4), stream), *runs])
     claim, patches = _claim(file, stream)
     if claim is not None and claim > stream.count + 1:
         raise AudioError(TRUNCATED, f"{stream.count} of {claim} frames are there")
-    if claim == stream.count and untouched:
+    if claim == stream.count and untouched and len(runs) == 1:
         return view(file, 0, size_of(file))
     tag_stop = first + HEADERS[read_at(file, first, 4)][0]  # type: ignore[index]
-    if claim is None:
-        runs[0] = (tag_stop, stream.runs[0][1])
-        return Pieces(file, [_info_frame(read_at(file, first, 4), stream), *runs])  # type: ignore[return-value]
     runs[0] = (tag_stop, stream.runs[0][1])
+    if claim is None:
+        return joined(file, [_info_frame(read_at(file, first, 4), stream), *runs])
     tag = bytearray(read_at(file, first, tag_stop - first))
     for place, value in patches.items():
         tag[place - first : place - first + 4] = struct.pack(">I", value)
-    return Pieces(file, [bytes(tag), *runs])  # type: ignore[return-value]
+    return joined(file, [bytes(tag), *runs])
 
 
 def _claim(file: BinaryIO, stream: Stream) -> tuple[int | None, dict[int, int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from tokenizer.audio.containers.flac import read_flac
-from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, Pieces, find_bytes, size_of, view
+from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, find_bytes, joined, size_of, view
 from tokenizer.audio.reasons import TRUNCATED, AudioError
 
 MAGIC = b"OggS"
@@ -76,9 +76,9 @@ def _parts(
 ) -> Iterator[Part]:
     if len(heads) == 1 and heads[0].startswith(FLAC):
         first = (link[0][0] + FLAC_IN_OGG, link[0][1])
-        yield from read_flac(Pieces(file, [first, *link[1:]]), 0)  # type: ignore[arg-type]
+        yield from read_flac(joined(file, [first, *link[1:]]), 0)
         return
-    sound = view(file, 0, size_of(file)) if whole else Pieces(file, link)
+    sound = view(file, 0, size_of(file)) if whole else joined(file, link)
     simple = len(heads) == 1 and heads[0].startswith((VORBIS, OPUS))
     yield Part(file=sound, format="ogg", sndfile=simple)  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[Page]:
     """Pages with the right checksum, in order; anything else is passed over."""
     base, data, at = start, b"", start
     while at < stop:
-        if at + LARGEST_PAGE > base + len(data) and base + len(data) < stop or at < base:
+        if (at + LARGEST_PAGE > base + len(data) and base + len(data) < stop) or at < base:
             file.seek(at)
             base, data = at, file.read(BLOCK_BYTES)
         place = data.find(MAGIC, at - base)

@@ -5,7 +5,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from tokenizer.audio.reasons import UNCLAIMED, AudioError
 
@@ -96,6 +96,11 @@ class Pieces(io.RawIOBase):
         return read_at(self._file, source + offset, size)
 
 
+def joined(file: BinaryIO, pieces: Iterable[bytes | tuple[int, int]]) -> BinaryIO:
+    """Bytes, and ranges (start, stop) of a file, as one file."""
+    return cast(BinaryIO, Pieces(file, pieces))
+
+
 def view(
     file: BinaryIO, start: int, stop: int, patches: dict[int, bytes] | None = None
 ) -> BinaryIO:
@@ -109,7 +114,7 @@ def view(
     for place, patch in sorted((patches or {}).items()):
         pieces += [(start, place), patch]
         start = place + len(patch)
-    return Pieces(file, [*pieces, (start, stop)])  # type: ignore[return-value]
+    return joined(file, [*pieces, (start, stop)])
 
 
 def read_at(file: BinaryIO, place: int, size: int) -> bytes:

@@ -13,8 +13,8 @@ from typing import BinaryIO
 from tokenizer.audio.containers import mpeg
 from tokenizer.audio.containers.parts import (
     Part,
-    Pieces,
     check_rest,
+    joined,
     read_at,
     size_of,
     view,
@@ -66,7 +66,7 @@ def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
     if known:
         following = _following(file, chunk, end=end, wave64=wave64, order=order)
     if _format_tag(fmt, order) in MPEG_TAGS:
-        sound = Pieces(file, [(chunk.start, end)])
+        sound = joined(file, [(chunk.start, end)])
         yield from mpeg.read_mpeg(sound, 0)  # type: ignore[arg-type]
     elif known:
         # libsndfile reads a Wave64 to the end of the file, whatever lies there.
@@ -74,7 +74,7 @@ def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
         yield Part(file=view(file, start, cut), format="w64" if wave64 else "wav")
     else:
         pieces = [header(fmt, size, order=order), (chunk.start, end)]
-        yield Part(file=Pieces(file, pieces), format="wav")  # type: ignore[arg-type]
+        yield Part(file=joined(file, pieces), format="wav")
     if following < stop:
         yield from read_wav(file, following)
 
