@@ -33,7 +33,7 @@ REASONS = {
     audio.EMPTY: "the audio has no samples",
     audio.NOT_FINITE: "a sample is NaN or infinite",
     audio.TOO_SHORT: "under 400 samples at 16 kHz: not one frame",
-    audio.TOO_LONG: "longer than --max-duration",
+    audio.TOO_LONG: "longer than the maximum duration",
     audio.TOO_MANY_CHANNELS: "over 64 channels",
     audio.CHANNELS_CANCEL: "channels of opposite phase: mixed to mono, the sound is gone",
     audio.UNCLAIMED: "over 1 % more bytes than the header claims, which may be audio",

@@ -68,7 +68,7 @@ def read_flac(file: BinaryIO, start: int) -> Iterator[Part]:
                 field = read_at(file, info.at + 13, 1)[0] & 0xF0
                 number = field << 32 | samples
                 patches = {info.at + 13: number.to_bytes(5, "big")}
-        sound = view(file, start, stop, patches)
+        sound = view(file, start, stop, patches=patches)
         sound.seek(0)
         yield Part(file=sound, format="flac", least_samples=samples)
         reached = start + sound.tell()

@@ -33,7 +33,7 @@ def read_au(file: BinaryIO, start: int) -> Iterator[Part]:
     available = stop - begin
     if size == AU_UNKNOWN or (size == 0 and available > 0):
         patches = {start + 8: struct.pack(order + "I", min(max(available, 0), AU_UNKNOWN - 1))}
-        yield Part(file=view(file, start, stop, patches), format="au")
+        yield Part(file=view(file, start, stop, patches=patches), format="au")
         return
     if size > available:
         raise AudioError(TRUNCATED, f"{max(available, 0)} of {size} bytes of samples are there")

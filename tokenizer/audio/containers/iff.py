@@ -6,9 +6,9 @@ shorter one.
 
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-from tokenizer.audio.containers.parts import Part, check_rest, read_at, size_of, view
+from tokenizer.audio.containers.parts import Chunk, Part, check_rest, read_at, size_of, view
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCHECKED, UNCLAIMED, AudioError
 
 FORMS = {b"AIFF": b"SSND", b"AIFC": b"SSND", b"8SVX": b"BODY", b"16SV": b"BODY"}
@@ -18,15 +18,6 @@ PCM |= {b"fl32": 32, b"FL32": 32, b"fl64": 64, b"FL64": 64}
 PCM |= dict.fromkeys((b"alaw", b"ALAW", b"ulaw", b"ULAW"), 8)
 UNKNOWN_SIZE = 0x7FFFF000  # as in WAV
 CAF_MAGIC, CAF_HEADER = b"caff", 8
-
-
-class Chunk(NamedTuple):
-    """name: of four bytes. start, size: of its content. end: where the next chunk begins."""
-
-    name: bytes
-    start: int
-    size: int
-    end: int
 
 
 def read_form(file: BinaryIO, start: int) -> Iterator[Part]:
@@ -87,7 +78,7 @@ def _chunks(file: BinaryIO, at: int, stop: int) -> Iterator[Chunk]:
         name, size = struct.unpack(">4sI", read_at(file, at, 8))
         if not all(32 <= byte < 127 for byte in name):
             return
-        chunk = Chunk(name, at + 8, size, at + 8 + size + size % 2)
+        chunk = Chunk(name=name, start=at + 8, size=size, end=at + 8 + size + size % 2)
         yield chunk
         at = chunk.end
 
@@ -124,7 +115,7 @@ def _mended(
         common.start + 2: struct.pack(">I", (size - 8) // frame_bytes),
         sound.start - 4: struct.pack(">I", min(size, 0xFFFFFFFF)),
     }
-    return view(file, start, stop, patches)
+    return view(file, start, stop, patches=patches)
 
 
 def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
@@ -140,7 +131,7 @@ def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
             break
         begin = at + 12
         if name == b"data":
-            sound = Chunk(name, begin, size, begin + size)
+            sound = Chunk(name=name, start=begin, size=size, end=begin + size)
             if size == -1 or (size == 0 and stop > begin):
                 break
         if begin + size > stop or size < 0:
@@ -154,7 +145,7 @@ def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
         raise AudioError(NOT_AUDIO, "a CAF without samples")
     if sound.size in (-1, 0):
         patches = {sound.start - 8: struct.pack(">q", stop - sound.start)}
-        yield Part(file=view(file, start, stop, patches), format="caf")
+        yield Part(file=view(file, start, stop, patches=patches), format="caf")
         return
     joined = read_at(file, end, 4) == CAF_MAGIC
     if not joined:

@@ -35,7 +35,7 @@ TAGS = re.compile(rb"Xing|Info|VBRI")
 
 
 @dataclass
-class Stream:
+class MpegStream:
     """Frames of one kind. runs: the ranges of the file in which they follow each other.
 
     count: without the tag. tag: the place of a frame that says how many there are; None without.
@@ -118,9 +118,9 @@ def read_mpeg(file: BinaryIO, start: int) -> Iterator[Part]:
         )
 
 
-def _streams(file: BinaryIO, start: int) -> tuple[list[Stream], int, bool]:
+def _streams(file: BinaryIO, start: int) -> tuple[list[MpegStream], int, bool]:
     """All streams, where the last frame ends, and whether the file ends within a frame."""
-    buffer, streams = _Buffer(file), list[Stream]()
+    buffer, streams = _Buffer(file), list[MpegStream]()
     at, stop = start, buffer.stop
     end = after_id3v2(file, start)
     while True:
@@ -131,7 +131,7 @@ def _streams(file: BinaryIO, start: int) -> tuple[list[Stream], int, bool]:
         kind = HEADERS[head][1]  # type: ignore[index]
         tagged = at - buffer.base in buffer.tags
         if tagged or not streams or streams[-1].kind != kind:
-            streams.append(Stream(kind, at if tagged else None))
+            streams.append(MpegStream(kind, at if tagged else None))
         elif not is_padding(file, end, at):
             streams[-1].skipped += at - end
         stream = streams[-1]
@@ -213,7 +213,7 @@ def _chain(data: bytes, place: int, single: bool) -> bool:
     return True
 
 
-def _mended(file: BinaryIO, stream: Stream, untouched: bool) -> BinaryIO:
+def _mended(file: BinaryIO, stream: MpegStream, untouched: bool) -> BinaryIO:
     """What libsndfile decodes whole: all of the stream's frames, and their number in front."""
     first, runs = stream.runs[0][0], list[bytes | tuple[int, int]](stream.runs)
     if stream.kind.layer != 3:
@@ -235,7 +235,7 @@ def _mended(file: BinaryIO, stream: Stream, untouched: bool) -> BinaryIO:
     return joined(file, [bytes(tag), *runs])
 
 
-def _claim(file: BinaryIO, stream: Stream) -> tuple[int | None, dict[int, int]]:
+def _claim(file: BinaryIO, stream: MpegStream) -> tuple[int | None, dict[int, int]]:
     """The number of frames that the tag says, and the words of the tag that must be put right."""
     assert stream.tag is not None
     if read_at(file, stream.tag + 36, 4) == b"VBRI":
@@ -252,7 +252,7 @@ def _claim(file: BinaryIO, stream: Stream) -> tuple[int | None, dict[int, int]]:
     return int.from_bytes(read_at(file, at + 8, 4), "big"), patches
 
 
-def _info_frame(head: bytes, stream: Stream) -> bytes:
+def _info_frame(head: bytes, stream: MpegStream) -> bytes:
     """An Info frame with the number of frames. head: the header of a frame of the stream."""
     # Without a checksum, and with a bit rate that makes room for the tag.
     header = bytearray(head)

@@ -54,7 +54,7 @@ def _parse(head: bytes) -> tuple[int, Kind] | None:
     bit_rate, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
     if version == 1 or layer == 4 or bit_rate in (0, 15) or rate == 3:
         return None
-    kind = Kind(version, layer, SAMPLE_RATES[version][rate], head[3] >> 6 == 3)
+    kind = Kind(version, layer, SAMPLE_RATES[version][rate], mono=head[3] >> 6 == 3)
     bits = BIT_RATES[version == 3, layer][bit_rate] * 1000
     slot = 4 if layer == 1 else 1
     return (kind.samples // 8 * bits // (kind.sample_rate * slot) + padding) * slot, kind

@@ -80,7 +80,7 @@ def _parts(
         return
     sound = view(file, 0, size_of(file)) if whole else joined(file, link)
     simple = len(heads) == 1 and heads[0].startswith((VORBIS, OPUS))
-    yield Part(file=sound, format="ogg", sndfile=simple)  # type: ignore[arg-type]
+    yield Part(file=sound, format="ogg", sndfile=simple)
 
 
 def is_page(data: bytes) -> bool:
@@ -124,5 +124,13 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[Page]:
             continue
         serial, number = (int.from_bytes(page[i : i + 4], "little") for i in (14, 18))
         body = at + 27 + page[26]
-        yield Page(at, body, at + size, page[5], serial, number, page[body - at :][:8])
+        yield Page(
+            start=at,
+            body=body,
+            stop=at + size,
+            flags=page[5],
+            serial=serial,
+            number=number,
+            head=page[body - at :][:8],
+        )
         at += size

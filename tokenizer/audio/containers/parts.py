@@ -32,6 +32,16 @@ class Part:
     least_samples: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """name: of four bytes. start, size: of its content. end: where the next chunk begins."""
+
+    name: bytes
+    start: int
+    size: int
+    end: int
+
+
 class Pieces(io.RawIOBase):
     """Bytes and ranges of a file, joined into one seekable file. Nothing is copied.
 
@@ -102,7 +112,7 @@ def joined(file: BinaryIO, pieces: Iterable[bytes | tuple[int, int]]) -> BinaryI
 
 
 def view(
-    file: BinaryIO, start: int, stop: int, patches: dict[int, bytes] | None = None
+    file: BinaryIO, start: int, stop: int, *, patches: dict[int, bytes] | None = None
 ) -> BinaryIO:
     """Bytes [start, stop) of a file, with some of them replaced.
 

@@ -7,11 +7,11 @@ The samples then reach to the end of the file, and get a new header.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from tokenizer.audio.containers import mpeg
 from tokenizer.audio.containers.parts import (
+    Chunk,
     Part,
     check_rest,
     joined,
@@ -27,16 +27,6 @@ W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # of the GUIDs w
 # From here on a 32-bit size that the file does not have means "unknown".
 UNKNOWN_SIZE = 0x7FFFF000
 MPEG_TAGS = (0x50, 0x55)  # WAVE_FORMAT_MPEG, WAVE_FORMAT_MPEGLAYER3
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """name: of four bytes. start, size: of its content. end: where the next chunk begins."""
-
-    name: bytes
-    start: int
-    size: int
-    end: int
 
 
 def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
@@ -67,14 +57,14 @@ def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
         following = _following(file, chunk, end=end, wave64=wave64, order=order)
     if _format_tag(fmt, order) in MPEG_TAGS:
         sound = joined(file, [(chunk.start, end)])
-        yield from mpeg.read_mpeg(sound, 0)  # type: ignore[arg-type]
+        yield from mpeg.read_mpeg(sound, 0)
     elif known:
         # libsndfile reads a Wave64 to the end of the file, whatever lies there.
         cut = stop if following == stop and not wave64 else end
         yield Part(file=view(file, start, cut), format="w64" if wave64 else "wav")
     else:
-        pieces = [header(fmt, size, order=order), (chunk.start, end)]
-        yield Part(file=joined(file, pieces), format="wav")
+        sound = joined(file, [header(fmt, size, order=order), (chunk.start, end)])
+        yield Part(file=sound, format="wav")
     if following < stop:
         yield from read_wav(file, following)
 
@@ -87,12 +77,13 @@ def read_chunk(file: BinaryIO, at: int, *, wave64: bool, order: str) -> Chunk | 
             return None
         size = max(0, struct.unpack_from("<q", head, 16)[0] - 24)
         name = head[:4] if head[4:16] == W64_TAIL else b"----"
-        return Chunk(name, at + 24, size, at + 24 + (size + 7) // 8 * 8)
+        end = at + 24 + (size + 7) // 8 * 8
+        return Chunk(name=name, start=at + 24, size=size, end=end)
     head = read_at(file, at, 8)
     if len(head) < 8 or not _is_name(head[:4]):
         return None
     size = struct.unpack_from(order + "I", head, 4)[0]
-    return Chunk(head[:4], at + 8, size, at + 8 + size + size % 2)
+    return Chunk(name=head[:4], start=at + 8, size=size, end=at + 8 + size + size % 2)
 
 
 def _is_name(name: bytes) -> bool:
