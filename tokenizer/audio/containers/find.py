@@ -59,6 +59,8 @@ def _reader(head: bytes) -> Reader | None:
         return boxes.read_asf
     if head.startswith(tuple(framed.AMR_MAGIC)):
         return framed.read_amr
+    if mpeg.is_mpeg(head):
+        return mpeg.read_mpeg
     if framed.is_adts(head):
         return framed.read_adts
     return None

@@ -7,7 +7,6 @@ written. So the frames are counted; what lies between them is left out, and a nu
 missing or too small is put right.
 """
 
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCLAIMED, AudioError
 LARGEST_FRAME = 4 * 1728  # bytes
 # Bytes before a first frame that does not say how many frames there are.
 MOST_BEFORE = 1 << 16
-TAGS = re.compile(rb"Xing|Info|VBRI")
+TAGS = (b"Xing", b"Info", b"VBRI")
 
 
 @dataclass
@@ -64,7 +63,7 @@ class _Buffer:
     def load(self, at: int) -> None:
         """Make `data` begin at byte `at`, and find the tags in it."""
         self.base, self.data = at, read_at(self.file, at, BLOCK_BYTES)
-        self.tags = sorted(place for found in TAGS.finditer(self.data) for place in _tagged(found))
+        self.tags = sorted(_tagged(self.data))
 
     def has(self, at: int, size: int) -> bool:
         """Whether bytes [at, at + size), or those up to the end, are in `data`."""
@@ -72,17 +71,17 @@ class _Buffer:
         return self.base <= at and (at + size <= end or end >= self.stop)
 
 
-def _tagged(found: re.Match[bytes]) -> Iterator[int]:
-    """Where the frame begins that has this tag."""
-    data, at = found.string, found.start()
-    for place in {at - 36} if found[0] == b"VBRI" else {at - 13, at - 21, at - 36}:
-        frame = HEADERS[data[place : place + 4]] if place >= 0 else None
-        if (
-            frame
-            and frame[1].layer == 3
-            and (at == place + 4 + frame[1].side_info or found[0] == b"VBRI")
-        ):
-            yield place
+def _tagged(data: bytes) -> Iterator[int]:
+    """Where frames begin that have a tag."""
+    for name in TAGS:
+        at = -1
+        while (at := data.find(name, at + 1)) >= 0:
+            for before in (36,) if name == b"VBRI" else (13, 21, 36):
+                frame = HEADERS[data[at - before : at - before + 4]] if at >= before else None
+                if (frame and frame[1].layer == 3 and name == b"VBRI") or (
+                    frame and frame[1].layer == 3 and before == 4 + frame[1].side_info
+                ):
+                    yield at - before
 
 
 def read_mpeg(file: BinaryIO, start: int) -> Iterator[Part]:
@@ -198,6 +197,11 @@ def _next_frame(buffer: _Buffer, at: int, first: bool) -> int:
         if _chain(data, place, single=first and at == origin):
             return at
         at += 1
+
+
+def is_mpeg(data: bytes) -> bool:
+    """Whether three frames of one kind begin here."""
+    return len(data) >= 4 and _chain(data, 0, single=False)
 
 
 def _chain(data: bytes, place: int, single: bool) -> bool:

@@ -15,7 +15,7 @@ from tokenizer.audio.reasons import TRUNCATED, AudioError
 
 MAGIC = b"OggS"
 BEGINS, ENDS = 0x02, 0x04  # flags of a stream's first and last page
-LARGEST_PAGE = 65_307  # bytes
+LARGEST_PAGE, LARGEST_HEADER = 65_307, 282  # bytes
 VORBIS, OPUS, FLAC = b"\x01vorbis", b"OpusHead", b"\x7fFLAC"
 FLAC_IN_OGG = 9  # bytes before a FLAC stream's own header
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -91,7 +91,7 @@ def is_page(data: bytes) -> bool:
 
 def page_size(data: bytes) -> int:
     """Bytes of the page that begins here; 0 if there is none, or its header is cut."""
-    if data[:5] != MAGIC + b"\0" or len(data) < 27 or len(data) < 27 + data[26]:
+    if len(data) < 27 or data[:5] != MAGIC + b"\0" or len(data) < 27 + data[26]:
         return 0
     return 27 + data[26] + sum(data[27 : 27 + data[26]])
 
@@ -117,7 +117,7 @@ def _pages(file: BinaryIO, start: int, stop: int) -> Iterator[Page]:
         at = base + place
         if at + LARGEST_PAGE > base + len(data) and base + len(data) < stop:
             continue
-        size = page_size(data[place : place + LARGEST_PAGE])
+        size = page_size(data[place : place + LARGEST_HEADER])
         page = data[place : place + size]
         if not size or len(page) < size or not _sum_is_right(page):
             at += 4

@@ -5,11 +5,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from tokenizer.audio.reasons import UNCLAIMED, AudioError
 
 BLOCK_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 16
 # Bytes behind the audio that may stay unexplained, of those that the audio has.
 UNCLAIMED_SHARE = 0.01
 TEXT = bytes([*range(32, 127), *b"\t\n\r\f"])
@@ -108,7 +109,8 @@ class Pieces(io.RawIOBase):
 
 def joined(file: BinaryIO, pieces: Iterable[bytes | tuple[int, int]]) -> BinaryIO:
     """Bytes, and ranges (start, stop) of a file, as one file."""
-    return cast(BinaryIO, Pieces(file, pieces))
+    # Buffered, because decoders read a few bytes at a time.
+    return io.BufferedReader(Pieces(file, pieces), BUFFER_BYTES)
 
 
 def view(
