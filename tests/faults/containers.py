@@ -118,10 +118,10 @@ def forms(wave: np.ndarray) -> Iterator[tuple[str, bytes, str]]:
     yield "au from a pipe", au[:8] + b"\xff\xff\xff\xff" + au[12:], "au"
     if av is not None:
         for name, (muxer, encoder, options, demuxer) in FFMPEG.items():
-            yield name, _muxed(wave, muxer, encoder=encoder, options=options), demuxer
+            yield name, muxed(wave, muxer, encoder=encoder, options=options), demuxer
 
 
-def _muxed(wave: np.ndarray, muxer: str, *, encoder: str, options: dict[str, str]) -> bytes:
+def muxed(wave: np.ndarray, muxer: str, *, encoder: str, options: dict[str, str]) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format=muxer, options=options) as container:
         stream = container.add_stream(encoder, rate=48_000 if encoder == "libopus" else RATE)

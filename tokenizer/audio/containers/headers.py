@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from tokenizer.audio.containers.parts import Part, check_rest, read_at, size_of, view
-from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, AudioError
+from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCHECKED, AudioError
 
 AU_MAGIC = (b".snd", b"dns.")
 AU_UNKNOWN = 0xFFFFFFFF
@@ -67,9 +67,10 @@ def read_nist(file: BinaryIO, start: int) -> Iterator[Part]:
         raise AudioError(NOT_AUDIO, "a NIST header with a number that is none") from error
     begin = start + length
     size = samples * channels * width
-    if not samples:  # an optional field; libsndfile reads to the end
-        yield Part(file=view(file, start, stop), format="nistsphere")
-        return
+    if length < 16 or size < 0:
+        raise AudioError(NOT_AUDIO, "a NIST header with a size that is none")
+    if not samples:
+        raise AudioError(UNCHECKED, "the NIST header does not say how many samples there are")
     if b"," in fields.get(b"sample_coding", b"pcm"):  # pcm,embedded-shorten-v2.00
         raise AudioError(NOT_AUDIO, "a compressed NIST; decompress it with w_decode or sph2pipe")
     if begin + size > stop:

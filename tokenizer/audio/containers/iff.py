@@ -139,7 +139,7 @@ def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
                 raise AudioError(TRUNCATED, f"chunk {name!r} is cut")
             break
         if name == b"pakt":
-            packets = max(0, struct.unpack(">qq", read_at(file, begin, 16))[1])
+            packets = int.from_bytes(read_at(file, begin + 8, 8), "big")  # valid samples
         at = end = begin + size
     if sound is None:
         raise AudioError(NOT_AUDIO, "a CAF without samples")

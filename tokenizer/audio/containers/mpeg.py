@@ -18,8 +18,8 @@ from tokenizer.audio.containers.parts import (
     UNCLAIMED_SHARE,
     Part,
     after_id3v2,
+    after_tags,
     check_rest,
-    is_padding,
     joined,
     read_at,
     size_of,
@@ -78,9 +78,9 @@ def _tagged(data: bytes) -> Iterator[int]:
         while (at := data.find(name, at + 1)) >= 0:
             for before in (36,) if name == b"VBRI" else (13, 21, 36):
                 frame = HEADERS[data[at - before : at - before + 4]] if at >= before else None
-                if (frame and frame[1].layer == 3 and name == b"VBRI") or (
-                    frame and frame[1].layer == 3 and before == 4 + frame[1].side_info
-                ):
+                if frame is None or frame[1].layer != 3:
+                    continue
+                if name == b"VBRI" or before == 4 + frame[1].side_info:
                     yield at - before
 
 
@@ -131,8 +131,8 @@ def _streams(file: BinaryIO, start: int) -> tuple[list[MpegStream], int, bool]:
         tagged = at - buffer.base in buffer.tags
         if tagged or not streams or streams[-1].kind != kind:
             streams.append(MpegStream(kind, at if tagged else None))
-        elif not is_padding(file, end, at):
-            streams[-1].skipped += at - end
+        else:
+            streams[-1].skipped += max(0, at - after_tags(file, end))
         stream = streams[-1]
         run = at
         at, count, partial = _follow(buffer, at, kind)

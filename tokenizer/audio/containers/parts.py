@@ -10,6 +10,7 @@ from typing import BinaryIO
 from tokenizer.audio.reasons import UNCLAIMED, AudioError
 
 BLOCK_BYTES = 1 << 20
+LARGEST_PLACE = 1 << 62
 BUFFER_BYTES = 1 << 16
 # Bytes behind the audio that may stay unexplained, of those that the audio has.
 UNCLAIMED_SHARE = 0.01
@@ -130,7 +131,9 @@ def view(
 
 
 def read_at(file: BinaryIO, place: int, size: int) -> bytes:
-    """Up to `size` bytes of a file from a place on."""
+    """Up to `size` bytes of a file from a place on; none where a damaged size leads beyond it."""
+    if not 0 <= place < LARGEST_PLACE:
+        return b""
     file.seek(place)
     return file.read(size)
 
@@ -155,6 +158,19 @@ def after_id3v2(file: BinaryIO, start: int) -> int:
         length = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
         start += 10 + length + (10 if head[5] & 0x10 else 0)
     return start
+
+
+def after_tags(file: BinaryIO, start: int) -> int:
+    """Where the ID3v1, ID3v2 and APE tags that begin at `start` end; `start` without any."""
+    while True:
+        head, end = read_at(file, start, 32), after_id3v2(file, start)
+        if head[:3] == b"TAG":
+            end = start + 128
+        elif head[:8] == b"APETAGEX" and len(head) == 32:
+            end = start + 32 + int.from_bytes(head[12:16], "little")
+        if end == start:
+            return start
+        start = end
 
 
 def is_padding(file: BinaryIO, start: int, stop: int) -> bool:

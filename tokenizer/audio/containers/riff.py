@@ -47,7 +47,7 @@ def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
         if chunk.name == b"fmt ":
             fmt = read_at(file, chunk.start, min(chunk.size, 1 << 16))
         elif chunk.name == b"ds64":
-            long_size = struct.unpack_from("<Q", read_at(file, chunk.start, 24), 8)[0]
+            long_size = int.from_bytes(read_at(file, chunk.start + 8, 8), "little")
         at = chunk.end
     if chunk is None or len(fmt) < 16:
         raise AudioError(NOT_AUDIO, "a WAV without a format or without data")
