@@ -18,6 +18,7 @@ from torch import Tensor
 from lm.config import PAD, START
 from lm.model import Layer, SpeechLM
 from lm.row_inputs import RowInputs
+from tokenizer.codec.focal import pack_modulations
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.kv_cache import CachedLayers, KVCache
 from tokenizer.encoder.linear import InferenceLinear, pack_linears
@@ -56,6 +57,7 @@ class PackedLM:
             self.inputs.decompressor.to(self.dtype)
         if weight.is_cpu:
             pack_linears(self.inputs)
+            pack_modulations(self.inputs)
         shape = EncoderConfig(
             layer=0,
             hidden_size=config.width,

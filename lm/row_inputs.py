@@ -37,6 +37,8 @@ class RowInputs:
         for (_, start), rows in groups.items():
             if start < tokens.shape[1]:
                 x[rows, start:] = self._of_rows(tokens[rows, start:], rows)
+                for row in rows:
+                    self.begun[row] = True
         if self.inputs.config.start:
             place = (tokens == START).nonzero(as_tuple=True)
             x[place] = self.inputs.start[place[1] % len(self.inputs.start)]
@@ -55,8 +57,6 @@ class RowInputs:
             self.state = after
         else:
             self._put(after, rows)
-        for row in rows:
-            self.begun[row] = True
         return self.inputs.from_features(features)
 
     def _put(self, state: list[State], rows: list[int]) -> None:

@@ -1,12 +1,15 @@
 """Small language models of random weights, and rows of utterances, for the tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from models import distilled, small_tokenizer
 
 from lm.config import PAD, START, LMConfig
 from lm.model import SpeechLM
-from tokenizer.config import FocalConfig
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import FocalConfig, VocoderConfig
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 CODES = 32
@@ -52,16 +55,19 @@ def causal_files(folder, factors: tuple[int, ...] = (1, 1)) -> TokenizerFiles:
     return distilled(small_tokenizer(folder), shape)
 
 
-def row_of(utterances: list[np.ndarray], chunk: int, length: int) -> tuple[torch.Tensor, ...]:
+def row_of(
+    utterances: list[np.ndarray], chunk: int, length: int, start: bool = True
+) -> tuple[torch.Tensor, ...]:
     """Utterances side by side in one row → tokens and utterance, (1, T) each."""
+    before = chunk if start else 0
     tokens = torch.full((1, length), PAD)
     utterance = torch.full((1, length), -1, dtype=torch.int32)
     place = 0
     for number, speech_tokens in enumerate(utterances):
         count = len(speech_tokens)
-        whole = chunk + -(-count // chunk) * chunk
-        tokens[0, place : place + chunk] = START
-        tokens[0, place + chunk : place + chunk + count] = torch.from_numpy(speech_tokens)
+        whole = before + -(-count // chunk) * chunk
+        tokens[0, place : place + before] = START
+        tokens[0, place + before : place + before + count] = torch.from_numpy(speech_tokens)
         utterance[0, place : place + whole] = number
         place += whole
     assert place <= length
@@ -71,3 +77,10 @@ def row_of(utterances: list[np.ndarray], chunk: int, length: int) -> tuple[torch
 def speech(length: int, seed: int) -> np.ndarray:
     """Random tokens."""
     return np.random.default_rng(seed).integers(0, CODES, length)
+
+
+def speaking(files: TokenizerFiles, causal: bool) -> TokenizerFiles:
+    """The tokenizer with a small vocoder of random weights."""
+    torch.manual_seed(2)
+    config = VocoderConfig(width=files.width, hidden=16, layers=1, feed_forward=32, causal=causal)
+    return replace(files, vocoder=config, vocoder_weights=dict(Vocoder(config).state_dict()))

@@ -6,7 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import WavLMConfig, WavLMModel
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
 
 from tokenizer.codec.compressor import Compressor, Decompressor
 from tokenizer.config import FocalConfig
@@ -25,23 +33,41 @@ def small_wavlm(folder: Path, norm: str, seed: int = 0) -> WavLMModel:
 
     norm: "layer" for wavlm-large's shape (pre-norm layers), "group" for wavlm-base's (post-norm).
     """
+    model = small_encoder(folder, "wavlm", norm, seed=seed)
+    assert isinstance(model, WavLMModel)
+    return model
+
+
+def small_encoder(
+    folder: Path, kind: str, norm: str, *, seed: int = 0, **changes: object
+) -> PreTrainedModel:
+    """`small_wavlm` of any kind that has its names: "wavlm", "hubert" or "wav2vec2".
+
+    changes: of its configuration.
+    """
     large = norm == "layer"
-    config = WavLMConfig(
+    make_config, make_model = {
+        "wavlm": (WavLMConfig, WavLMModel),
+        "hubert": (HubertConfig, HubertModel),
+        "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
+    }[kind]
+    changes = {"conv_bias": large, **changes}
+    if kind == "wavlm":
+        # Few, so that one second of audio has distances in every kind of bucket.
+        changes = {"num_buckets": 32, "max_bucket_distance": 60, **changes}
+    config = make_config(
         hidden_size=64,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         intermediate_size=128,
         conv_dim=[32] * 7,
-        conv_bias=large,
         feat_extract_norm=norm,
         do_stable_layer_norm=large,
-        # Few, so that one second of audio has distances in every kind of bucket.
-        num_buckets=32,
-        max_bucket_distance=60,
+        **changes,
     )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        model = WavLMModel(config).eval()
+        model = make_model(config).eval()
         for name, weight in model.named_parameters():
             if weight.ndim == 1 or "gru_rel_pos_const" in name:
                 # Fresh norms are ones and zeros: a test would not notice if one was left out.

@@ -47,7 +47,7 @@ def train(model: SpeechLM, utterances: list[np.ndarray], steps: int, rate: float
     model.train()
     for _ in range(steps):
         batch = [utterances[i] for i in random.choice(len(utterances), 16)]
-        tokens, utterance = pad_rows(batch, model.config.chunk)
+        tokens, utterance = pad_rows(batch, model.config.chunk, model.config.start)
         wanted = targets(tokens, utterance, model.config.chunk)
         loss = token_losses(model(tokens, utterance), wanted).sum() / (wanted >= 0).sum()
         optimizer.zero_grad()

@@ -46,7 +46,9 @@ class Tokenizer:
     frames_per_token: 1, 2 or 4 frames of 20 ms. tokens_per_second: 50, 25 or 12.5. codebook_size: 0
     without a codebook. fingerprint: SHA-256 of all that decides a token, as in config.json and
     run.json. encoder, codebook, compression, decoding, vocoder, center: its parts, None where the
-    tokenizer has none. token_dtype: uint16, or uint32 over 65,536 codes. device: where it runs.
+    tokenizer has none. token_dtype: uint16, or uint32 over 65,536 codes. left_padding: how many
+    copies of its first sample an utterance gets in front: 399 with replicate padding, else 0.
+    device: where it runs.
     """
 
     sample_rate = SAMPLE_RATE
@@ -141,9 +143,8 @@ class Tokenizer:
 
         Returns (T,) uint16, or uint32 over 65,536 codes; T = floor((n at 16 kHz - 400) / 320) + 1
         or, of an encoder with replicate padding, ceil(n / 320), divided by frames_per_token and
-        rounded up. Raises UsageError, a ValueError, for another
-        type or shape, NaN or infinite samples, under 400 samples at 16 kHz, and a sample rate under
-        1,000 Hz.
+        rounded up. Raises UsageError, a ValueError, for another type or shape, NaN or infinite
+        samples, under 400 samples at 16 kHz, and a sample rate under 1,000 Hz.
         """
         self.needed_codebook()
         utterance = utterance_of(waveform, sample_rate)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.cli import flags
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.errors import UsageError
 
 # "autocast" is PyTorch's, around fp32 weights; "bf16" converts the weights.
 PRECISIONS = ("fp32", "autocast", "bf16")
@@ -78,8 +78,8 @@ class Authors:
 
         Without `wavslm` there is no language model.
         """
-        self.codec_class = _class("--focalcodec", focalcodec, "focalcodec.codec", "FocalCodec")
-        self.lm_class = _class("--wavslm", wavslm, "wavslm", "WavSLM") if wavslm else None
+        self.codec_class = _class("FocalCodec", "focalcodec.codec", folder=focalcodec)
+        self.lm_class = _class("WavSLM", "wavslm", folder=wavslm) if wavslm else None
 
     def random_checkpoints(self) -> list[Checkpoint]:
         """Random weights: a codec that hears whole utterances, a causal one, a language model."""
@@ -116,15 +116,16 @@ class Authors:
             torch.hub.load = original
 
 
-def _class(flag: str, folder: str, module: str, name: str) -> Any:
-    path = str(Path(folder).resolve())
+def _class(name: str, module: str, folder: str) -> Any:
+    """A class of a copy of their repository, which has its name in small letters."""
+    path, repository = str(Path(folder).resolve()), name.lower()
     sys.path.insert(0, path)
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        repository = f"github.com/lucadellalib/{module.partition('.')[0]}"
-        remedy = f"give a copy of {repository}"
-        raise flags.unusable(flag, folder, f"it has no {module}.{name} ({error})", remedy) from None
+        remedy = f"give a copy of github.com/lucadellalib/{repository}"
+        problem = f"it has no {module}.{name} ({error})"
+        raise UsageError(problem, remedy, value=folder, argument=repository) from None
     finally:
         sys.path.remove(path)
 

@@ -1,6 +1,8 @@
 """Measure the language model: tokens a second of generation, and of training.
 
-The `large` shape with random weights. Generation continues one prompt. Training is whole steps
+The `large` shape with random weights. Generation continues a batch of prompts; with --decompressor
+the inputs are those of published WavSLM models, and only generation is measured. Training is whole
+steps
 (forward, backward, AdamW), against the same steps in plain PyTorch: fp32, one dense mask,
 scaled_dot_product_attention. Rows take turns, so that a noisy machine slows all of them alike; each
 row is the median of its turns.
@@ -28,6 +30,7 @@ from lm.config import PRESETS, START, LMConfig
 from lm.generation import Generator
 from lm.model import NO_TARGET, SpeechLM, targets, token_losses
 from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.config import FocalConfig
 from tokenizer.encoder.chunk_mask import chunk_causal_mask
 from tokenizer.encoder.relative_position import position_buckets
 
@@ -46,6 +49,14 @@ def parse() -> flags.argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="large", help="default: %(default)s")
     parser.add_argument("--layers", type=flags.positive, help="default: the preset's")
     parser.add_argument("--chunk", type=flags.positive, default=4, help="default: %(default)s")
+    parser.add_argument(
+        "--batch", type=flags.positive, default=1, help="prompts to continue (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--decompressor",
+        action="store_true",
+        help="inputs from a causal decompressor of three focal blocks, and no START",
+    )
     parser.add_argument(
         "--rows", type=flags.positive, default=1, help="in a training step (default: %(default)s)"
     )
@@ -67,35 +78,58 @@ def main() -> int:
     shape: dict[str, Any] = PRESETS[args.preset] | {"chunk": args.chunk, "inputs": "embedding"}
     config = LMConfig(codebook_size=CODES, **shape)
     config = replace(config, layers=args.layers or config.layers)
+    if args.decompressor:
+        config = published_inputs(config)
     model = SpeechLM(config).to(device)
     size = sum(weight.numel() for weight in model.parameters()) / 1e6
     print(
-        f"{args.preset}, {config.layers} layers, {size:.0f} M parameters with the table of inputs, "
+        f"{args.preset}, {config.layers} layers, {size:.0f} M parameters with those of its inputs, "
         f"chunk {config.chunk}, on {device}, {torch.get_num_threads()} threads"
     )
     print(f"{'row':<44}{'tokens/s':>9}", flush=True)
-    generation(model, args.turns)
-    training(model, args)
+    generation(model, args.turns, batch=args.batch)
+    if not args.decompressor:
+        training(model, args)
     print(THEIRS)
     return 0
 
 
-def generation(model: SpeechLM, turns: int) -> None:
-    """Batch 1, with the window full."""
-    prompt = np.random.default_rng(0).integers(0, CODES, model.config.window)
+def published_inputs(config: LMConfig) -> LMConfig:
+    """The shape with a decompressor of focalcodec_50hz_4k_causal's kind, its width the model's."""
+    width = config.width
+    decompressor = FocalConfig(
+        width=width,
+        latent=12,
+        hidden=(width,) * 3,
+        factors=(1,) * 3,
+        focal_window=14,
+        focal_factor=4,
+        causal=True,
+        chunk_frames=config.chunk,
+    )
+    window = config.window - config.chunk
+    return replace(
+        config, inputs="decompressor", decompressor=decompressor, start=False, window=window
+    )
+
+
+def generation(model: SpeechLM, turns: int, batch: int) -> None:
+    """Prompts side by side, with the window full."""
+    length = model.config.window // model.config.chunk * model.config.chunk
+    prompts = list(np.random.default_rng(0).integers(0, CODES, (batch, length)))
     rows = []
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         cast = copy.deepcopy(model)
         cast.encoder.to(dtype)
         cast.head.to(dtype)
-        stream = Generator(cast).chunks([prompt], [0])
+        stream = Generator(cast).chunks(prompts, list(range(batch)))
         next(stream)
         del cast
-        name = f"generation, {precision}, batch 1"
+        name = f"generation, {precision}, batch {batch}"
         rows.append(Row(name=name, run=partial(take_steps, stream), memory=False))
     take_turns(rows, turns)
     for row in rows:
-        rate = STEPS * model.config.chunk / row.median
+        rate = STEPS * model.config.chunk * batch / row.median
         note = f"{rate / FRAMES_PER_SECOND:5.2f} x real time at 50 tokens a second"
         show(row.name, rate, f"{note}, {1e3 * row.median / STEPS:.1f} ms a step")
 

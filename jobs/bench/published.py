@@ -33,6 +33,7 @@ from lm.model import SpeechLM
 from lm.wavslm import import_wavslm
 from tokenizer.audio.arrays import utterance_of
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.errors import UsageError
 from tokenizer.published.checkpoint import read_checkpoint
 from tokenizer.published.focalcodec import import_focalcodec
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -76,7 +77,7 @@ def encode_table(codec: Codec, waves: list[np.ndarray]) -> Table:
         windows = []
         for wave in waves:
             utterance = utterance_of(wave, SAMPLE_RATE)
-            windows += list(windowing.cut(utterance, windowing.plan(utterance.num_frames)))
+            windows += list(windowing.cut(utterance, windowing.plan_samples(utterance.samples)))
         table.add_ours(precision, partial(tokenizer.encode_windows, windows))
     return table
 
@@ -241,7 +242,8 @@ def measure_lm(checkpoint: Checkpoint, codec: Codec | None, code: Authors, turns
     """Its tables. Raises UsageError without its codec."""
     if codec is None:
         problem = f"its codec {checkpoint.codec} is not among the checkpoints"
-        raise flags.unusable("--checkpoint", checkpoint.name, problem, "give that folder too")
+        remedy = "give that folder too"
+        raise UsageError(problem, remedy, value=checkpoint.name, argument="checkpoint")
     theirs = code.lm(checkpoint, codec.theirs)
     for table in lm_tables(checkpoint, codec, theirs):
         table.measure(turns)

@@ -55,15 +55,15 @@ TOKEN_MEANINGS = {
 }
 LM = """Measure a language model.
 
-With --input: bits per token on token shards, over all tokens of all utterances, the first chunk
-included. With --pairs: how often the model gives the right one of two recordings the higher
-likelihood (SALMon, sWUGGY, sBLIMP, spoken StoryCloze, or what jobs/make_pairs.py made), once by
-nats per token and once by their sum. Recordings are tokenized by the model's tokenizer; a tie
-counts half. Intervals are 95 % (Wilson's, over groups of pairs: the voices that say one word are
-one group).
+With --input: bits per token on token shards, over all tokens of all utterances; a model without
+START does not predict their first chunk, which does not count then. With --pairs: how often the
+model gives the right one of two recordings the higher likelihood (SALMon, sWUGGY, sBLIMP, spoken
+StoryCloze, or what jobs/make_pairs.py made), once by nats per token and once by their sum.
+Recordings are tokenized by the model's tokenizer; a tie counts half. Intervals are 95 % (Wilson's,
+over groups of pairs: the voices that say one word are one group).
 """
 LM_MEANINGS = {
-    "bits_per_token": "mean over all tokens of all utterances",
+    "bits_per_token": "mean over all predicted tokens of all utterances",
     "perplexity": "2 to the bits_per_token",
     "bits_per_second": "of audio: comparable between tokenizers of other rates",
     "audio_hours": "that the tokens stand for",

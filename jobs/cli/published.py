@@ -9,12 +9,11 @@ from pathlib import Path
 from jobs.cli import flags
 from jobs.cli.descriptions import about_lm, about_tokenizer, print_next, print_rows
 from lm.files import FORMAT as LM_FORMAT
-from lm.files import save_lm
-from lm.model import SpeechLM
+from lm.files import read_lm, save_lm
 from lm.wavslm import DEFAULTS, export_wavslm, import_wavslm
 from tokenizer.errors import UsageError
 from tokenizer.published.checkpoint import write_checkpoint
-from tokenizer.published.export_focalcodec import export_focalcodec
+from tokenizer.published.export_focalcodec import export_focalcodec, left_out
 from tokenizer.published.focalcodec import import_focalcodec
 from tokenizer.published.kmeans import import_kmeans, read_centroids
 from tokenizer.published.names import is_numbered
@@ -64,17 +63,17 @@ def _codec(source: Published) -> tuple[TokenizerFiles, str]:
 
 def _kmeans(args: argparse.Namespace, source: Published) -> tuple[TokenizerFiles, str]:
     """The tokenizer of k-means centroids, and what kind it is."""
+    remedy = "give a .npy array (K, D), or a file that joblib wrote"
+    with flags.naming("--from", args.source, remedy):
+        centroids = read_centroids(source.path)
     for name in ("encoder", "layer"):
         if getattr(args, name) is None:
             raise flags.unusable(
                 "--from",
                 args.source,
-                problem=f"it is a file of k-means, which needs --{name}",
-                remedy="give it, or the folder of a FocalCodec or WavSLM",
+                problem=f"it is k-means, which needs --{name}",
+                remedy="say which encoder and layer the centroids were made of",
             )
-    remedy = "give a .npy array (K, D), or a file that joblib wrote"
-    with flags.naming("--from", args.source, remedy):
-        centroids = read_centroids(source.path)
     config, weights = flags.encoder(args.encoder, args.layer)
     with flags.naming("--encoder", args.encoder):
         files = import_kmeans(
@@ -92,8 +91,11 @@ def _import_lm(args: argparse.Namespace, source: Published, output: Folder) -> i
     made_by = {"method": "imported", "from": args.source, "config": config}
     publish(output, lambda folder: save_lm(folder, model, tokenizer=tokenizer, made_by=made_by))
     print_rows({"kind": source.kind, **about_lm(model), **about_tokenizer(tokenizer)}, args.output)
-    prompt = f"--lm {args.output} --prompt SPEECH.wav --output out/continued"
-    print_next(("generate", prompt), ("evaluate", f"lm --lm {args.output} --input TOKENS"))
+    print_next(
+        ("generate", f"--lm {args.output} --prompt SPEECH.wav --output out/continued"),
+        ("evaluate", f"lm --lm {args.output} --input TOKENS"),
+        ("train_lm", f"--start {args.output} --input TOKENS --output out/tuned"),
+    )
     return 0
 
 
@@ -106,6 +108,8 @@ def _lm_tokenizer(given: str | None, config: dict) -> TokenizerFiles:
             return TokenizerFiles.read(folder)
     codec = str(config.get("codec_config", DEFAULTS["codec_config"]))
     try:
+        if not HUB_ID.fullmatch(codec) and not Path(codec).exists():
+            raise UsageError("it is no hub id", value=codec)
         source = find_published(codec)
         if source.kind != FOCALCODEC:
             raise UsageError(f"it is {source.kind}", value=codec)
@@ -134,6 +138,7 @@ def export_weights(args: argparse.Namespace) -> int:
         config, weights = export_focalcodec(files)
     publish(output, lambda folder: write_checkpoint(folder, config, weights))
     print_rows({"kind": FOCALCODEC, **about_tokenizer(files)}, args.output)
+    _print_notes(files)
     return 0
 
 
@@ -148,11 +153,11 @@ def _config(folder: Path) -> dict:
 
 def _export_lm(args: argparse.Namespace, folder: Path, output: Folder) -> int:
     with flags.naming("--from", args.source, "give the folder of a language model that fits"):
-        model = SpeechLM.from_pretrained(folder)
+        model, files = read_lm(folder)
+        model.tokenizer_files = files
         codec_config = args.codec_config or _codec_config(folder, output)
         config, weights = export_wavslm(model, codec_config)
-        files = model.tokenizer_files
-        assert files is not None  # export_wavslm needs it
+        assert files is not None  # or it would have been refused
         codec, codec_weights = export_focalcodec(files)
 
     def write(folder: Path) -> None:
@@ -162,13 +167,22 @@ def _export_lm(args: argparse.Namespace, folder: Path, output: Folder) -> int:
     publish(output, write)
     print_rows({"kind": WAVSLM, **about_lm(model), **about_tokenizer(files)}, args.output)
     print(f"its codec is in {args.output}/codec; their code loads {codec_config}")
+    _print_notes(files)
     return 0
+
+
+def _print_notes(files: TokenizerFiles) -> None:
+    """What the exported codec does differently."""
+    for note in left_out(files):
+        print(f"note: {note}")
 
 
 def _codec_config(folder: Path, output: Folder) -> str:
     """The hub id that an imported model came with, or else the path of the exported codec."""
-    given = _config(folder).get("made_by", {}).get("config", {}).get("codec_config", "")
-    if HUB_ID.fullmatch(given):
+    made_by = _config(folder).get("made_by")
+    theirs = made_by.get("config") if isinstance(made_by, dict) else None
+    given = theirs.get("codec_config") if isinstance(theirs, dict) else None
+    if given and HUB_ID.fullmatch(str(given)):
         return given
     if not output.local:
         raise flags.unusable(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lm.config import LMConfig
+from lm.config import LMConfig, LMError
 from lm.files import read_lm, save_lm
 from lm.from_wavlm import start_from_wavlm
 from lm.model import SpeechLM, targets, token_losses
@@ -79,6 +79,8 @@ def build_model(
     model = SpeechLM.from_tokenizer(config, tokenizer) if tokenizer else SpeechLM(config)
     if encoder:
         assert tokenizer is not None and isinstance(tokenizer.encoder, EncoderConfig)
+        if not tokenizer.encoder.position_bias:
+            raise LMError("a model starts from a WavLM's layers only on features of a WavLM")
         from transformers import WavLMModel  # takes two seconds, and most trainings need none
 
         start_from_wavlm(model, WavLMModel.from_pretrained(encoder), tokenizer.encoder.layer)

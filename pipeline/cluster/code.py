@@ -7,9 +7,7 @@ version installed: a run would then be wrong, and end well.
 import functools
 import hashlib
 import platform
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("tokenizer", "lm", "pipeline", "jobs")
@@ -34,15 +32,3 @@ def check_code(expected: str) -> None:
     """Raises OtherCode unless this process runs the driver's code. expected: its fingerprint."""
     if fingerprint() != expected:
         raise OtherCode(f"the worker's code, in {PROJECT}, is not the driver's")
-
-
-def with_the_drivers_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function for Ray that first checks that it runs in the driver's code."""
-    expected = fingerprint()
-
-    @functools.wraps(function)
-    def checked(*values: Any, **more: Any) -> Any:
-        check_code(expected)
-        return function(*values, **more)
-
-    return checked

@@ -3,17 +3,16 @@
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 import ray._private.ray_constants
+import ray._private.utils
 
 from pipeline.cluster.code import PROJECT
 from tokenizer.errors import UsageError, one_line
@@ -42,6 +41,8 @@ def connect() -> None:
             else:
                 _check_address(address)
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except UsageError:
+            raise
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"the cluster at {address}" if address else "Ray on this machine"
             problem = f"{where} cannot be used: {one_line(error)}"
@@ -110,12 +111,12 @@ def _check_address(address: str) -> None:
 @contextmanager
 def _own_signals() -> Iterator[None]:
     """Keep the job's answer to SIGTERM: Ray's own ends the driver with a C++ stack."""
-    before = signal.getsignal(signal.SIGTERM)
+    rays = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        ray._private.utils.set_sigterm_handler = rays
 
 
 @contextmanager

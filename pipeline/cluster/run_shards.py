@@ -1,16 +1,33 @@
 """The driver's loop over shards: bounded work in flight, progress, and giving up on a shard."""
 
+import functools
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from pipeline.cluster.code import with_the_drivers_code
+from pipeline.cluster.code import OtherCode, check_code, fingerprint
 from pipeline.cluster.progress import ProgressBoard, ShardLine
 from pipeline.shards.inputs import Shard, total_size
+from tokenizer.errors import UsageError
 
-# How often a shard is tried again, after a lost worker or a store that answers late.
+# How often a shard is tried again: by Ray after a lost worker, and here after an error, such as of
+# a store that answers late.
 RETRIES = 3
+
+
+@dataclass(frozen=True)
+class TaskFailed:
+    """What a task gives in place of its result after an error. other_code: it is OtherCode."""
+
+    problem: str
+    other_code: bool
+
+
+class TaskLost(TaskFailed):
+    """A task whose worker died, again and again."""
 
 
 def run_shards(
@@ -36,11 +53,11 @@ def run_shards(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         max_retries=RETRIES,
-        retry_exceptions=True,
         scheduling_strategy="SPREAD",
-    )(with_the_drivers_code(function))
+    )(_guarded(function))
     waiting = list(enumerate(shards))[::-1]
-    running: dict[ray.ObjectRef, Shard] = {}
+    running: dict[ray.ObjectRef, tuple[int, Shard]] = {}
+    tries = dict.fromkeys(range(len(shards)), 1 + RETRIES)
     results: dict[str, Any] = {}
     failed: dict[str, str] = {}
     try:
@@ -49,18 +66,56 @@ def run_shards(
                 left = len(waiting) + len(running)
                 number, shard = waiting.pop()
                 more = arguments(shard=shard, number=number, shards_left=left)
-                running[task.remote(shard, board, **more)] = shard
+                running[task.remote(shard, board, **more)] = number, shard
             done, _ = ray.wait(list(running), timeout=0.5)
             for ref in done:
-                shard = running.pop(ref)
-                try:
-                    results[shard.name] = ray.get(ref)
-                except ray.exceptions.RayError as error:
-                    cause = getattr(error, "cause", None) or error
-                    text = str(cause).strip().splitlines() or ["no message"]
-                    failed[shard.name] = f"{type(cause).__name__}: {text[-1]}"
+                number, shard = running.pop(ref)
+                result = _result(ref)
+                tries[number] -= 1
+                if not isinstance(result, TaskFailed):
+                    results[shard.name] = result
+                elif result.other_code:
+                    raise UsageError(
+                        f"a node of the cluster cannot be used: {result.problem}",
+                        "give all nodes the code that the driver has",
+                    )
+                elif tries[number] and not isinstance(result, TaskLost):
+                    waiting.insert(0, (number, shard))  # last, as a store may need time
+                    continue
+                else:
+                    failed[shard.name] = result.problem
                 line.shard_ended(ok=shard.name not in failed)
             line.refresh()
     finally:
         line.close()
     return results, failed
+
+
+def _result(ref: ray.ObjectRef) -> Any:
+    """A task's result, or TaskFailed."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        return TaskLost(_last_line(cause), isinstance(cause, ModuleNotFoundError))
+
+
+def _guarded(function: Callable) -> Callable:
+    """A task that gives TaskFailed after an error, of which Ray would print the whole stack."""
+    expected = fingerprint()
+
+    @functools.wraps(function)
+    def guarded(*values: Any, **more: Any) -> Any:
+        try:
+            check_code(expected)
+            return function(*values, **more)
+        except Exception as error:  # whatever it is, the shard is tried again
+            traceback.print_exc()  # into the worker's log
+            return TaskFailed(_last_line(error), isinstance(error, OtherCode))
+
+    return guarded
+
+
+def _last_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {text[-1]}"

@@ -46,6 +46,8 @@ class FeatureFigures:
         if isinstance(encoder, MFCCConfig):
             raise UsageError("the tokenizer uses MFCCs, not a WavLM", "leave it out")
         config, weights = read_encoder(folder, encoder.layer)
+        if not config.position_bias:
+            raise UsageError("it is not a WavLM, and others' upper layers are not measured")
         raw = (
             raw_form(config, weights)[1] if config.normalize and not encoder.normalize else weights
         )

@@ -204,10 +204,13 @@ def _phone_figures(
             unlabelled += 1
             continue
         label_ms, phones = labels.of_key[key]
-        places = measures.label_indices(len(codes), label_ms, files.left_padding)
+        places = measures.label_indices(len(codes), label_ms)
         places = places[places < len(phones)]
-        # The last token may cover fewer frames than the others.
-        if len(places) < len(codes) - FRAMES_BEYOND_LABELS - (files.frames_per_token - 1):
+        # The last token may cover fewer frames than the others. Left padding adds up to 2 frames.
+        beyond = (
+            FRAMES_BEYOND_LABELS + files.frames_per_token - 1 + (2 if files.left_padding else 0)
+        )
+        if len(places) < len(codes) - beyond:
             evaluation.left_out[key] = f"its labels end after {len(places)} of {len(codes)} frames"
             continue
         joint += measures.joint_counts(phones[places], codes[: len(places)], shape)

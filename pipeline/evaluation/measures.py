@@ -10,15 +10,14 @@ import numpy as np
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 
-def label_indices(num_frames: int, label_ms: float, left_padding: int = 0) -> np.ndarray:
+def label_indices(num_frames: int, label_ms: float) -> np.ndarray:
     """Index of the label at the centre of each frame: (num_frames,) int64.
 
     label_ms: duration of one label. Frame i covers samples 320 i to 320 i + 400 at 16 kHz, so its
-    centre is at 20 i + 12.5 ms; with labels of 10 ms it has label 2 i + 1. left_padding: samples
-    that the utterance got in front; all frames are earlier by that much, the first at 0 ms at most.
+    centre is at 20 i + 12.5 ms; with labels of 10 ms it has label 2 i + 1.
     """
-    centres = np.arange(num_frames) * SAMPLES_PER_FRAME + RECEPTIVE_FIELD / 2 - left_padding
-    return np.floor(centres.clip(min=0) * 1000 / SAMPLE_RATE / label_ms).astype(np.int64)
+    centres = np.arange(num_frames) * SAMPLES_PER_FRAME + RECEPTIVE_FIELD / 2
+    return np.floor(centres * 1000 / SAMPLE_RATE / label_ms).astype(np.int64)
 
 
 def joint_counts(phones: np.ndarray, codes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

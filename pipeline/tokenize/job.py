@@ -139,8 +139,8 @@ def tokenize(
         raise UsageError(
             f"{changed_text(changed)} since they were tokenized",
             "redo them, or keep what was made",
-            value=folder.given,
-            argument="input",
+            value=on_changed,
+            argument="on_changed",
         )
     finished -= set(changed)
     todo = [shard for shard in shards if shard.name not in finished]

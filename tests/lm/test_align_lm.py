@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,8 @@ from tokenizer.storage.folder import Folder
 from tokenizer.training.settings import RuntimeSettings
 
 CODES = 24
+# The shape of a model whose tokenizer is "abc".
+NAMED = small_config(CODES, inputs="embedding", chunk=2, tokenizer="abc")
 
 
 def utterance(random: np.random.Generator, size: int = 48) -> np.ndarray:
@@ -160,14 +163,13 @@ def test_triples_of_real_utterances_against_the_models_own(model, tmp_path):
     data = write_triples(made, "abc")
     assert data == write_triples(list(make_triples(Generator(model), real, settings)), "abc")
     for content in (data, gzip.decompress(data)):
-        for triple, again in zip(made, read_triples(content, CODES, "abc"), strict=True):
+        for triple, again in zip(made, read_triples(content, NAMED), strict=True):
             assert again.key == triple.key
             for part in ("prompt", "chosen", "rejected"):
                 assert np.array_equal(getattr(again, part), getattr(triple, part))
     (slam,) = read_triples(
         b'{"prompt": {"units": [1]}, "chosen": {"audio_repr": "<Un2><Un3>"}, "rejected": [4]}',
-        CODES,
-        None,
+        replace(NAMED, tokenizer=None),
     )
     assert (slam.prompt.tolist(), slam.chosen.tolist()) == ([1], [2, 3])
 
@@ -195,7 +197,14 @@ BROKEN = {
 @pytest.mark.parametrize("content, said", BROKEN.values(), ids=BROKEN)
 def test_broken_triples_are_named_with_their_line(content, said):
     with pytest.raises(LMError, match=said):
-        read_triples(content if isinstance(content, bytes) else content.encode(), CODES, "abc")
+        read_triples(content if isinstance(content, bytes) else content.encode(), NAMED)
+
+
+def test_a_prompt_needs_a_chunk_where_there_is_no_start():
+    plain, line = replace(NAMED, start=False), {**GOOD, "prompt": [1, 2]}
+    assert len(read_triples(json.dumps(line).encode(), plain)) == 1
+    with pytest.raises(LMError, match=r'"prompt" of line 2 has 1 tokens.* continues 2'):
+        read_triples("\n".join(map(json.dumps, (line, GOOD))).encode(), plain)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +213,8 @@ def places(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("align")
     random = np.random.default_rng(3)
     save_lm(folder / "lm", model, tokenizer=None, made_by={})
+    plain = SpeechLM(small_config(CODES, inputs="embedding", start=False))
+    save_lm(folder / "plain", plain, tokenizer=None, made_by={})
     broken = copy.deepcopy(model)
     broken.head.weight.data[0] = math.nan
     save_lm(folder / "nan", broken, tokenizer=None, made_by={})
@@ -245,7 +256,10 @@ UNUSABLE = {
     "no-lm": ({"lm": "{p}/tokens", "triples": "{p}/good.jsonl"}, "config.json"),
     "other-tokenizer": ({"make-triples": "{p}/named"}, "0123456789ab"),
     "too-short": ({"make-triples": "{p}/short", "prompt-tokens": "20"}, "4 tokens more"),
-    "long-prompt": ({"make-triples": "{p}/tokens", "prompt-tokens": "65"}, "looks back on 64"),
+    "short-prompt": (
+        {"lm": "{p}/plain", "make-triples": "{p}/tokens", "prompt-tokens": "3"},
+        "continues 4 or more",
+    ),
     "not-finite": ({"lm": "{p}/nan", "triples": "{p}/good.jsonl"}, "not finite"),
 }
 

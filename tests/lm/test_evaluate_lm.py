@@ -61,6 +61,19 @@ def test_a_score_is_the_direct_sum_and_batching_changes_nothing():
         assert bits_per_token(scores) == pytest.approx(bits, rel=1e-5)
         after = utterance_scores(model, said, first=[len(tokens) // 2 for tokens in said])
         assert after[5] == (pytest.approx(direct[5][45:].sum(), rel=1e-5), 45)
+    # Without START: the first chunk has no score, and what is no longer than it counts nothing.
+    model = SpeechLM(small_config(30, inputs="embedding", start=False, window=8)).eval()
+    scores = utterance_scores(model, said)
+    assert [count for _, count in scores] == [max(0, len(tokens) - 4) for tokens in said]
+    for tokens, (nats, count) in zip(said, scores):
+        row = torch.from_numpy(np.pad(tokens.astype(np.int64), (0, -len(tokens) % 4)))[None]
+        logits = model(row, torch.zeros_like(row))[0, :count].double()
+        chances = torch.log_softmax(logits, -1)[range(count), tokens[4:].astype(int)]
+        assert nats == pytest.approx(-float(chances.sum()), rel=1e-5)
+    after = utterance_scores(model, said, first=[2, 0, 0, 10, 0, 0, 0])
+    assert after[3][1] == 31 and after[0] == (0.0, 0)
+    with pytest.raises(LMError, match="no utterance has a token"):
+        bits_per_token(utterance_scores(model, said[:3]))
     for wrong in ([], [30], [-1], [0.5]):
         with pytest.raises(LMError, match="utterance 0"):
             utterance_scores(model, [np.array(wrong, type(wrong[0]) if wrong else int)])

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_lm import small_config
 
 from lm.config import PAD, START, LMError
 from lm.model import targets
@@ -144,17 +145,42 @@ def test_a_stream_resumes_from_its_position(output, monkeypatch):
         again.load_state_dict({"rows": 17})
 
 
+@pytest.mark.parametrize("start", [True, False])
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_validation_predicts_every_token_once(tmp_path, chunk):
+def test_validation_predicts_every_token_once(tmp_path, chunk, start):
     long = [*range(300)]
     url = imported(tmp_path, [[300] * 5, long, [301], [302] * 27], shard_tokens=10)
     tokens, _ = TokenShards.open(url)
     seen = []
-    for batch, utterance in validation_batches(tokens, chunk, 32, rows=3):
+    config = small_config(400, chunk=chunk, start=start)
+    for batch, utterance in validation_batches(tokens, config, 32, rows=3):
         assert batch.shape[1] == 32 and len(batch) <= 3
         wanted = targets(batch, utterance, chunk)
         seen += wanted[wanted >= 0].tolist()
-    assert sorted(seen) == sorted([300] * 5 + long + [301] + [302] * 27)
+    first = 0 if start else chunk
+    utterances = [[300] * 5, long, [301], [302] * 27]
+    assert sorted(seen) == sorted(token for said in utterances for token in said[first:])
+    # The same number, before any of it is read.
+    assert tokens.num_predicted(config.unscored_tokens) == len(seen)
+
+
+def test_without_start_rows_hold_the_tokens_alone(output, utterances):
+    tokens, _ = TokenShards.open(output)
+    layout = batching(1, start=False)
+    used = [said for said in utterances if len(said) > CHUNK]
+    assert tokens.num_shorter(CHUNK) == len(utterances) - len(used) > 0
+    epoch = -(-sum(-(-len(said) // CHUNK) * CHUNK for said in used) // LENGTH)
+    (batches,) = [drawn(tokens, epoch, layout)]
+    rows = torch.cat([batch for batch, _ in batches])
+    assert not (rows == START).any()
+    found = torch.bincount(rows[rows >= 0], minlength=len(utterances)).tolist()
+    assert found == [len(said) if len(said) > CHUNK else 0 for said in utterances]
+    # Targets are of the same utterance, a chunk later; only cuts and first chunks have none.
+    for batch, utterance in batches:
+        wanted = targets(batch, utterance, CHUNK)
+        assert ((wanted == batch) | (wanted < 0)).all()
+        borders = 1 + int((utterance[:, 1:] != utterance[:, :-1]).sum())
+        assert int((wanted < 0).sum()) <= CHUNK * borders + int((batch == PAD).sum())
 
 
 def test_held_out_share_is_by_key(tmp_path):

@@ -64,8 +64,13 @@ def log(output) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
-def train_here(tokens, output, **changes) -> list[dict]:
-    """As the job does in its one process, but in this one. Returns the log."""
+def train_here(
+    tokens, output, start=None, plain=False, show=lambda *_: None, **changes
+) -> list[dict]:
+    """As the job does in its one process, but in this one. Returns the log.
+
+    plain: a model without START.
+    """
     settings = LMTrainingSettings(
         **{
             "steps": 30,
@@ -87,7 +92,7 @@ def train_here(tokens, output, **changes) -> list[dict]:
         }
     )
     shape = {name.replace("-", "_"): value for name, value in SHAPE.items()}
-    config = LMConfig(codebook_size=CODES, **shape, window=16, inputs="embedding")
+    config = LMConfig(codebook_size=CODES, **shape, window=16, inputs="embedding", start=not plain)
     train, valid = TokenShards.open(tokens, 0.1)
     run = LMRun(
         config=config,
@@ -96,9 +101,10 @@ def train_here(tokens, output, **changes) -> list[dict]:
         valid=valid,
         tokenizer=None,
         encoder=None,
+        start=start,
         output=Folder(str(output)),
-        show=lambda *_: None,
-        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=9, keep=3, log_every=10),
+        show=show,
+        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=1e-9, keep=3, log_every=10),
         compile=False,
         threads=1,
     )
@@ -187,6 +193,29 @@ def test_muon_and_the_best_validation(tokens, tmp_path):
     assert tokenizer is None and model.config.codebook_size == CODES
 
 
+def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
+    first = train_here(tokens, tmp_path / "first", plain=True)
+    start = {"start": tmp_path / "first/model", "plain": True, "learning_rate": 1e-3}
+    whole = train_here(tokens, tmp_path / "whole", **start)
+    # It begins where the other ended, not where that one began.
+    assert whole[0]["bits_per_token"] < 0.6 * first[0]["bits_per_token"]
+    assert whole[-1]["valid_bits_per_token"] < first[-1]["valid_bits_per_token"]
+    model, _ = read_lm(tmp_path / "whole/model")
+    assert not model.config.start and "inputs.start" not in model.state_dict()
+
+    def stop(name: str, step: int, *_):
+        if (name, step) == ("train", 17):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_here(tokens, tmp_path / "stopped", show=stop, **start)
+    assert train_here(tokens, tmp_path / "stopped", **start) == whole
+    weights = [
+        load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "stopped")
+    ]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
 def test_a_loss_that_is_no_number_ends_the_training(tokens, tmp_path):
     with pytest.raises(TrainingFailed, match="give a lower learning rate and another output"):
         train_here(tokens, tmp_path, learning_rate=1e30)
@@ -218,6 +247,7 @@ UNUSABLE = {
     "earlier-name-of-a-flag": ({"start": "wavlm", "noise": 0.1}, "--initialize", "--encoder"),
     "inputs-without-tokenizer": ({"inputs": "codes"}, "--inputs", "codes"),
     "heads": ({"heads": 3}, "--preset", "heads"),
+    "no-model-to-start-from": ({"start": "{t}"}, "--start", "leave out --width"),
 }
 
 

@@ -171,9 +171,9 @@ def test_both_precisions_are_compared(tokenizer, places):
     assert "equal_tokens" in table_of(done.stdout)
 
 
-def test_bf16_of_an_imported_tokenizer_is_announced(tokenizer, capsys):
+def test_bf16_of_an_imported_tokenizer_is_announced(capsys):
     """A model that comes with it learned from its tokens in fp32."""
-    files = TokenizerFiles.read(tokenizer)
+    files = TokenizerFiles.read(TOKENIZER)
     imported = replace(files, made_by={"method": "imported", "from": "somewhere"})
     for given, precision, lines in (
         (files, "bf16", 0),

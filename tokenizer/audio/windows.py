@@ -10,8 +10,8 @@ frames as in a stream. The discarded frames have a shorter past than in a stream
 layers see that. Within one window (30 s) the tokens are those of a stream; in longer audio nearly
 all are (wavlm-tiny's layer 4, 200 s of speech: 99.9 %).
 
-An encoder with replicate padding gets 399 copies of an utterance's first sample in front of it.
-They are part of what is cut into windows, so only the first window has them.
+An encoder with replicate padding gets 399 copies of an utterance's first sample in front of it,
+which are part of what is cut into windows.
 """
 
 from collections.abc import Iterable, Iterator

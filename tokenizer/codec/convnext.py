@@ -61,9 +61,8 @@ class FrameConvolution(SelfPacking):
                 past = x.new_zeros(*x.shape[:2], self.kernel - 1)
             x, next_past = look_back(x, self.kernel - 1, past)
         padding = 0 if self.causal else "same"
-        return F.conv1d(
-            x, self.weight, self.bias, padding=padding, groups=self.groups
-        ).mT, next_past
+        y = F.conv1d(x, self.weight, self.bias, padding=padding, groups=self.groups)
+        return y.mT, next_past
 
     def _forward_packed(
         self, weight: InferenceLinear | Tensor, x: Tensor, past: Tensor | None

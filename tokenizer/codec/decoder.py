@@ -17,6 +17,7 @@ from tokenizer.audio.windows import Windowing
 from tokenizer.codec.compression import Compression, for_inference
 from tokenizer.codec.focal import State
 from tokenizer.codec.vocoder import Vocoder, VocoderState
+from tokenizer.config import FocalConfig
 from tokenizer.errors import UsageError
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -67,7 +68,7 @@ class Decoding:
         if files.compressor:
             self.compression = compression or Compression(files.compressor, files.weights, device)
             if files.compressor.causal:
-                self.past_frames = files.compressor.past_frames
+                self.past_frames = past_frames(files.compressor)
                 self.tokens_per_chunk = files.compressor.chunk_frames // self.frames_per_token
         self.vocoder: Vocoder | None = None
         if files.vocoder:
@@ -181,6 +182,14 @@ class Decoding:
                 "this tokenizer has no vocoder", "train one with jobs/train_vocoder.py"
             )
         return self.vocoder
+
+
+def past_frames(config: FocalConfig) -> int:
+    """How far back a causal decompressor looks: all convolutions of all blocks, one on another."""
+    levels = range(config.focal_levels)
+    kernels = [config.focal_window + config.focal_factor * level for level in levels]
+    block = config.past_frames + sum(kernels)
+    return len(config.factors) * block * config.frames_per_token
 
 
 def limited(wave: Tensor) -> Tensor:

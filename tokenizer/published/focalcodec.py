@@ -59,10 +59,7 @@ def import_focalcodec(config: dict, weights: dict[str, Tensor], source: str) -> 
     vocoder = vocoder_shape(reader, names["decoder"], width)
     if codec.width != width:
         reader.refuse("compressor_config.input_dim", f"{codec.width} is not the encoder's {width}")
-    size = (config.get("quantizer_config") or {}).get("codebook_size")
-    if size is not None and size != 1 << codec.latent:
-        why = f"{size} is not 2 to the power of the compressor's {codec.latent} outputs"
-        reader.refuse("quantizer_config.codebook_size", why)
+    _check_codebook(reader, config.get("quantizer_config"), codec.latent)
     _check_norms(reader)
     wanted = tensors(encoder, compression, vocoder, numbered=numbered)
     wanted += _gammas(reader, wanted)
@@ -89,6 +86,14 @@ def import_focalcodec(config: dict, weights: dict[str, Tensor], source: str) -> 
 def _refusal(problems: list[str], source: str) -> UsageError:
     remedy = "give the folder of a FocalCodec checkpoint of a supported shape"
     return UsageError("; ".join(problems), remedy, value=source)
+
+
+def _check_codebook(reader: ShapeReader, given: object, bits: int) -> None:
+    """The default of a missing size differs between releases; the shapes then say it."""
+    size = given.get("codebook_size") if isinstance(given, dict) else None
+    if size is not None and size != 1 << bits:
+        why = f"{size} is not 2 to the power of the compressor's {bits} outputs"
+        reader.refuse("quantizer_config.codebook_size", why)
 
 
 def _check_norms(reader: ShapeReader) -> None:

@@ -15,12 +15,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tokenizer.errors import UsageError
+from tokenizer.errors import UsageError, one_line
 
 # Packages whose objects are read as inert data.
 READ_AS_DATA = ("sklearn", "numpy", "scipy", "joblib")
 # Of the file, and of what it decompresses to.
 MOST_BYTES = 1 << 30
+# What the unpickler raises for a file that is cut, and for opcodes in a senseless order.
+BROKEN = (
+    pickle.UnpicklingError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+)
 # Names of NumPy's types that have a fixed size and hold no objects.
 PLAIN_DTYPE = re.compile(r"[fiub][1248]")
 
@@ -59,11 +71,8 @@ def read_pickle(content: bytes) -> Any:
         return plain(_Reader(io.BytesIO(content)).load())
     except UsageError:
         raise
-    except (pickle.UnpicklingError, EOFError, MemoryError, RecursionError) as error:
-        raise UsageError(f"it is a damaged pickle ({error})") from error
-    # Opcodes in a senseless order: whatever Python raises then.
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UsageError(f"it is a damaged pickle ({error})") from error
+    except BROKEN as error:
+        raise UsageError(f"it is a damaged pickle ({one_line(error)})") from error
 
 
 def plain(value: Any) -> Any:

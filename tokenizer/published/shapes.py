@@ -39,7 +39,7 @@ class ShapeReader:
 
     def count(self, prefix: str, otherwise: int) -> int:
         """The number of layers whose tensors' names start with this prefix and a number."""
-        pattern = re.compile(re.escape(prefix) + r"\.(\d{1,3})\.")
+        pattern = re.compile(re.escape(prefix) + r"\.(\d{1,2})\.")
         numbers = [int(found[1]) for name in self.shapes if (found := pattern.match(name))]
         return max(numbers) + 1 if numbers else otherwise
 

@@ -18,7 +18,9 @@ from tokenizer.storage.folder import filesystem
 
 FOCALCODEC, WAVSLM, KMEANS = "FocalCodec", "WavSLM", "k-means"
 # Keys by which a configuration is told.
-CODEC_KEYS = {f"{part}_name" for part in ("encoder", "compressor", "quantizer", "decompressor")}
+CODEC_KEYS = {
+    f"{part}_name" for part in ("encoder", "compressor", "quantizer", "decompressor", "decoder")
+}
 LM_KEYS = {"vocab_size", "toks_per_step"}
 HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 WEIGHTS = (".safetensors", ".pt")
@@ -63,6 +65,8 @@ def find_published(given: str) -> Published:
 
 def _found(given: str) -> Published:
     file = _fetched_file(given)
+    if file and file.suffix in WEIGHTS:
+        raise UsageError("its configuration is missing", "give the folder that holds both")
     if file and file.suffix != ".json":
         _check_content(file)
         return Published(KMEANS, file, given)

@@ -33,7 +33,7 @@ def read_encoder(folder: Path, layer: int) -> tuple[EncoderConfig, dict[str, Ten
     folder = Path(folder)
     values = _read_json(folder / "config.json")
     kind = values.get("model_type")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise EncoderError(f"its config.json is of a {kind!r}, not a 'wavlm', 'hubert', 'wav2vec2'")
     for name in UNKNOWN_PARTS:
         if values.get(name):

@@ -33,6 +33,13 @@ def train(args: argparse.Namespace) -> int:
             problem=f"there is no layer above --layer {args.layer} to learn from",
             remedy="give a WavLM, and a lower layer",
         )
+    if not config.position_bias:
+        raise flags.unusable(
+            "--encoder",
+            args.encoder,
+            problem="it is not a WavLM, the only kind that is distilled",
+            remedy="give a WavLM, or use --method kmeans",
+        )
     if args.replicate_padding and not args.causal:
         raise flags.unusable(
             "--replicate-padding",

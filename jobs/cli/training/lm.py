@@ -65,6 +65,12 @@ def train_lm(args: argparse.Namespace) -> int:
             f"tokens of {train.num_utterances:,} utterances, {valid.num_tokens:,} to validate on",
             file=sys.stderr,
         )
+        if left_out:
+            print(
+                f"{left_out:,} utterances of up to {config.unscored_tokens} tokens are left out: "
+                "without START the model predicts none of them",
+                file=sys.stderr,
+            )
         del model
         connect()
         on_gpu = device == "cuda"
@@ -100,7 +106,7 @@ def train_lm(args: argparse.Namespace) -> int:
 
 
 def check_tokens(args: argparse.Namespace, train: TokenShards, config: LMConfig) -> int:
-    """How many utterances are left out: those too short for a model without START; also on stderr.
+    """How many utterances are left out: those too short for a model without START.
 
     Raises UsageError unless the model has these tokens' codes and predicts some of them.
     """
@@ -118,13 +124,7 @@ def check_tokens(args: argparse.Namespace, train: TokenShards, config: LMConfig)
             "predicts none of the first ones",
             remedy="give longer utterances",
         )
-    if short := train.num_shorter(unscored):
-        print(
-            f"{short:,} of {train.num_utterances:,} utterances are left out: they have up to "
-            f"{unscored} tokens, and the model, without START, predicts none of them",
-            file=sys.stderr,
-        )
-    return short
+    return train.num_shorter(unscored)
 
 
 def open_token_shards(

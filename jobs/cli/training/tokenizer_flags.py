@@ -18,7 +18,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="URL",
         help="a WavLM: wavlm-tiny, which ships, a folder or URL, or the hub id "
-        "microsoft/wavlm-large, -base or -base-plus. Or, to compare with, mfcc, or "
+        "microsoft/wavlm-large, -base or -base-plus; for k-means a HuBERT or wav2vec 2.0 too. Or, "
+        "to compare with, mfcc, or "
         "mfcc-standardized, with zero mean and unit variance per dimension over a window",
     )
     parser.add_argument(

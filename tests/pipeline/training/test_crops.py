@@ -2,6 +2,7 @@
 
 import json
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from pipeline.shards.inputs import find_shards
 from pipeline.training import crops
 from pipeline.training.crop_stream import CropStream
 from pipeline.training.crops import UNCHANGED_SOUND, Crops
+from pipeline.training.train_vocoder import encoder_input
+from tokenizer.config import VocoderConfig
 
 
 def shards() -> list:
@@ -28,10 +31,10 @@ def short_segments(monkeypatch):
     monkeypatch.setattr(crops, "SHARDS_AT_ONCE", 1)
 
 
-def some_crops() -> Crops:
+def some_crops(**more) -> Crops:
     """Rows of a second, with nothing done to them but masks."""
     settings = CropSettings(rows=2, frames=50, mask_share=0.3, mask_span=4, **UNCHANGED_SOUND)
-    return Crops(shards(), None, noises=[], settings=settings, seed=[5, 0])
+    return Crops(shards(), None, noises=[], settings=settings, seed=[5, 0], **more)
 
 
 def assert_equal_batches(some, others) -> None:
@@ -83,3 +86,25 @@ def test_readers_continue_with_the_batches_that_come_next():
     again.load_state_dict(json.loads(json.dumps(middle.state_dict())))
     assert_equal_batches(islice(again, 3), whole[3:])
     assert again.state_dict() == stream.state_dict()
+
+
+@pytest.mark.parametrize("rate", [24_000, 22_050])
+def test_crops_at_another_rate_are_the_same_sound(rate):
+    """And what a vocoder's training makes of them for the encoder is that sound at 16 kHz."""
+    vocoder = VocoderConfig(width=8, head="linear", samples_per_frame=rate // 50, margin=0)
+    run = SimpleNamespace(
+        settings=SimpleNamespace(vocoder=vocoder, frames=50), files=SimpleNamespace(left_padding=0)
+    )
+    pairs = zip(some_crops().batches(), some_crops(sample_rate=rate).batches())
+    for (waves, *_), (resampled, *_) in islice(pairs, 3):
+        assert resampled.shape[1] == rate + 80 * rate // 16_000
+        for wave, row in zip(waves.numpy(), resampled.numpy()):
+            encoded = encoder_input(row, run)
+            assert encoded.shape == wave.shape and not encoded[-80:].any()
+            # But for the filters' edge under 8 kHz, and where pieces meet.
+            assert np.square(encoded - wave).mean() < 1e-3
+            run.files.left_padding = 399
+            padded = encoder_input(row, run)
+            assert len(padded) == 399 + 16_000 and (padded[:400] == encoded[0]).all()
+            assert np.array_equal(padded[399:], encoded[:-80])
+            run.files.left_padding = 0

@@ -80,6 +80,9 @@ def test_a_tokenizer_learns_to_speak(tmp_path):
     "changes, said",
     [
         ({"row-seconds": 0.1}, "--row-seconds"),
+        ({"output-rate": 24_000}, "--head linear"),
+        ({"head": "linear", "output-rate": 24_010}, "--output-rate 24010"),
+        ({"head": "linear", "output-rate": 4_000}, "--output-rate 4000"),
         ({"tokenizer": "wavlm-tiny"}, "--tokenizer"),
     ],
 )

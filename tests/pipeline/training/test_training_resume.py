@@ -31,10 +31,13 @@ from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 from tokenizer.training import loop
 from tokenizer.training.checkpoints import check_layout, checkpoint_steps
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
+# A vocoder's shape, at 24 kHz.
+LINEAR = {"head": "linear", "samples_per_frame": 480, "margin": 0, "limiter": False}
 CLOCK = ("time", "times_real_time")
 
 
@@ -150,11 +153,12 @@ def test_every_stage_of_a_distillation(quantizer, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_vocoder_with_discriminators(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shape", [{}, LINEAR], ids=["istft", "linear"])
+def test_a_vocoder_with_discriminators(shape, tmp_path, monkeypatch):
     def run(output: Path) -> None:
         files = TokenizerFiles.read(PRETRAINED / "wavlm-tiny-km256")
         settings = VocoderSettings(
-            vocoder=VocoderConfig(width=files.width, hidden=16, layers=1, feed_forward=32),
+            vocoder=VocoderConfig(width=files.width, hidden=16, layers=1, feed_forward=32, **shape),
             adversarial_weight=0.1,
             steps=12,
             rows=1,
@@ -185,6 +189,13 @@ def test_a_vocoder_with_discriminators(tmp_path, monkeypatch):
         "training/checkpoints/step-12.safetensors",
         logs,
     )
+    # It decodes at its own rate, and the record has a field only where it is not the default.
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "whole")
+    each, margin = (480, 0) if shape else (320, 80)
+    assert tokenizer.output_sample_rate == 50 * each
+    assert tokenizer.decode(np.arange(7)).shape == (7 * each + margin,)
+    made_by = TokenizerFiles.read(tmp_path / "whole").made_by["vocoder"]["vocoder"]
+    assert set(LINEAR) & set(made_by) == set(shape)
 
 
 class SomeLabels(dict):

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.training.kmeans import train_kmeans, train_whitened
 from pipeline.training.sample_features import PIECE_FRAMES, Reservoir
-from tokenizer.codec.codebook import Codebook
+from tokenizer.codec.codebook import Codebook, is_binary
+from tokenizer.codec.quantizers import BinarySpherical
 
 # As in models.py: threads only wait for each other over so little work.
 faiss.omp_set_num_threads(1)
@@ -75,6 +76,49 @@ def test_ties_go_to_the_lowest_code(codes, metric):
     features = torch.from_numpy(noise(1001, 24, 7))
     expected = Codebook(vectors[:5], metric).nearest(features)
     assert torch.equal(Codebook(vectors, metric).nearest(features), expected)
+
+
+@pytest.mark.parametrize("bits", [1, 6, 16])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_binary_codes_are_looked_up_by_their_signs(bits, metric):
+    corners = BinarySpherical(bits).codes
+    features = torch.from_numpy(noise(700, bits, 12))
+    features[::3, bits // 2] = features[::7] = features[5, :] = 0
+    features[9] = -0.0
+    book = Codebook(corners, metric)
+    found = book.nearest(features)
+    # The products' answer: turned corners are none, and the angles are the same.
+    turned = torch.linalg.qr(torch.randn(bits, bits, dtype=torch.float64))[0].float()
+    if bits > 1:
+        assert not is_binary(corners @ turned)
+    first = (corners[None] @ features[:, :, None])[..., 0].argmax(1)
+    assert found.dtype == torch.int64 and torch.equal(found, first)
+    assert torch.equal(book.nearest(features.bfloat16().float()), book.nearest(features.bfloat16()))
+    assert book.nearest(features[:0]).shape == (0,)
+    assert torch.equal(Codebook(corners.half(), metric).nearest(features), found)
+
+
+@pytest.mark.parametrize(
+    "spoiled", ["order", "length", "missing", "added", "zero", "opposite", "low bit first"]
+)
+def test_other_codes_are_not_taken_for_corners(spoiled):
+    codes = BinarySpherical(4).codes
+    if spoiled == "order":
+        codes[[3, 4]] = codes[[4, 3]]
+    elif spoiled == "length":
+        codes[5] *= 1.01
+    elif spoiled == "missing":
+        codes = codes[:-1]
+    elif spoiled == "added":
+        codes = torch.cat([codes, codes[:1]])
+    elif spoiled == "zero":
+        codes *= 0
+    else:
+        codes = codes.flip(1) if spoiled == "low bit first" else -codes
+    features = torch.from_numpy(noise(500, 4, 13))
+    found = Codebook(codes, "l2").nearest(features)
+    assert torch.equal(found, (features @ codes.T - codes.square().sum(1) / 2).argmax(1))
+    assert not is_binary(codes)
 
 
 def test_codes_of_any_dtype_and_batches_of_any_size():

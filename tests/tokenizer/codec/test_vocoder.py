@@ -234,15 +234,23 @@ def test_speech_streams_as_it_decodes(files, factors):
     assert len(tokenizer.speech_stream().finish()) == 0
 
 
-def test_long_decoding_keeps_a_causal_decompressors_chunks(files):
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_decoding_has_the_whole_past_of_a_causal_decompressor(files, causal):
+    """Before a causal vocoder and before any other one."""
     config = FocalConfig(
-        width=files.width, latent=8, hidden=(16,), factors=(1,), causal=True, past_frames=16
+        width=files.width, latent=8, hidden=(16, 16), factors=(1, 1), causal=True, past_frames=100
     )
-    tokenizer = Tokenizer(speaking(distilled(files, config), causal=True))
+    tokenizer = Tokenizer(speaking(distilled(files, config), causal=causal))
     tokens = np.random.default_rng(2).integers(0, 32, 3333)
-    stream = tokenizer.speech_stream()
-    streamed = np.concatenate([stream.push(tokens), stream.finish()])
-    np.testing.assert_allclose(tokenizer.decode(tokens), streamed, atol=1e-5)
+    assert len(list(tokenizer.decoding.blocks(tokens))) > 1
+    with torch.inference_mode():
+        (features,) = tokenizer.decoding.features([tokens])
+        whole = limited(tokenizer.vocoder(features[None])[0]).numpy()
+    np.testing.assert_allclose(tokenizer.decode(tokens), whole, atol=1e-5)
+    if causal:
+        stream = tokenizer.speech_stream()
+        streamed = np.concatenate([stream.push(tokens), stream.finish()])
+        np.testing.assert_allclose(streamed, whole, atol=1e-5)
 
 
 def test_what_cannot_be_decoded_is_refused(files):
@@ -282,7 +290,8 @@ def test_a_vocoder_is_a_separate_file_and_changes_no_token(files, tmp_path):
     weights.write_bytes((other / "vocoder.safetensors").read_bytes())
     with pytest.raises(TokenizerError, match="vocoder is not the one"):
         TokenizerFiles.read(tmp_path)
-    for changes in ({"hidden": 64}, {"width": 9}, {"n_fft": 401}, {"nonsense": 1}):
+    wrong = ({"hidden": 64}, {"width": 9}, {"head": "linear"}, {"n_fft": 401}, {"nonsense": 1})
+    for changes in wrong:
         values["vocoder"] |= changes
         config.write_text(json.dumps(values))
         with pytest.raises(TokenizerError, match="vocoder is not"):

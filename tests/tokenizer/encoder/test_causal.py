@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from causal_models import PAST, SAMPLES, noise, small_student, streamed, tokenizer_of
 from conftest import ONE_THREAD, SPEECH, run_here, run_job
-from models import small_tokenizer, small_wavlm
+from models import small_encoder, small_tokenizer, small_wavlm
 from refusals import assert_refused
-from transformers import WavLMModel
 
 from pipeline.settings import CropSettings
 from pipeline.shards.inputs import find_shards
@@ -20,9 +20,7 @@ from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.causal_encoder import train_causal_encoder
 from pipeline.training.crops import UNCHANGED_SOUND, Crops
 from tokenizer.audio.windows import Windowing
-from tokenizer.codec.compression import Compression
-from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.config import EncoderError, FocalConfig
+from tokenizer.config import EncoderError
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
 from tokenizer.storage.encoder_files import read_encoder
@@ -33,66 +31,11 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
-PAST = 24
-# More than a block of 64 chunks and many times PAST; ends within a chunk and within a frame.
-FRAMES, SAMPLES = 459, 459 * 320 + 80 + 133
-
-
-def noise(samples: int = SAMPLES, seed: int = 3) -> np.ndarray:
-    """Noise at the level of speech."""
-    return (np.random.default_rng(seed).standard_normal(samples) * 0.05).astype(np.float32)
-
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> CausalStudent:
-    """A random causal WavLM with a short window, with gradients."""
-    folder = tmp_path_factory.mktemp("wavlm")
-    small_wavlm(folder, "layer")
-    config, _ = read_encoder(folder, 3)
-    config = replace(config, causal=True, normalize=False, past_frames=PAST)
-    student = CausalStudent(WavLMModel.from_pretrained(folder), config, torch.zeros(64))
-    with torch.no_grad():  # with taps at zero, a test would not notice what they read
-        conv = student.wavlm.encoder.pos_conv_embed.conv
-        conv.weight.add_(torch.randn(conv.weight.shape, generator=torch.manual_seed(4)) * 0.05)
-    return student
-
-
-def tokenizer_of(student: CausalStudent, factors: tuple[int, ...]) -> Tokenizer:
-    """A tokenizer of 64 random codes. factors: of its compressor, () for none."""
-    torch.manual_seed(5)
-    weights, shape = student.weights(), None
-    files = {f"encoder.{name}": weight for name, weight in weights.items()}
-    (features,) = CausalWavLM(student.config, weights)([torch.from_numpy(noise(seed=6))])
-    if factors:
-        shape = FocalConfig(
-            width=64,
-            latent=8,
-            hidden=(32,) * len(factors),
-            factors=factors,
-            causal=True,
-            past_frames=PAST,
-        )
-        for name, part in (
-            ("compressor", Compressor(shape)),
-            ("decompressor", Decompressor(shape)),
-        ):
-            files |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-        files |= {"features.mean": features.mean(0), "features.scale": features.std()}
-        (features,) = Compression(shape, files).latents([features])
-    files["codebook.codes"] = features[torch.randperm(len(features))[:64]].clone()
-    return Tokenizer(
-        TokenizerFiles(student.config, "l2", weights=files, made_by={}, compressor=shape)
-    )
-
-
-def streamed(tokenizer: Tokenizer, wave: np.ndarray, most: int, seed: int = 0) -> list[np.ndarray]:
-    """The tokens of each push of up to `most` samples, then those of finish()."""
-    random, stream, tokens = np.random.default_rng(seed), tokenizer.stream(), []
-    while len(wave):
-        count = int(random.integers(0, most + 1))
-        tokens.append(stream.push(wave[:count]))
-        wave = wave[count:]
-    return [*tokens, stream.finish()]
+    """As small_student."""
+    return small_student(tmp_path_factory.mktemp("wavlm"))
 
 
 def test_inference_has_the_features_of_the_training_form(student):
@@ -252,11 +195,13 @@ def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
 
 def test_what_cannot_be_causal_is_refused(tmp_path):
     small_wavlm(tmp_path / "base", "group")
-    base = {"encoder": tmp_path / "base", "layer": 2}
+    small_encoder(tmp_path / "hubert", "hubert", "layer")
+    base, hubert = ({"encoder": tmp_path / name, "layer": 2} for name in ("base", "hubert"))
     for changes, more, problem in (
         ({"method": "kmeans"}, [], "--causal"),
         ({}, ["--center"], "--center"),
         (base, [], "wavlm-large's shape"),
+        (hubert, [], "not a WavLM"),
     ):
         done = run_here("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
         assert_refused(done, problem)

@@ -1,5 +1,5 @@
-"""The encoder equals transformers.WavLMModel cut at a layer, whatever shares a batch with an
-utterance; and a folder's weights are read up to the layer, and no further.
+"""The encoder equals transformers' WavLM, HuBERT and wav2vec 2.0 cut at a layer, whatever shares a
+batch with an utterance; and a folder's weights are read up to the layer, and no further.
 """
 
 import json
@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import LAYERS, Bomb, small_wavlm
+from models import LAYERS, Bomb, small_encoder, small_wavlm
 from safetensors.torch import load_file, save_file
 
 from tokenizer.config import EncoderError
 from tokenizer.encoder import wavlm_layer
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.encoder_files import read_encoder
+from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
 NORMS = ["layer", "group"]
 # Of one frame, the last sample before the second and the first with it, one convolution tile,
@@ -65,6 +67,46 @@ def test_features_are_those_of_transformers(saved, waves, layer, monkeypatch):
     for ours, theirs in zip(half, expected, strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours.float() - theirs).norm() < 0.03 * theirs.norm()
+
+
+# distilhubert's conv features are not normalised; conv biases are the large shape's alone.
+OTHERS = [
+    ("hubert", "layer", {}),
+    ("hubert", "group", {}),
+    ("hubert", "group", {"feat_proj_layer_norm": False}),
+    ("hubert", "layer", {"conv_bias": False}),
+    ("wav2vec2", "layer", {}),
+    ("wav2vec2", "group", {"conv_bias": True}),
+]
+
+
+@pytest.mark.parametrize(
+    "kind, norm, changes", OTHERS, ids=lambda x: "-".join(x) if isinstance(x, dict) else x
+)
+def test_hubert_and_wav2vec2_are_read_and_run(tmp_path, waves, kind, norm, changes):
+    model = small_encoder(tmp_path, kind, norm, **changes)
+    for layer in (0, 1, LAYERS - 1):
+        config, weights = read_encoder(tmp_path, layer)
+        assert not config.position_bias
+        assert config.normalize == (norm == "layer")
+        expected = [reference(model, wave)[layer] for wave in waves]
+        for per_group in (None, len(LENGTHS)):
+            encoder = WavLM(config, weights, utterances_per_group=per_group)
+            assert error(encoder(waves), expected) < 1e-5, per_group
+            half = WavLM(config, weights, dtype=torch.bfloat16, utterances_per_group=per_group)(
+                waves
+            )
+            for ours, theirs in zip(half, expected, strict=True):
+                assert (ours.float() - theirs).norm() < 0.03 * theirs.norm()
+    weights = {f"encoder.{name}": weight for name, weight in weights.items()}
+    weights["codebook.codes"] = expected[0][:20].clone()
+    TokenizerFiles(config, "l2", weights).save(tmp_path / "units")
+    files = TokenizerFiles.read(tmp_path / "units")
+    assert files.encoder == config
+    (tokens,) = Tokenizer(files).encode_windows([waves[0].numpy()])
+    assert list(tokens[:20]) == list(range(20))
+    with pytest.raises(EncoderError, match="cannot be causal"):
+        replace(config, causal=True, normalize=False, feat_extract_norm="layer")
 
 
 def test_a_batch_changes_none_of_its_utterances(saved, waves):
@@ -138,11 +180,11 @@ def test_weights_above_the_layer_are_never_read(tmp_path, waves, above):
             read_encoder(tmp_path, 3)
 
 
-@pytest.mark.parametrize("prefix", ["", "wavlm."])
+@pytest.mark.parametrize("prefix", ["", "wavlm.", "hubert.", "wav2vec2."])
 @pytest.mark.parametrize("weight_norm", ["weight_g/v", "parametrizations"])
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_older_names_and_files_give_the_same_weights(tmp_path, prefix, weight_norm, file):
-    small_wavlm(tmp_path, "layer")
+    small_encoder(tmp_path, prefix.rstrip(".") or "wavlm", "layer")
     _, expected = read_encoder(tmp_path, 2)
     weights = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").unlink()
@@ -189,7 +231,10 @@ def write(folder, config, weights):
 @pytest.mark.parametrize(
     "change, says",
     [
-        ({"model_type": "wav2vec2"}, "wav2vec2"),
+        ({"model_type": "wav2vec2-conformer"}, "wav2vec2-conformer"),
+        ({"model_type": "wav2vec2", "adapter_attn_dim": 16}, "adapter_attn_dim"),
+        ({"model_type": "hubert", "conv_pos_batch_norm": True}, "conv_pos_batch_norm"),
+        ({"model_type": "hubert", "hidden_act": "swish"}, "gelu"),
         ({"model_type": None}, "not a 'wavlm'"),
         ({"num_hidden_layers": 1}, "1 layers"),
         ({"hidden_act": "relu"}, "gelu"),
@@ -217,6 +262,8 @@ def test_every_weight_it_needs_is_asked_for(tmp_path, sound):
     write(tmp_path, config, weights)
     # Of a pre-norm model, encoder.layer_norm lies above every layer.
     above = ("encoder.layer_norm.", "masked_spec_embed")
+    write(tmp_path, config, {k: v for k, v in weights.items() if not k.startswith(above)})
+    WavLM(*read_encoder(tmp_path, 1))([torch.zeros(400)])
     needed = [k for k in weights if not layers_above(k, 1) and not k.startswith(above)]
     unnoticed = {}
     for name in needed:

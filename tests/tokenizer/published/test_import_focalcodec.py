@@ -150,6 +150,11 @@ REFUSED = {
     "causal Vocos": (NON_CAUSAL, set_key("decoder", causal=True), "decoder_config.causal is true"),
     "hop": (NON_CAUSAL, set_key("decoder", hop_length=160), "decoder_config.hop_length 160"),
     "bits": (CAUSAL, set_key("quantizer", codebook_size=1024), "quantizer_config.codebook_size 10"),
+    "a list": (
+        CAUSAL,
+        lambda config, weights: config.update(quantizer_config=[1]),
+        "quantizer_config is not a JSON object",
+    ),
     "encoder not causal": (CAUSAL, set_key("encoder", causal=False), "compressor_config.causal"),
     "chunks": (CAUSAL, set_key("encoder", lookahead_size=1), "decompressor_config.lookahead_size"),
     "hidden sizes": (NON_CAUSAL, widen_decompressor, "decompressor_config.hidden_dims [16, 16]"),
