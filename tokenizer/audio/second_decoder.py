@@ -44,9 +44,9 @@ def open_media(part: Part) -> Sound:
         container = av.open(part.file, mode="r", format=part.format, metadata_errors="ignore")
     except av.FFmpegError as error:
         raise AudioError(NOT_AUDIO, f"FFmpeg: {error}") from error
-    if not container.streams.audio:
+    if not container.streams.audio or container.streams.audio[0].codec_context is None:
         container.close()
-        raise AudioError(NOT_AUDIO, "the file has no audio stream")
+        raise AudioError(NOT_AUDIO, "the file has no audio stream that FFmpeg decodes")
     frames = _frames(container, part, av.FFmpegError)
     first = next(frames, None)
     if first is None:

@@ -5,7 +5,6 @@ Files are written with soundfile and changed byte by byte; Ogg pages are made he
 
 import io
 import struct
-import sys
 import tracemalloc
 
 import numpy as np
@@ -286,43 +285,3 @@ def test_pieces_of_a_file_read_as_one_file():
         assert file.seek(place) == place
         assert file.read(size) == whole[place : place + size]
     assert file.seek(-3, 2) == len(whole) - 3 and file.read() == b"end"
-
-
-@pytest.fixture(scope="module")
-def media():
-    """(a file of 2 s, one of 1 s) by name, as FFmpeg writes them."""
-    pytest.importorskip("av")
-    from faults.containers import FFMPEG, muxed
-
-    def both(name):
-        muxer, encoder, options, _ = FFMPEG[name]
-        return [muxed(hiss(s, s), muxer, encoder=encoder, options=options) for s in (2, 1)]
-
-    return {name: both(name) for name in FFMPEG}
-
-
-@pytest.mark.parametrize(
-    "name", ["m4a", "mov", "mp4 in fragments", "webm", "webm live", "flac in mkv", "aac", "wma"]
-)
-def test_the_second_decoder(media, name):
-    data, other = media[name]
-    wave = read(data).waveform
-    # Without a container that says how much, an encoder's first samples are decoded too.
-    assert len(wave) / RATE == pytest.approx(2.0, abs=0.15)
-    if name in ("mov", "flac in mkv"):  # lossless
-        np.testing.assert_allclose(wave, hiss(2, 2), atol=1e-4)
-    for share in (0.2, 0.5, 0.9):
-        assert reason(data[: int(share * len(data))]) == reasons.TRUNCATED, share
-    if name != "wma":
-        assert len(read(data + other).waveform) / RATE == pytest.approx(3.0, abs=0.3)
-        assert same(data + b"\n", data)
-
-
-def test_without_the_second_decoder_the_reason_names_it(media, monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    for name in ("m4a", "webm", "aac", "wma"):
-        with pytest.raises(AudioError, match=r"pip install 'wavmill\[media\]'") as caught:
-            read(media[name][0])
-        assert caught.value.reason == reasons.NEEDS_AV
-    # What is cut is known to be cut without it.
-    assert reason(media["m4a"][0][:5000]) == reasons.TRUNCATED

@@ -60,19 +60,26 @@ def _mp4(file: BinaryIO, start: int, stop: int) -> Part:
 
 
 def read_asf(file: BinaryIO, start: int) -> Iterator[Part]:
-    """The part of an ASF file. Raises AudioError(TRUNCATED) when an object exceeds the file."""
-    stop, at, found = size_of(file), start, False
+    """The parts of one or several joined ASF files, from `start` on.
+
+    Raises AudioError(TRUNCATED) when an object is longer than the file.
+    """
+    stop, at, begin, found = size_of(file), start, start, False
     while at + 24 <= stop:
         name, size = struct.unpack("<16sQ", read_at(file, at, 24))
         if size < 24:
             break
         if at + size > stop:
             raise AudioError(TRUNCATED, "an object of the ASF is cut")
+        if name == ASF_HEADER and found:
+            yield Part(file=view(file, begin, at), format="asf", sndfile=False)
+            begin, found = at, False
         found |= name == ASF_DATA
         at += size
     if not found:
         raise AudioError(TRUNCATED, "the ASF has no data")
-    yield Part(file=view(file, start, stop), format="asf", sndfile=False)
+    check_rest(file, at, stop, audio=at - begin)
+    yield Part(file=view(file, begin, at), format="asf", sndfile=False)
 
 
 def read_matroska(file: BinaryIO, start: int) -> Iterator[Part]:

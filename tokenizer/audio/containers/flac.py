@@ -155,16 +155,26 @@ def _coded_number(head: bytes, at: int) -> tuple[int, int | None]:
 
 
 def _count(file: BinaryIO, info: StreamInfo, stop: int) -> int:
-    """Samples of the frames that follow each other without a gap from the first on."""
-    samples = 0
+    """Samples of the frames that follow each other without a gap from the first on.
+
+    Raises AudioError(TRUNCATED) when other frames follow: some are missing, or the header is wrong.
+    """
+    end = _next_stream(file, info.frames_at)
+    stop = stop if end < 0 else end
+    samples = frames = others = 0
     for place in range(info.frames_at, stop, BLOCK_BYTES):
-        block = read_at(file, place, BLOCK_BYTES + HEADER_BYTES)
+        block = read_at(file, place, min(BLOCK_BYTES + HEADER_BYTES, stop - place))
         at = -1
         while 0 <= (at := block.find(b"\xff", at + 1)) < BLOCK_BYTES:
             if len(block) > at + 1 and block[at + 1] & 0xFE == 0xF8:
                 frame = _frame(block[at : at + HEADER_BYTES], info)
                 if frame and frame[0] == samples:
-                    samples = frame[1]
+                    samples, frames = frame[1], frames + 1
+                elif frame:
+                    others += 1
+    # A frame's own bytes look like a header now and then.
+    if others > 1 + frames // 50:
+        raise AudioError(TRUNCATED, f"{others} FLAC frames are out of order")
     return samples
 
 
