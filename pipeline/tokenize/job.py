@@ -6,6 +6,7 @@ import time
 import tomllib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def changed_text(names: list[str]) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of wavmill, Python, and the packages that decide tokens, for the record."""
-    packages = ("torch", "ray", "numpy", "soundfile", "soxr")
+    packages = ["torch", "ray", "numpy", "soundfile", "soxr"]
+    packages += ["av"] if find_spec("av") else []
     return {
         "wavmill": _wavmill_version(),
         "python": platform.python_version(),

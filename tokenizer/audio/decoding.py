@@ -151,7 +151,7 @@ def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
 
     Streams that are joined in one file follow each other, at the rate of the first. Raises
     AudioError, at once or while blocks are read: whatever the container, a decoder or the samples
-    show. No block of audio that is cut is the last: an error follows it.
+    show. Where audio is cut, what there is of it may come first, and then the error.
     """
     sounds = map(_open, _parts(file))
     first = next(sounds, None)

@@ -197,6 +197,11 @@ def test_a_flac_with_more_frames_than_its_header_says(claim):
     assert reason(changed[: len(changed) // 2]) == reasons.TRUNCATED
 
 
+def test_a_flac_of_no_frames_is_empty():
+    assert reason(encoded(hiss(0), "FLAC")) == reasons.EMPTY
+    assert reason(encoded(hiss(), "FLAC")[:60]) == reasons.TRUNCATED
+
+
 def ogg_pages(packets, serial=7):
     """Pages of Ogg, a packet each, with checksums computed bit by bit as RFC 3533 has it."""
     pages = []

@@ -59,6 +59,8 @@ def read_flac(file: BinaryIO, start: int) -> Iterator[Part]:
     while True:
         info = _stream_info(file, start)
         samples, patches = info.samples, {}
+        if not samples and info.frames_at >= stop:
+            return  # a header without frames
         if not samples or _last_sample(file, info, stop) != samples:
             counted = _count(file, info, stop)
             if counted < samples:

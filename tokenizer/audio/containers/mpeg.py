@@ -30,6 +30,7 @@ from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCLAIMED, AudioError
 LARGEST_FRAME = 4 * 1728  # bytes
 # Bytes before a first frame that does not say how many frames there are.
 MOST_BEFORE = 1 << 16
+MOST_TRIMMED = 2 * 0xFFF  # samples: two fields of 12 bits in LAME's tag
 TAGS = (b"Xing", b"Info", b"VBRI")
 
 
@@ -50,6 +51,12 @@ class MpegStream:
     def bytes(self) -> int:
         """Of all frames."""
         return sum(stop - start for start, stop in self.runs)
+
+    @property
+    def least_samples(self) -> int:
+        """Of the decoded stream, from which a tag may have trimmed what the encoder added."""
+        trimmed = MOST_TRIMMED if self.kind.layer == 3 else 0
+        return max(0, (self.count - 3) * self.kind.samples - trimmed)
 
 
 class _Buffer:
@@ -113,7 +120,7 @@ def read_mpeg(file: BinaryIO, start: int) -> Iterator[Part]:
         yield Part(
             file=_mended(file, stream, untouched=untouched),
             format="mp3",
-            least_samples=max(0, stream.count - 3) * stream.kind.samples,
+            least_samples=stream.least_samples,
         )
 
 
