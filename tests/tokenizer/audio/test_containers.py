@@ -198,8 +198,10 @@ def test_a_flac_with_more_frames_than_its_header_says(claim):
 
 
 def test_a_flac_of_no_frames_is_empty():
-    assert reason(encoded(hiss(0), "FLAC")) == reasons.EMPTY
-    assert reason(encoded(hiss(), "FLAC")[:60]) == reasons.TRUNCATED
+    data = encoded(hiss(), "FLAC")
+    info = data[8:21] + bytes([data[21] & 0xF0]) + bytes(20)
+    assert reason(b"fLaC\x80\0\0\x22" + info) == reasons.EMPTY
+    assert reason(data[:60]) == reasons.TRUNCATED
 
 
 def ogg_pages(packets, serial=7):
