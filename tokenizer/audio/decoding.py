@@ -125,7 +125,8 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
         wide = block.astype(np.float64)
         total += float(wide.sum())
         squares += float(np.dot(wide, wide))
-        silent = silent and bool((np.abs(block) < SILENCE).all())
+        # Nearly always the power says so already.
+        silent = silent and squares < count * SILENCE**2 and bool((np.abs(block) < SILENCE).all())
         if kept is not None and count <= keep_samples:
             kept.append(block)
         else:

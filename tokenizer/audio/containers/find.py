@@ -15,6 +15,8 @@ SOUND_ENDINGS = (
 VIDEO_ENDINGS = ("mp4", "mov", "webm", "mkv", "3gp")
 # Where a stream may begin behind something else.
 SEARCHED = 1 << 16
+# What shows where a container begins: three of the longest MPEG or ADTS frames.
+HEAD_BYTES = 3 << 13
 Reader = Callable[[BinaryIO, int], Iterator[Part]]
 
 
@@ -26,10 +28,9 @@ def find_parts(file: BinaryIO) -> Iterator[Part]:
     says that not all is there, or cannot say; NOT_AUDIO when no container is known.
     """
     start = after_id3v2(file, 0)
-    head = read_at(file, start, SEARCHED + ogg.LARGEST_PAGE)
-    found = _reader(head)
+    found = _reader(read_at(file, start, HEAD_BYTES))
     if found is None:
-        start, found = _behind(head, start)
+        start, found = _behind(read_at(file, start, SEARCHED + ogg.LARGEST_PAGE), start)
     return found(file, start)
 
 

@@ -15,7 +15,7 @@ from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, AudioError
 MAGIC = b"fLaC"
 STREAMINFO = (b"\0\0\0\x22", b"\x80\0\0\x22")  # header of the first metadata block
 # What libFLAC may have read beyond the last frame that it decoded.
-READ_AHEAD = 1 << 17
+READ_AHEAD = 1 << 16
 # Bytes of a frame's header: 4, up to 7 of its number, 2 of its size, 2 of its rate, its CRC-8.
 HEADER_BYTES = 16
 RATE_BYTES = {12: 1, 13: 2, 14: 2}  # by the code of the rate

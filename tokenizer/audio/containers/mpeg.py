@@ -168,7 +168,7 @@ def _follow(buffer: _Buffer, at: int, kind: Kind) -> tuple[int, int, bool]:
             return at, count, False
         while place < limit:
             frame = headers[data[place : place + 4]]
-            if frame is None or frame[1] != kind:
+            if frame is None or frame[1] is not kind:
                 at = buffer.base + place
                 return at, count, _is_cut(data[place:]) if stop - at < 4 else False
             place += frame[0]

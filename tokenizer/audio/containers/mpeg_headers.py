@@ -55,9 +55,11 @@ def _parse(head: bytes) -> tuple[int, Kind] | None:
     if version == 1 or layer == 4 or bit_rate in (0, 15) or rate == 3:
         return None
     kind = Kind(version, layer, SAMPLE_RATES[version][rate], mono=head[3] >> 6 == 3)
+    kind = KINDS.setdefault(kind, kind)  # equal kinds are one object
     bits = BIT_RATES[version == 3, layer][bit_rate] * 1000
     slot = 4 if layer == 1 else 1
     return (kind.samples // 8 * bits // (kind.sample_rate * slot) + padding) * slot, kind
 
 
 HEADERS = _Headers()
+KINDS: dict[Kind, Kind] = {}
