@@ -50,6 +50,12 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
         default=cut.batch_seconds,
         help="maximum audio in a batch, padding included (default: %(default)g)",
     )
+    how.add_argument(
+        "--max-duration",
+        type=positive_number,
+        metavar="SECONDS",
+        help="reject longer audio, as `too_long` (default: any length is encoded)",
+    )
 
 
 def add_device(
@@ -94,6 +100,7 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
         batch_size=args.batch_size,
         batch_seconds=args.batch_seconds,
         precision=args.precision,
+        max_duration=args.max_duration,
     )
 
 
