@@ -19,6 +19,7 @@ from fsspec.utils import glob_translate
 
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import filesystem
+from tokenizer.storage.retries import refuse_empty_listings
 
 # fsspec's infos of files, by path.
 Infos = dict[str, dict[str, Any]]
@@ -53,6 +54,7 @@ def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, Inpu
     for pattern in patterns:
         fs, path = filesystem(pattern)
         path = path.rstrip("/")
+        refuse_empty_listings(fs)
         try:
             if len(patterns) > 1 and not has_magic(path):
                 base, infos = _from_listing(fs, path, listings)
