@@ -107,6 +107,10 @@ class World:
         result.problems += [*problems, *left_over(store, self.names)]
         return result
 
+    def names_of_tars(self) -> list[str]:
+        """File names in `source`."""
+        return [f"{name}.tar" for name in self.names]
+
     @property
     def names(self) -> list[str]:
         """Names of the shards."""

@@ -1,4 +1,4 @@
-"""Files on a local disk that outlive a power cut, and of which only one process can be the maker."""
+"""Files on a local disk: safe from a power cut, and each made by one process alone."""
 
 import errno
 import os
