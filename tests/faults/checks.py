@@ -174,7 +174,8 @@ class Command:
         except subprocess.TimeoutExpired:
             status = None
         deadline = time.monotonic() + 60
-        own = ("ray::", "jobs/", "raylet", "gcs_server")
+        # Of a Ray that lost its driver the servers end later than the workers.
+        own = ("ray::tokenize", "ray::_Encoder") if killed else ("ray::", "raylet", "gcs_server")
         while (processes := self.processes(*own)) and time.monotonic() < deadline:
             if status is None:
                 break
