@@ -7,6 +7,7 @@ much memory. `python -m faults.fuzz KIND SEED` does one again, here, with its tr
 import io
 import json
 import multiprocessing
+import os
 import random
 import resource
 import sys
@@ -153,7 +154,7 @@ class _Worker:
         self.at = self.context.Value("q", -1)
         self.errors, far = self.context.Pipe(duplex=False)
         self.process = self.context.Process(
-            target=_work, args=((self.kind, self.seeds), self.at, far)
+            target=_work, args=((self.kind, self.seeds), self.at, far), daemon=True
         )
         self.process.start()
         far.close()
@@ -193,7 +194,7 @@ def _work(what: tuple[str, range], at: Any, errors: Any) -> None:
     """Read the mutation of each seed."""
     kind, seeds = what
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-    sys.stderr = io.StringIO()  # progress bars
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars, and what libmpg123 says
     files = TARGETS[kind].files()
     for seed in seeds:
         at.value = seed
