@@ -127,7 +127,7 @@ def _infos(fs: Any, path: str, endings: tuple[str, ...]) -> tuple[str, Infos]:
         base = posixpath.dirname(re.split(r"[*?\[]", path)[0])
         matches = _local_glob(path, base) if local else fs.glob(path, detail=True)
         return base, {p: i for p, i in matches.items() if i["type"] != "directory"}
-    info = fs.info(path)
+    info = _stat(path) if local else fs.info(path)
     if info["type"] == "file" and not info.get("size") and not local:
         # A store's "folder" can be an empty object of the folder's name.
         below = fs.find(f"{path}/", detail=True)
