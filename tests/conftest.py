@@ -17,15 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset as wds
-from botocore.exceptions import BotoCoreError, ClientError
 from job_marker import runs_a_job
-from ray_cluster import ROOT, end_ray, environment, free_port, shared_cluster
+from ray_cluster import ROOT, end_ray, environment, shared_cluster
+from stores import s3_server
 from transformers import WavLMConfig, WavLMModel
 
 SPEECH = ROOT / "tests" / "speech"
@@ -143,15 +142,6 @@ def rows_of(parquet: Path) -> list[dict]:
     return pq.read_table(parquet).to_pylist()
 
 
-def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """{path below the folder: (inode, size, time of change)} of every file and folder."""
-    return {
-        str(path.relative_to(folder)): (s.st_ino, s.st_size, s.st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        for s in [path.stat()]
-    }
-
-
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
     """Share of equal tokens over the length both have."""
     length = min(len(one), len(other))
@@ -206,67 +196,8 @@ def good(tokenizer, tmp_path_factory) -> Run:
     return Run(output, run_job("tokenize", *flags, *ONE_THREAD))
 
 
-class S3(NamedTuple):
-    """A running S3 server. env: the variables that a process needs to reach it."""
-
-    endpoint: str
-    env: dict
-    bucket: str
-    client: object
-
-    def listing(self, prefix: str) -> dict[str, tuple[str, object]]:
-        """{key: (ETag, time of change)} below a prefix."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=prefix
-        )
-        objects = (o for page in pages for o in page.get("Contents", ()))
-        return {o["Key"]: (o["ETag"], o["LastModified"]) for o in objects}
-
-    def upload(self, folder: Path, prefix: str) -> str:
-        """Put a folder's files below a prefix; returns its URL."""
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            key = f"{prefix}/{path.relative_to(folder)}"
-            self.client.upload_file(str(path), self.bucket, key)
-        return f"s3://{self.bucket}/{prefix}"
-
-    def read(self, key: str) -> bytes:
-        """An object's content."""
-        return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-
-
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
     """An S3 server (moto) in its own process, with one bucket."""
-    port, log = free_port(), tmp_path_factory.mktemp("s3") / "log"
-    env = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        client = boto3.client(
-            "s3",
-            endpoint_url=env["AWS_ENDPOINT_URL"],
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            region_name="us-east-1",
-        )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                client.create_bucket(Bucket="speech")
-                break
-            except (BotoCoreError, ClientError):
-                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-        yield S3(env["AWS_ENDPOINT_URL"], env, "speech", client)
-    finally:
-        server.terminate()
-        server.wait(10)
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server

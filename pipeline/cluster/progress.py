@@ -8,13 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tqdm import tqdm
 
 REFRESH_SECONDS = 0.5
 LOG_SECONDS = 30.0
+# A board that takes longer than this to answer is not waited for.
+ANSWER_SECONDS = 10.0
 
 
 def bar(what: str, unit: str, total: float | None = None, **options: Any) -> tqdm:
@@ -77,6 +79,7 @@ class ShardLine:
         self.name, self.shards, self.total = name, shards, max(total_bytes, 1)
         self.board, self.started = board, time.monotonic()
         self.finished = self.failed = 0
+        self.totals = (0.0, 0.0)
         self.shown = 0.0
         self.terminal = sys.stderr.isatty()
         # The text is tqdm's description, at the end: its postfix begins with a comma.
@@ -96,7 +99,10 @@ class ShardLine:
         if not last and time.monotonic() - self.shown < wait:
             return
         self.shown = time.monotonic()
-        done, seconds = ray.get(self.board.totals.remote())
+        # A board that restarts does not answer: what it said last is shown.
+        with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            self.totals = ray.get(self.board.totals.remote(), timeout=ANSWER_SECONDS)
+        done, seconds = self.totals
         elapsed = time.monotonic() - self.started
         share = 1.0 if self.finished == self.shards else min(done / self.total, 1.0)
         left = tqdm.format_interval(elapsed * (1 - share) / share) if share > 0 else "?"

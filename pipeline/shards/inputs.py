@@ -75,7 +75,7 @@ def find_shards(values: list[str]) -> tuple[str, list[Shard]]:
 def _below(root: str, url: str) -> str:
     """A file's path below the inputs' common folder. Raises UsageError for what is no name."""
     path = _path(url)
-    name = path[len(root) :].lstrip("/") if root != "/" else path[1:]
+    name = path[len(root.rstrip("/")) + 1 :]
     try:
         check_name(name)
     except ValueError as error:

@@ -19,6 +19,7 @@ from fsspec.utils import glob_translate
 
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import filesystem
+from tokenizer.storage.retries import refuse_empty_listings
 
 # fsspec's infos of files, by path.
 Infos = dict[str, dict[str, Any]]
@@ -53,6 +54,7 @@ def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, Inpu
     for pattern in patterns:
         fs, path = filesystem(pattern)
         path = path.rstrip("/")
+        refuse_empty_listings(fs)
         try:
             if len(patterns) > 1 and not has_magic(path):
                 base, infos = _from_listing(fs, path, listings)
@@ -125,7 +127,7 @@ def _infos(fs: Any, path: str, endings: tuple[str, ...]) -> tuple[str, Infos]:
         base = posixpath.dirname(re.split(r"[*?\[]", path)[0])
         matches = _local_glob(path, base) if local else fs.glob(path, detail=True)
         return base, {p: i for p, i in matches.items() if i["type"] != "directory"}
-    info = fs.info(path)
+    info = _stat(path) if local else fs.info(path)
     if info["type"] == "file" and not info.get("size") and not local:
         # A store's "folder" can be an empty object of the folder's name.
         below = fs.find(f"{path}/", detail=True)

@@ -4,7 +4,6 @@ A report is a Parquet file with a row per input sample, in order. Its schema's m
 is of the whole shard: whether the tar was incomplete, and how often each code was used.
 """
 
-import io
 import json
 import tempfile
 import zlib
@@ -23,7 +22,7 @@ from pipeline.shards import samples
 from pipeline.shards.inputs import Shard
 from tokenizer.audio import reasons as audio
 from tokenizer.storage.folder import Folder
-from tokenizer.storage.token_folder import finished_shards
+from tokenizer.storage.token_folder import damage_of_report, finished_shards, read_report
 
 # Every reason a row can have, and what it means. A test holds the documentation to this list.
 REASONS = {
@@ -111,14 +110,16 @@ def gather(output: Folder, write_manifest: bool, inputs: Sequence[Shard] = ()) -
     """Totals over all reports of an OUTPUT; with write_manifest also writes manifest.parquet.
 
     inputs: for "changed", the names of those that are not what they were when their report was
-    written. Holds a few hundred reports in memory at a time.
+    written. Holds a few hundred reports in memory at a time. Raises UsageError for a
+    damaged report.
     """
     totals = _Totals(_versions(inputs))
     with tempfile.TemporaryDirectory() as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         with pq.ParquetWriter(manifest, SCHEMA) as writer:
             for name, table in _read_reports(output):
-                totals.add(name, table)
+                with damage_of_report(output, name):
+                    totals.add(name, table)
                 if write_manifest:
                     writer.write_table(table.replace_schema_metadata(None))
         if write_manifest:
@@ -132,8 +133,9 @@ def changed_inputs(output: Folder, shards: Sequence[Shard]) -> list[str]:
     names = [name for name in finished_shards(output) if name in versions]
 
     def changed(name: str) -> bool:
-        report = io.BytesIO(output.read_bytes(f"reports/{name}.parquet"))
-        return _is_other(pq.read_schema(report).metadata, versions.get(name))
+        table = read_report(output, name)
+        with damage_of_report(output, name):
+            return _is_other(table.schema.metadata or {}, versions.get(name))
 
     with ThreadPoolExecutor(16) as pool:
         return [name for name, other in zip(names, pool.map(changed, names)) if other]
@@ -154,7 +156,11 @@ def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
     names = finished_shards(output)
 
     def read(name: str) -> pa.Table:
-        return pq.read_table(io.BytesIO(output.read_bytes(f"reports/{name}.parquet")))
+        table = read_report(output, name)
+        with damage_of_report(output, name):
+            if not table.schema.equals(SCHEMA):
+                raise ValueError(f"its columns are {', '.join(table.column_names)}")
+        return table
 
     with ThreadPoolExecutor(16) as pool:
         for first in range(0, len(names), 256):
@@ -176,7 +182,7 @@ class _Totals:
 
     def add(self, name: str, table: pa.Table) -> None:
         self.shards += 1
-        metadata = table.schema.metadata
+        metadata = table.schema.metadata or {}
         if _is_other(metadata, self.versions.get(name)):
             self.changed.append(name)
         self.silent += json.loads(metadata.get(b"silent", b"0"))

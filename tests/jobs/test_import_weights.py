@@ -8,11 +8,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import run_here, snapshot
+from conftest import run_here
 from models import Bomb
 from reference.drawn import REFERENCE, read_reference, speech
 from refusals import assert_refused
 from safetensors.torch import load_file
+from stores import snapshot
 
 from jobs.cli.models import encoder
 from lm.files import read_lm

@@ -10,8 +10,9 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from conftest import S3, SPEECH, read_tokens
+from conftest import SPEECH, read_tokens
 from ray_cluster import RAY, ROOT, Cluster, end_ray
+from stores import S3
 
 # What a person has lying in a checkout, and must not travel with every job.
 HEAVY = (".venv/lib/heavy.bin", "out/demo/heavy.bin")

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SPEECH, run_here, run_job, snapshot
+from conftest import SPEECH, run_here, run_job
 from ray_cluster import free_port
 from refusals import assert_refused
+from stores import snapshot
 
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 

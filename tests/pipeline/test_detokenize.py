@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job, snapshot
+from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
 from ray_cluster import environment
 from refusals import assert_refused
+from stores import snapshot
 
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig

@@ -6,8 +6,9 @@ import json
 import fsspec
 import numpy as np
 import pytest
-from conftest import read_tokens, rows_of, run_job, snapshot
+from conftest import read_tokens, rows_of, run_job
 from refusals import assert_refused_after_bar
+from stores import snapshot
 
 from pipeline.tokenize.unit_lines import IMPORT_REASONS
 

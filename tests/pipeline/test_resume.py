@@ -11,43 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ONE_THREAD, ROOT, S3, SPEECH, job_command, run_job, snapshot
+from conftest import ONE_THREAD, ROOT, SPEECH, job_command, run_job
 from ray_cluster import end_ray, environment, ray_processes
+from stores import LocalStore, S3Store
 
 SHARDS = 12
 NAMES = [f"part-{number:02d}" for number in range(SHARDS)]
-
-
-class LocalStore:
-    """An OUTPUT on the local disk, seen from outside."""
-
-    def __init__(self, folder: Path):
-        self.url, self.folder, self.env = str(folder), folder, {}
-
-    def state(self) -> dict:
-        """{name below OUTPUT: what changes when the file is written}."""
-        try:
-            return {k: v for k, v in snapshot(self.folder).items() if (self.folder / k).is_file()}
-        except FileNotFoundError:  # a file was renamed between being listed and looked at
-            return self.state()
-
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
-
-class S3Store:
-    """An OUTPUT on S3, seen from outside."""
-
-    def __init__(self, s3: S3, prefix: str):
-        self.url, self.s3, self.prefix, self.env = f"s3://{s3.bucket}/{prefix}", s3, prefix, s3.env
-
-    def state(self) -> dict:
-        """As LocalStore's."""
-        listing = self.s3.listing(f"{self.prefix}/")
-        return {key.removeprefix(f"{self.prefix}/"): value for key, value in listing.items()}
-
-    def read(self, name: str) -> bytes:
-        return self.s3.read(f"{self.prefix}/{name}")
 
 
 def finished(state: dict) -> int:

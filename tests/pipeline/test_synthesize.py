@@ -9,8 +9,9 @@ import tarfile
 import numpy as np
 import pytest
 import soundfile
-from conftest import run_here, run_job, snapshot
+from conftest import run_here, run_job
 from refusals import assert_refused
+from stores import snapshot
 
 from pipeline.synthesis.alignment import ARPABET, frame_labels, shift_phones
 from pipeline.synthesis.plan import SynthesisSettings

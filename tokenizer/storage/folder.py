@@ -16,7 +16,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.retries import patiently
+from tokenizer.storage import disk
+from tokenizer.storage.retries import patiently, refuse_empty_listings
 
 # How a large file is opened for one pass. A request to a store fetches this much, and the next
 # request waits for it, so it is not small.
@@ -132,7 +133,7 @@ class Folder:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         with self._partial(source) as partial:
             os.replace(partial, target)
-        _sync(Path(target).parent)
+        disk.sync(Path(target).parent)
 
     @contextmanager
     def _partial(self, source: Path) -> Iterator[str]:
@@ -142,7 +143,7 @@ class Folder:
         try:
             shutil.copyfile(source, partial)
             # A name must not outlive a power cut when its content does not.
-            _sync(Path(partial))
+            disk.sync(Path(partial))
             yield partial
         finally:
             Path(partial).unlink(missing_ok=True)
@@ -156,12 +157,9 @@ class Folder:
         if self.local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             with self._partial(source) as partial:
-                try:
-                    os.link(partial, target)
-                except FileExistsError:
-                    return False
-            _sync(Path(target).parent)
-            return True
+                created = disk.create(Path(partial), Path(target))
+            disk.sync(Path(target).parent)
+            return created
         try:
             # S3 then takes the object only if there is none.
             patiently(self.fs.put_file, str(source), target, mode="create")
@@ -217,7 +215,16 @@ class Folder:
 
     def read_bytes(self, name: str) -> bytes:
         """A small file's content. Raises FileNotFoundError, or StoreFailed after several tries."""
-        return patiently(self.fs.cat_file, self.path(name))
+        return patiently(self._whole, self.path(name))
+
+    def _whole(self, path: str) -> bytes:
+        """A file's content. Raises OSError where the store's answer ends before it."""
+        data = self.fs.cat_file(path)
+        size = self.fs.info(path).get("size")
+        if size is not None and len(data) != size:
+            self.fs.invalidate_cache()  # or it is another file by now
+            raise OSError(f"{len(data):,} of {size:,} bytes came")
+        return data
 
     def read_text(self, name: str) -> str | None:
         """A small text file's content; None when there is no such file."""
@@ -260,6 +267,7 @@ class Folder:
 
     def names(self, folder: str, ending: str) -> list[str]:
         """Sorted names, without the ending, of all files with it below one of the folders."""
+        refuse_empty_listings(self.fs)
         self.fs.invalidate_cache()
         base = self.path(folder)
         files = patiently(self.fs.find, base) if patiently(self.fs.exists, base) else []
@@ -267,12 +275,3 @@ class Folder:
         return sorted(
             f.removeprefix(prefix).removesuffix(ending) for f in files if f.endswith(ending)
         )
-
-
-def _sync(path: Path) -> None:
-    """Wait until a local file, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,26 +7,54 @@ shards/NAME.tar        token shards, see token_shards.py
 reports/NAME.parquet   a row per input sample; a shard is finished when its report exists
 """
 
+import io
 import json
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenizer.errors import UsageError
+from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import READ_AHEAD, Folder
 from tokenizer.storage.token_shards import TokenShardError, TokenUtterance, read_tokens
 
 REMEDY = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
 # The default where run.json does not say.
 TOKENS_PER_SECOND = 50.0
+WRONG_CONTENT = (KeyError, ValueError, TypeError, AttributeError)
 
 
 def finished_shards(folder: Folder) -> list[str]:
     """Names of the shards of an OUTPUT that have a report, sorted."""
     return folder.names("reports", ".parquet")
+
+
+def read_report(folder: Folder, name: str, columns: list[str] | None = None) -> Any:
+    """A pyarrow table of a shard's report: all columns, or these.
+
+    Raises UsageError when it is damaged or lacks one, and StoreFailed when the store fails.
+    """
+    data = folder.read_bytes(f"reports/{name}.parquet")
+    with damage_of_report(folder, name):
+        table = pq.read_table(io.BytesIO(data))
+        return table if columns is None else table.select(columns)
+
+
+@contextmanager
+def damage_of_report(folder: Folder, name: str) -> Iterator[None]:
+    """Raises UsageError for what goes wrong when a report's content is used."""
+    try:
+        yield
+    except (pa.ArrowException, zlib.error, OSError, *WRONG_CONTENT) as error:
+        raise folder.refused(
+            f"its reports/{name}.parquet is damaged ({one_line(error)})",
+            "remove that report, and run the job that makes it again",
+        ) from error
 
 
 def commit_shard(folder: Folder, name: str, *, tar: Path, report: Path) -> None:
@@ -138,9 +166,8 @@ class TokenFolder:
             raise
 
     def report(self, name: str, columns: list[str]) -> Any:
-        """A pyarrow table of these columns of a shard's report."""
-        with self.folder.fs.open(self.folder.path(f"reports/{name}.parquet"), "rb") as file:
-            return pq.read_table(file, columns=columns)
+        """A pyarrow table of these columns of a shard's report; raises as read_report does."""
+        return read_report(self.folder, name, columns)
 
     def read(self, name: str, *, with_json: bool = True) -> Iterator[TokenUtterance]:
         """A shard's utterances, in order, checked against the codebook.

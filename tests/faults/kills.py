@@ -1,0 +1,112 @@
+"""kill -9 of every process of a job at random moments, and a shard that kills its worker.
+
+A kill of a worker is mended by the job itself; after a kill of the driver or of Ray the same
+command, run again, goes on.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from stores import LocalStore
+
+from faults.checks import MOST_RUNS, Command, Ended, Result, World, command, left_over, report_rows
+
+# What is killed, and what is in the title of its process. "" is the driver itself.
+VICTIMS = {
+    "driver": "",
+    "shard task": "ray::tokenize",
+    "encoder": "ray::_Encoder",
+    "progress board": "ray::ProgressBoard",
+    "raylet": "/raylet/raylet",
+}
+# Without them the job cannot go on, and the same command is run again.
+ENDS_THE_JOB = ("driver", "raylet")
+KILLS = 3  # of one job
+# A worker that opens a shard of this name dies, every time.
+DEADLY = "part-01.tar"
+HOOK = f"""
+import os, signal, sys
+def hook(event, values):
+    if event == "open" and str(values[0]).endswith({DEADLY!r}) and "worker" in sys.argv[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+"""
+
+
+def run(
+    world: World, rounds: int = 3, victims: tuple[str, ...] = tuple(VICTIMS)
+) -> Iterator[Result]:
+    """A result for each victim, in `rounds` jobs with other moments, and for a deadly shard."""
+    for victim in victims:
+        for seed in range(rounds):
+            yield _killed(world, victim, seed)
+    yield _deadly(world)
+
+
+def _killed(world: World, victim: str, seed: int) -> Result:
+    """Kill a process of a job several times; moments are drawn from when workers start."""
+    chosen = random.Random(f"{victim} {seed}")
+    store = LocalStore(world.folder / f"killed-{victim.replace(' ', '-')}-{seed}")
+    flags = world.flags(world.source, store.url)
+    runs: list[Ended] = []
+    kills = 0
+    while len(runs) < MOST_RUNS and not (runs and runs[-1].status == 0):
+        with command("tokenize", *flags) as job:
+            ends = victim in ENDS_THE_JOB
+            before = kills
+            while kills < KILLS and _kill(job, VICTIMS[victim], chosen.uniform(0, 4)):
+                kills += 1
+                if ends:
+                    break
+            runs.append(job.end(killed=ends and kills > before))
+    result = Result(f"kill -9 of the {victim}, {kills} times (seed {seed})")
+    if not kills:
+        result.problems.append("it was never killed")
+    return world.check(result, store, runs)
+
+
+def _kill(job: Command, title: str, seconds: float) -> bool:
+    """Kill the driver, or the processes with a title, some time after there are any.
+
+    Returns False if the job has ended.
+    """
+    began = 0.0
+    while job.process.poll() is None:
+        found = [job.process.pid] if not title else list(job.processes(title))
+        # The driver is killed once it works: before that there is nothing to lose.
+        if found and (title or job.processes("ray::")):
+            began = began or time.monotonic()
+            if time.monotonic() - began >= seconds:
+                for process in found:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def _deadly(world: World) -> Result:
+    """A shard that kills its worker every time: it fails alone, and is done once it is harmless."""
+    hook = world.folder / "hook"
+    hook.mkdir(exist_ok=True)
+    Path(hook, "sitecustomize.py").write_text(HOOK)
+    store = LocalStore(world.folder / "deadly")
+    flags = world.flags(world.source, store.url)
+    result = Result("a shard that kills its worker every time")
+    with command("tokenize", *flags, env={"PYTHONPATH": str(hook)}) as job:
+        first = job.end()
+    if first.status != 1 or f"shard {DEADLY.removesuffix('.tar')} failed" not in first.errors:
+        result.problems.append(f"it ended with {first.status} and no word of the shard")
+    name = DEADLY.removesuffix(".tar")
+    others = [other for other in world.names if other != name]
+    result.problems += left_over(store, others)
+    if len({shard for shard, _ in report_rows(store)}) != len(others):
+        result.problems.append("other shards are not done")
+    with command("tokenize", *flags) as job:
+        runs = [first, job.end()]
+    return world.check(result, store, runs)

@@ -1,0 +1,45 @@
+"""Files on a local disk: safe from a power cut, and each made by one process alone."""
+
+import errno
+import os
+from pathlib import Path
+
+# What a disk without hard links answers: exFAT, and stores that are mounted as one.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+
+
+def create(source: Path, target: Path) -> bool:
+    """Give a finished file a second name on its disk, unless there is a file of this name.
+
+    Returns whether it was given; of two processes that try at once one succeeds. On a disk without
+    hard links the file is copied, and a reader may see half of it.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return _copy(source, target)
+    return True
+
+
+def _copy(source: Path, target: Path) -> bool:
+    try:
+        with target.open("xb") as file:
+            file.write(source.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True
+
+
+def sync(path: Path) -> None:
+    """Wait until a local file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
