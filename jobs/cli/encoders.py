@@ -104,11 +104,6 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
     )
 
 
-def say_precision(precision: str, device: str) -> None:
-    """Say what makes the tokens, in a job that encodes without encoder actors."""
-    print(f"encoding in {precision} on {device}", file=sys.stderr, flush=True)
-
-
 def warn_of_bf16(files: TokenizerFiles, precision: str) -> None:
     """Say that bf16 changes tokens, if an imported tokenizer runs in it.
 
