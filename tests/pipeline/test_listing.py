@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from conftest import SPEECH
+from s3fs import S3FileSystem
 from tars import tar
 
 from pipeline.settings import TokenizeSettings
@@ -98,6 +99,7 @@ def test_s3_markers_odd_names_and_names_that_lead_out(s3):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3.env.items():
             patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
         assert names(f"s3://{s3.bucket}/marked") == ["a", "c[1]", "sub/b"]
         assert names(f"s3://{s3.bucket}/marked/") == ["a", "c[1]", "sub/b"]
         assert names(f"s3://{s3.bucket}/marked/c[1].tar") == ["c[1]"]
