@@ -1,17 +1,23 @@
 """`make faults`: every fault, and a table of what became of each. Exits 1 if one is bad."""
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults import kills, s3_faults
+from faults import disks, fuzz, inputs, kills, races, s3_faults, training_kills
 from faults.checks import Result, World, remove, show
 
 KINDS: dict[str, Callable[[World], Iterator[Result]]] = {
     "s3": s3_faults.run,
     "kills": kills.run,
+    "races": lambda world: races.run(world.folder),
+    "inputs": inputs.run,
+    "disks": disks.run,
+    "fuzz": lambda _: fuzz.run(),
+    "training": training_kills.run,
 }
 
 
@@ -20,6 +26,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", help=f"of {', '.join(KINDS)} (default: all)")
     kinds = parser.parse_args().kinds or list(KINDS)
+    # What was started is ended, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         world = World(folder)

@@ -18,13 +18,26 @@ from pipeline.shards.inputs import find_shards
 COPIES = 12
 
 
-def run(world: World) -> Iterator[Result]:
-    """A result for each change."""
+def run(
+    world: World,
+    changes: tuple[str, ...] = ("overwritten", "replaced", "truncated"),
+    *,
+    between: bool = True,
+) -> Iterator[Result]:
+    """A result for each change.
+
+    changes: those while a shard is read. between: also one between two runs.
+    """
     other = world.source / world.names_of_tars()[1]
-    yield _while_read(world, "overwritten", lambda path: shutil.copyfile(other, path))
-    yield _while_read(world, "replaced", lambda path: _replace(other, path))
-    yield _while_read(world, "truncated", lambda path: _truncate(path))
-    yield _between_runs(world)
+    functions: dict[str, Callable[[Path], object]] = {
+        "overwritten": lambda path: shutil.copyfile(other, path),
+        "replaced": lambda path: _replace(other, path),
+        "truncated": _truncate,
+    }
+    for how in changes:
+        yield _while_read(world, how, functions[how])
+    if between:
+        yield _between_runs(world)
 
 
 def _replace(other: Path, path: Path) -> None:

@@ -30,7 +30,7 @@ def store(s3, tmp_path_factory):
         for name, value in proxy.env.items():
             patch.setenv(name, value)
         patch.setattr(retries, "WAITS", (0.01, 0.01, 0.01))
-        patch.setattr(reading.time, "sleep", lambda _: None)
+        patch.setattr(reading, "SHORT_READS", 3)
         # A filesystem that an earlier test made goes to the server itself.
         S3FileSystem.clear_instance_cache()
         yield s3, proxy
@@ -132,7 +132,7 @@ def test_an_input_that_changes_is_noticed(store, tmp_path, where, change):
 
 
 def test_a_local_file_that_is_cut_while_it_is_read_is_no_broken_tar(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading.time, "sleep", lambda _: None)
+    monkeypatch.setattr(reading, "SHORT_READS", 1)
     path = tmp_path / "a.tar"
     path.write_bytes(CONTENT)
     with open_shard(Shard("x", str(path), size=len(CONTENT))) as stream:
