@@ -76,7 +76,7 @@ def read_samples(stream: Readable, late: dict[str, Metadata] | None = None) -> I
     metadata that comes after its sample, by key. Errors of the stream itself (OSError) are passed
     on.
     """
-    reader = _Reader({} if late is None else late)
+    reader = _Grouping({} if late is None else late)
     try:
         for place, member in enumerate(_members(stream)):
             yield from reader.take(place, member)
@@ -123,7 +123,7 @@ def _members(stream: Readable) -> Iterator[_Member]:
             yield _Member(name, "", name, size=0, content=None, safe=False)
 
 
-class _Reader:
+class _Grouping:
     """Members in, samples out.
 
     A group is the members that lie side by side and share a key. It has one recording, or several
