@@ -68,7 +68,8 @@ def _killed(world: World, victim: str, seed: int) -> Result:
                 kills += 1
                 if ends:
                     break
-            runs.append(job.end(killed=ends and kills > before))
+            died = kills > before
+            runs.append(job.end(killed=ends and died, tidy=not died))
     result = Result(f"kill -9 of the {victim}, {kills} times (seed {seed})")
     if not kills:
         result.problems.append("it was never killed")
@@ -104,7 +105,7 @@ def _deadly(world: World) -> Result:
     flags = world.flags(world.source, store.url)
     result = Result("a shard that kills its worker every time")
     with command("tokenize", *flags, env={"PYTHONPATH": str(hook)}) as job:
-        first = job.end()
+        first = job.end(tidy=False)
     if first.status != 1 or f"shard {DEADLY.removesuffix('.tar')} failed" not in first.errors:
         result.problems.append(f"it ended with {first.status} and no word of the shard")
     name = DEADLY.removesuffix(".tar")

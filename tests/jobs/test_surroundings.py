@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from ray_cluster import environment, free_port, ray_processes
 from refusals import assert_refused
 from stores import LocalStore
 
-from pipeline.cluster import code
+from pipeline.cluster import code, connect
 from pipeline.cluster.connect import LONGEST_TMPDIR
 
 TOKENIZER = "wavlm-tiny-km256"
@@ -41,6 +43,26 @@ def test_a_cluster_that_is_not_there_is_refused_in_seconds(tmp_path, address, sa
     done = run_here("tokenize", *flags(tmp_path / "out"), env={"RAY_ADDRESS": address})
     assert time.monotonic() - began < 20
     assert_refused(done, f"RAY_ADDRESS={address}", says)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
+def test_what_listens_there_is_no_ray(tmp_path, answer, monkeypatch):
+    """As the dashboard's own port; None: it takes the connection, and says nothing."""
+    monkeypatch.setattr(connect, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(100)
+                if answer is None:
+                    time.sleep(1)
+                else:
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = run_here("tokenize", *flags(tmp_path / "out"), env={"RAY_ADDRESS": address})
+    assert_refused(done, f"RAY_ADDRESS={address}", "no Ray cluster answers there")
 
 
 def test_a_folder_too_long_for_sockets_is_refused(tmp_path):

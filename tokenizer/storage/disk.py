@@ -6,6 +6,13 @@ from pathlib import Path
 
 # What a disk without hard links answers: exFAT, and stores that are mounted as one.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+# No room, or none for this user.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that a disk has no room."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def create(source: Path, target: Path) -> bool:

@@ -145,6 +145,10 @@ class Folder:
             # A name must not outlive a power cut when its content does not.
             disk.sync(Path(partial))
             yield partial
+        except OSError as error:
+            if disk.is_full(error):  # copying names the source, and it is this disk that is full
+                raise OSError(error.errno, os.strerror(error.errno or 0), self.given) from error
+            raise
         finally:
             Path(partial).unlink(missing_ok=True)
 
@@ -237,7 +241,7 @@ class Folder:
         """Publish a record of what makes this folder, unless it has one; returns what it has.
 
         The record comes back as JSON gives it. Raises UsageError when the folder cannot be used, or
-        the file in it is not JSON.
+        the file in it is not JSON; passes on that a disk is full.
         """
         try:
             text = self.read_text(name)
@@ -248,6 +252,8 @@ class Folder:
                     source.write_text(mine)
                     text = mine if self.create(source, name) else self.read_text(name)
         except Exception as error:  # whatever a store raises, this folder cannot be used
+            if disk.is_full(error):
+                raise
             raise self.unusable(error) from error
         try:
             return json.loads(text or "")
