@@ -64,36 +64,42 @@ def read_members(
     passes on errors of the stream itself.
     """
     open_tar: Any = tarfile.open  # its types ask more of a stream than it does
-    rest: Readable | None = Unpacked(stream)
-    while rest is not None:
+    rest = _Rest(Unpacked(stream))
+    while True:
         archive = open_tar(fileobj=rest, mode="r|", bufsize=buffer_bytes, tarinfo=_StrictTarInfo)
         for info in archive:
             archive.members = []  # tarfile would keep them all, and a shard may have millions
             yield info, archive.extractfile(info) if info.isreg() else None
-        rest = _after_zeros(archive.fileobj)
+        rest.put_back(archive.fileobj.buf)
+        if not _skip_zeros(rest):
+            return
 
 
-def _after_zeros(stream: Readable) -> Readable | None:
-    """What follows the blocks of zeros that end an archive; None if nothing does."""
-    zeros = 0
-    while block := stream.read(tarfile.BLOCKSIZE):
-        if block.strip(b"\0"):
-            return _Joined(block, stream)
-        zeros += len(block)
-        if zeros > MOST_ZEROS:
-            raise tarfile.ReadError("over 64 MB of zeros after the end of the archive")
-    return None
+class _Rest:
+    """A stream to which bytes that were read too far can be put back."""
 
+    def __init__(self, stream: Readable) -> None:
+        self._head, self._stream = b"", stream
 
-class _Joined:
-    """A stream that begins with some bytes which were read already."""
-
-    def __init__(self, head: bytes, stream: Readable) -> None:
-        self._head, self._stream = head, stream
+    def put_back(self, data: bytes) -> None:
+        self._head = data + self._head
 
     def read(self, size: int, /) -> bytes:
         head, self._head = self._head[:size], self._head[size:]
         return head + self._stream.read(size - len(head)) if len(head) < size else head
+
+
+def _skip_zeros(rest: _Rest) -> bool:
+    """Skip the blocks of zeros that end an archive; returns whether another one follows."""
+    zeros = 0
+    while block := rest.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0"):
+            rest.put_back(block)
+            return True
+        zeros += len(block)
+        if zeros > MOST_ZEROS:
+            raise tarfile.ReadError("over 64 MB of zeros after the end of the archive")
+    return False
 
 
 class _StrictTarInfo(tarfile.TarInfo):

@@ -57,6 +57,8 @@ def test_joined_tars_are_read_to_the_end(form):
     parts = [tar((f"u{n}.wav", SOUND), form=form) for n in range(3)]
     assert keys(b"".join(parts)) == ["u0", "u1", "u2"]
     assert keys(gzip.compress(parts[0]) + gzip.compress(parts[1] + parts[2])) == ["u0", "u1", "u2"]
+    many = [tar((f"u{n}.wav", SOUND), form=form) for n in range(500)]
+    assert keys(b"".join(many)) == [f"u{n}" for n in range(500)]
     rows = listed(parts[0] + b"\1" * 3000)
     assert [row[1] for row in rows] == [None, shards.BROKEN_TAR]
 
