@@ -176,6 +176,14 @@ class Folder:
             return False  # refused, as another was faster
         return True
 
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one of this name."""
+        try:
+            patiently(self.fs.rm_file, self.path(name))
+        except FileNotFoundError:
+            return
+        self.fs.invalidate_cache()
+
     def publish_folder(self, source: Path, name: str = "") -> None:
         """Put a finished local folder's files below `name`, its config.json last.
 

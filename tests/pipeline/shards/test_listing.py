@@ -178,6 +178,22 @@ def test_run_json_holds_no_secret(tmp_path):
     assert "secret" not in record and "https://host/tokenizer" in record
 
 
+def test_a_file_is_removed_once(s3, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.env.items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        for url in (str(tmp_path / "out"), f"s3://{s3.bucket}/removed"):
+            folder = Folder(url)
+            folder.publish_text("x", "a/b.txt")
+            assert folder.names("a", ".txt") == ["b"]
+            folder.remove("a/b.txt")
+            folder.remove("a/b.txt")
+            assert folder.names("a", ".txt") == []
+            with pytest.raises(UsageError, match="is no name in it"):
+                folder.remove("../b.txt")
+
+
 def test_of_two_creators_one_is_told(tmp_path, monkeypatch):
     """On a disk with hard links and on one without."""
     source = tmp_path / "source"
