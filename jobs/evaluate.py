@@ -78,7 +78,7 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
     """`lm`: one call for token shards, one for each folder of pairs, a table out."""
     evaluation.check_lm_flags(args)
     from lm.evaluation.judge import find_pairs, open_tokens, pair_figures, prediction_figures
-    from pipeline.cluster.progress import bar
+    from pipeline.cluster.progress import bar, say_precision
     from tokenizer.tokenizer import Tokenizer
 
     device, precision = flags.device_and_precision(args)
@@ -92,7 +92,7 @@ def evaluate_lm(args: flags.argparse.Namespace) -> int:
     write_json = open_json(args.json) if args.json else None
     figures, judged = {}, {}
     if tokenizer:
-        flags.say_precision("fp32", device)
+        say_precision("fp32", device)
     with flags.naming("--lm", args.lm):
         if tokens:
             with flags.naming("--input", args.input):

@@ -19,7 +19,7 @@ def parse() -> flags.argparse.Namespace:
     parser = flags.parser(
         __doc__, "python jobs/ingest.py --input recordings/ --output s3://bucket/shards"
     )
-    flags.add_input(parser, "audio files (flac, wav, ogg, opus, mp3)")
+    flags.add_input(parser, "audio files (flac, wav, mp3, m4a and others)")
     flags.add_output(parser, "the shards")
     parser.add_argument(
         "--shard-size-mb",

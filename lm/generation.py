@@ -201,8 +201,8 @@ def _streamed(
     skip = _samples(tokenizer, prompt) - len(stream.push(prompt))
     for piece in _pieces(stream, chunks):
         if len(piece) > skip:
-            yield piece[skip:]
-        skip = max(0, skip - len(piece))
+            yield piece[max(0, skip) :]
+        skip -= len(piece)
 
 
 def _pieces(stream: SpeechStream, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

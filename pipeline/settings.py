@@ -46,7 +46,8 @@ class TokenizeSettings:
 
     window_seconds: of a window; longer audio goes through in several. context_seconds: discarded at
     each inner edge of a window. batch_size: most windows in a batch. batch_seconds: most audio in
-    one, padding included. precision: of the encoder, "fp32" or "bf16".
+    one, padding included. precision: of the encoder, "fp32" or "bf16". max_duration: longer audio
+    is rejected; None takes any.
     """
 
     window_seconds: float = 30.0
@@ -54,6 +55,14 @@ class TokenizeSettings:
     batch_size: int = 32
     batch_seconds: float = 240.0
     precision: str = "fp32"
+    max_duration: float | None = None
+
+    def to_dict(self) -> dict:
+        """The values, for run.json; without a limit of duration where there is none."""
+        values = asdict(self)
+        if self.max_duration is None:
+            del values["max_duration"]
+        return values
 
     def windowing(self, files: TokenizerFiles) -> Windowing:
         """How utterances are cut into windows for this tokenizer's encoder.

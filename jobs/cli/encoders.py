@@ -50,6 +50,12 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
         default=cut.batch_seconds,
         help="maximum audio in a batch, padding included (default: %(default)g)",
     )
+    how.add_argument(
+        "--max-duration",
+        type=positive_number,
+        metavar="SECONDS",
+        help="reject longer audio, as `too_long` (default: any length is encoded)",
+    )
 
 
 def add_device(
@@ -94,12 +100,8 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
         batch_size=args.batch_size,
         batch_seconds=args.batch_seconds,
         precision=args.precision,
+        max_duration=args.max_duration,
     )
-
-
-def say_precision(precision: str, device: str) -> None:
-    """Say what makes the tokens, in a job that encodes without encoder actors."""
-    print(f"encoding in {precision} on {device}", file=sys.stderr, flush=True)
 
 
 def warn_of_bf16(files: TokenizerFiles, precision: str) -> None:

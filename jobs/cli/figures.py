@@ -46,6 +46,8 @@ def print_samples(summary: dict, unit: str) -> None:
         f"{summary['samples']:,} {unit} in {summary['shards']:,} shards: {summary['ok']:,} ok, "
         f"{summary['rejected']:,} rejected"
     )
+    if summary["silent"]:
+        print(f"  {summary['silent']:,} of the ok ones are digital silence")
     for reason, count in summary["rejected_by_reason"].items():
         print(f"  {count:,} {reason}")
 

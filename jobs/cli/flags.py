@@ -11,7 +11,6 @@ from jobs.cli.encoders import (
     add_encoder_actors,
     add_encoders,
     encoder_settings,
-    say_precision,
     tokenize_settings,
     warn_of_bf16,
 )
@@ -64,7 +63,6 @@ __all__ = [
     "read_model",
     "read_tokenizer",
     "run",
-    "say_precision",
     "tokenize_settings",
     "unusable",
     "warn_of_bf16",

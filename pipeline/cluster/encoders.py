@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 
 from pipeline.cluster.code import check_code, fingerprint
 from pipeline.cluster.dispatch import Dispatcher
+from pipeline.cluster.progress import say_precision
 from pipeline.settings import EncoderSettings
 from tokenizer.errors import UsageError
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -91,7 +92,7 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings, precision: 
         raise UsageError(
             "the Ray cluster has no GPU", "add one, or use the CPU", value="cuda", argument="device"
         )
-    print(f"encoding in {precision} on {device}", file=sys.stderr, flush=True)
+    say_precision(precision, device)
     options: dict[str, Any]
     threads: int | None
     if device == "cuda":

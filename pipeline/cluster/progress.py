@@ -19,6 +19,11 @@ LOG_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
 
 
+def say_precision(precision: str, device: str) -> None:
+    """Say what makes the tokens, before a job that encodes begins."""
+    print(f"encoding in {precision} on {device}", file=sys.stderr, flush=True)
+
+
 def bar(what: str, unit: str, total: float | None = None, **options: Any) -> tqdm:
     """A progress bar; its update() takes how many more units are done.
 

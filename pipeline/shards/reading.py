@@ -85,14 +85,18 @@ def open_shard(shard: Shard) -> Iterator[ShardStream]:
 
 
 def read_utterances(
-    stream: Readable, keep_samples: int, late: dict[str, Metadata] | None = None
+    stream: Readable,
+    keep_samples: int,
+    late: dict[str, Metadata] | None = None,
+    *,
+    max_duration: float | None = None,
 ) -> Iterator[tuple[Sample, Utterance | None, str | None]]:
     """(sample, utterance, None) or (sample, None, reason) for every sample of a tar, in order.
 
     keep_samples: an utterance of up to this many samples at 16 kHz stays decoded in memory; a
     longer one is decoded again, block by block, when its windows are cut. An utterance can be used
     until the next one is asked for. late: is given the metadata that comes after its sample, by
-    key.
+    key. max_duration: in seconds; a longer utterance is rejected.
     """
     for sample in read_samples(stream, late):
         if sample.audio is None:
@@ -100,7 +104,9 @@ def read_utterances(
             continue
         with sample.audio as audio:
             try:
-                utterance = read_utterance(cast(BinaryIO, audio), keep_samples)
+                utterance = read_utterance(
+                    cast(BinaryIO, audio), keep_samples, max_seconds=max_duration
+                )
             except AudioError as error:
                 yield sample, None, error.reason
                 continue

@@ -20,19 +20,26 @@ import pyarrow.parquet as pq
 
 from pipeline.shards import samples
 from pipeline.shards.inputs import Shard
-from tokenizer.audio import decoding as audio
+from tokenizer.audio import reasons as audio
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_folder import damage_of_report, finished_shards, read_report
 
 # Every reason a row can have, and what it means. A test holds the documentation to this list.
 REASONS = {
     audio.NOT_AUDIO: "the audio member cannot be decoded as audio",
-    audio.TRUNCATED: "the audio ends before its header, or its last page, says it does",
+    audio.TRUNCATED: "the audio ends before its header, or its last page, says it does, or a part "
+    "of it is missing",
     audio.EMPTY: "the audio has no samples",
     audio.NOT_FINITE: "a sample is NaN or infinite",
     audio.TOO_SHORT: "under 400 samples at 16 kHz: not one frame",
+    audio.TOO_LONG: "longer than the maximum duration",
+    audio.TOO_MANY_CHANNELS: "over 64 channels",
+    audio.CHANNELS_CANCEL: "channels of opposite phase: mixed to mono, the sound is gone",
+    audio.UNCLAIMED: "over 1 % more bytes than the header claims, which may be audio",
+    audio.UNCHECKED: "a container that does not tell whether all of its audio is there",
+    audio.NEEDS_AV: "it takes a decoder that is not installed: pip install 'wavmill[media]'",
     samples.TOO_LARGE: "an audio member of over 6 GB",
-    samples.NO_AUDIO: "no audio member (flac, wav, ogg, opus, mp3) under this key",
+    samples.NO_AUDIO: "no audio member (flac, wav, m4a and others) under this key",
     samples.TWO_AUDIOS: "more than one audio member under this key",
     samples.DUPLICATE_KEY: "the key was seen before in the shard",
     samples.BAD_NAME: "an absolute name, one with '..', not UTF-8, or without a key",
@@ -56,7 +63,7 @@ class ShardReport:
     """One shard's rows, and the counts of its codes.
 
     Rows are written in the order of their places; without places, as they were added. version: of
-    the input, as `version_of`.
+    the input, as `version_of`. silent: how many of the tokenized are digital silence.
     """
 
     shard: str
@@ -64,6 +71,7 @@ class ShardReport:
     rows: list[dict] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     incomplete: bool = False
+    silent: int = 0
     version: tuple[int, str] = (-1, "")
 
     def __post_init__(self) -> None:
@@ -89,6 +97,7 @@ class ShardReport:
         """Write the report to a local file."""
         metadata = {
             b"incomplete": json.dumps(self.incomplete).encode(),
+            b"silent": json.dumps(self.silent).encode(),
             b"input": json.dumps(self.version).encode(),
             b"code_counts": zlib.compress(self.code_counts.tobytes()),
         }
@@ -167,6 +176,7 @@ class _Totals:
         self.status: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.incomplete: list[str] = []
+        self.silent = 0
         self.seconds, self.tokens = 0.0, 0
         self.code_counts = np.zeros(0, np.int64)
 
@@ -175,6 +185,7 @@ class _Totals:
         metadata = table.schema.metadata or {}
         if _is_other(metadata, self.versions.get(name)):
             self.changed.append(name)
+        self.silent += json.loads(metadata.get(b"silent", b"0"))
         if json.loads(metadata[b"incomplete"]):
             self.incomplete.append(name)
         counts = np.frombuffer(zlib.decompress(metadata[b"code_counts"]), np.int64)
@@ -192,6 +203,7 @@ class _Totals:
             "changed": self.changed,
             "samples": sum(self.status.values()),
             "ok": self.status["ok"],
+            "silent": self.silent,
             "rejected": self.status["rejected"],
             "rejected_by_reason": dict(sorted(self.reasons.items())),
             "audio_hours": self.seconds / 3600,

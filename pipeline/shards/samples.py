@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
+from tokenizer.audio.containers.find import SOUND_ENDINGS, VIDEO_ENDINGS
 from tokenizer.storage.tars import read_members
 from tokenizer.storage.unpacking import Readable
 
-AUDIO_ENDINGS = ("flac", "wav", "ogg", "opus", "mp3")
+# The sound of a video counts where no file of sound lies beside it.
+AUDIO_ENDINGS = (*SOUND_ENDINGS, *VIDEO_ENDINGS)
 # Audio members over this size wait on local disk instead of in memory.
 SPOOL_BYTES = 32 << 20
 # WebDataset's rule: the key is the path up to the first dot of the file's name.
@@ -76,7 +78,7 @@ def read_samples(stream: Readable, late: dict[str, Metadata] | None = None) -> I
     metadata that comes after its sample, by key. Errors of the stream itself (OSError) are passed
     on.
     """
-    reader = _Grouping({} if late is None else late)
+    reader = _SampleReader({} if late is None else late)
     try:
         for place, member in enumerate(_members(stream)):
             yield from reader.take(place, member)
@@ -119,11 +121,11 @@ def _members(stream: Readable) -> Iterator[_Member]:
             key, ending = match[1], match[2].lower()
             stem = match[0].rpartition(".")[0]
             yield _Member(key, ending, stem, size=info.size, content=content, safe=safe)
-        elif name.lower().endswith(AUDIO_ENDINGS):
+        elif name.lower().endswith(tuple(f".{ending}" for ending in AUDIO_ENDINGS)):
             yield _Member(name, "", name, size=0, content=None, safe=False)
 
 
-class _Grouping:
+class _SampleReader:
     """Members in, samples out.
 
     A group is the members that lie side by side and share a key. It has one recording, or several
@@ -133,10 +135,10 @@ class _Grouping:
     def __init__(self, late: dict[str, Metadata]) -> None:
         self.late = late
         # Of the group: its key, its first member, the recording that is not given yet with its
-        # stem, whether one was given, and stems of its json.
+        # stem, whether one was given, whether its audio is a video's, and stems of its json.
         self.key, self.place = "", -1
         self.sample: Sample | None = None
-        self.stem, self.several = "", False
+        self.stem, self.several, self.video = "", False, False
         self.json_in_group: list[str] = []
         # Json that no sample has taken, by stem, and the bytes of it all and of `late`.
         self.json: dict[str, Metadata] = {}
@@ -157,7 +159,12 @@ class _Grouping:
             yield from self._begin(place, member.stem)
             self._problem(BAD_NAME)
         elif member.safe and member.content is not None and audio:
-            yield from self._begin(place, member.stem)
+            video = member.kind in VIDEO_ENDINGS
+            if self.sample is None or member.stem != self.stem or video == self.video:
+                yield from self._begin(place, member.stem)
+            elif video:
+                return  # the recording's sound lies beside it
+            self.video = video
             self._copy(member)
         elif member.safe and member.content is not None and member.kind == "json":
             yield from self._keep(place, member)
@@ -206,6 +213,8 @@ class _Grouping:
         if member.size > LARGEST_AUDIO:
             self._problem(TOO_LARGE)
             return
+        if self.sample.audio is not None:
+            self.sample.audio.close()
         audio = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
         shutil.copyfileobj(member.content, audio, 1 << 20)
         self.sample.audio = audio

@@ -17,6 +17,7 @@ from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
 from pipeline.shards.inputs import Shard, find_files
 from pipeline.shards.samples import AUDIO_ENDINGS
+from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder, filesystem
 from tokenizer.storage.tars import TarWriter
@@ -51,7 +52,9 @@ def find_audio(values: list[str]) -> tuple[list[AudioFile], Counter[str]]:
     left_out: Counter[str] = Counter()
     for path, file in files.items():
         stem, ending = posixpath.splitext(path)
-        if ending.lower() not in endings:
+        sound = any(f"{stem}.{each}" in files for each in SOUND_ENDINGS)
+        spare = sound and ending.lower()[1:] not in SOUND_ENDINGS  # a video beside its sound
+        if ending.lower() not in endings or spare:
             left_out[ending.lower() or "no ending"] += 1
             continue
         folder, name = posixpath.split(stem)

@@ -4,8 +4,9 @@ import json
 import platform
 import time
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def open_output(
     folder = Folder(url)
     decisive = {
         "tokenizer": files.fingerprint,
-        "settings": asdict(settings),
+        "settings": settings.to_dict(),
         "inputs": inputs_root,
     }
     record = folder.claim(
@@ -87,7 +88,8 @@ def changed_text(names: list[str]) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of wavmill, Python, and the packages that decide tokens, for the record."""
-    packages = ("torch", "ray", "numpy", "soundfile", "soxr")
+    packages = ["torch", "ray", "numpy", "soundfile", "soxr"]
+    packages += ["av"] if find_spec("av") else []
     return {
         "wavmill": _wavmill_version(),
         "python": platform.python_version(),
@@ -110,8 +112,8 @@ def _wavmill_version() -> str:
 def _difference(name: str, before: Any, now: Any) -> tuple[str, tuple[str, ...]]:
     """How an OUTPUT's record differs from this run's, and the settings fields that this names."""
     if name == "settings" and isinstance(before, dict):
-        fields = tuple(key for key, value in now.items() if before.get(key) != value)
-        parts = [f"{key} {before.get(key)}, not {now[key]}" for key in fields]
+        fields = tuple(key for key in {**now, **before} if before.get(key) != now.get(key))
+        parts = [f"{key} {before.get(key)}, not {now.get(key)}" for key in fields]
         return " and ".join(parts), fields
     if name == "tokenizer":
         return f"another tokenizer ({str(before)[:12]}, not {str(now)[:12]})", ()
@@ -161,6 +163,7 @@ def tokenize(
             "output": folder.url,
             "windowing": run.windowing,
             "limits": limits,
+            "max_duration": run.settings.max_duration,
             "codebook_size": files.codebook_size,
             "dispatcher": pool.dispatcher("encode", shard_number=number, shards_left=shards_left),
         }

@@ -48,13 +48,15 @@ def tokenize_shard(
     output: str,
     windowing: Windowing,
     limits: BatchLimits,
+    max_duration: float | None,
     codebook_size: int,
     dispatcher: Dispatcher,
 ) -> float:
     """Tokenize one shard and commit it; runs as a Ray task. Returns the seconds of audio in it.
 
     Writes shards/NAME.tar and then reports/NAME.parquet below `output`. A task that dies before
-    that has changed nothing, and one that runs twice writes the same bytes twice.
+    that has changed nothing, and one that runs twice writes the same bytes twice. max_duration: in
+    seconds; longer utterances are rejected.
     """
     progress = ShardProgress(board, shard.name)
     report = ShardReport(shard.name, codebook_size)
@@ -66,7 +68,8 @@ def tokenize_shard(
         tar = TokenShardWriter(tar_path, shard=shard.name, codebook_size=codebook_size)
 
         def windows() -> Iterator[tuple[tuple[_Pending, int, Window], np.ndarray]]:
-            for sample, utterance, reason in read_utterances(stream, windowing.samples, late):
+            utterances = read_utterances(stream, windowing.samples, late, max_duration=max_duration)
+            for sample, utterance, reason in utterances:
                 pending = _Pending(sample, utterance, reason)
                 queue.append(pending)
                 if utterance is None:
@@ -113,3 +116,4 @@ def _write_complete(queue: deque[_Pending], tar: TokenShardWriter, report: Shard
             metadata_error=sample.metadata_error,
         )
         report.ok(sample.key, utterance.duration_s, tokens, place=sample.place)
+        report.silent += utterance.silent

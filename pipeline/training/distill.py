@@ -13,6 +13,7 @@ from pathlib import Path
 from ray.actor import ActorHandle
 
 from pipeline.cluster.connect import connect
+from pipeline.cluster.progress import say_precision
 from pipeline.settings import DistillSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
@@ -60,6 +61,7 @@ def distill(
     for stage in (ENCODER, WARM_UP, DISTILL):
         check_layout(output.below(f"training/{stage}"))
     connect()
+    say_precision(precision, runtime.device)
     training = TrainingSettings(
         steps=settings.steps,
         learning_rate=settings.learning_rate,

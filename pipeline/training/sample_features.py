@@ -90,6 +90,7 @@ def sample_features(
     seed: int,
     windowing: Windowing,
     limits: BatchLimits,
+    max_duration: float | None,
     dispatcher: Dispatcher,
 ) -> tuple[np.ndarray | None, Counter[str]]:
     """At most `max_frames` features of one shard, (n, D) fp32, drawn evenly from all its frames.
@@ -103,7 +104,8 @@ def sample_features(
     with open_shard(shard) as stream:
 
         def windows() -> Iterator[tuple[tuple[Window, list[tuple[int, np.ndarray]]], np.ndarray]]:
-            for _, utterance, reason in read_utterances(stream, windowing.samples):
+            utterances = read_utterances(stream, windowing.samples, max_duration=max_duration)
+            for _, utterance, reason in utterances:
                 if utterance is None:
                     rejected[str(reason)] += 1
                     continue

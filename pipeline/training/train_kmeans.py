@@ -135,6 +135,7 @@ class _Source:
                 "seed": seed,
                 "windowing": self.windowing,
                 "limits": self.encoding.batch_limits(),
+                "max_duration": self.encoding.max_duration,
                 "dispatcher": pool.dispatcher(
                     "features", shard_number=number, shards_left=shards_left
                 ),

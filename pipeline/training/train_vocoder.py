@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from pipeline.cluster.connect import connect
-from pipeline.cluster.progress import Reporter
+from pipeline.cluster.progress import Reporter, say_precision
 from pipeline.settings import CropSettings, VocoderSettings
 from pipeline.shards.inputs import Shard
 from pipeline.training.crop_training import train_on_crops
@@ -72,6 +72,7 @@ def train_vocoder(
     output.claim_run("training/run.json", record)
     check_layout(output.below("training"))
     connect()
+    say_precision(settings.precision, runtime.device)
 
     def make_run(board: ActorHandle) -> VocoderRun:
         return VocoderRun(

@@ -154,9 +154,8 @@ def test_sound_while_tokens_come_is_that_of_all_of_them(tmp_path, causal):
     expected = tokenizer.decode(np.concatenate([prompt, tokens]))[18 * 320 :]
     np.testing.assert_allclose(np.concatenate(pieces), expected, atol=1e-4)
     if causal:
-        # The first lacks what the vocoder's windows overlap; then it is 80 ms a step. The last
-        # token completes no chunk, and comes with the end.
-        assert len(pieces) == 12 and {len(piece) for piece in pieces[2:-2]} == {1280}
+        # The first lacks what the vocoder's windows overlap; then it is 80 ms a step.
+        assert len(pieces) == 13 and {len(piece) for piece in pieces[2:-2]} == {1280}
     else:
         assert len(pieces) == 1
     with pytest.raises(UsageError, match="no vocoder"):

@@ -26,14 +26,15 @@ def test_sound_at_24_khz_comes_in_whole_chunks(tmp_path):
     generator, tokenizer, prompt = Generator(small_lm()), Tokenizer(files), speech(18, seed=1)
     (tokens,) = generator.generate([prompt], 43, [3])
     pieces = list(generator.speak(tokenizer, prompt, 43, seed=3))
-    # The prompt's last chunk of 4 ends after 2 tokens of the continuation's 43.
-    assert [len(piece) for piece in pieces] == [2 * 480, *[4 * 480] * 10, 480]
+    # The prompt's last chunk of 4 ends after 2 tokens of the continuation's 43; the last token
+    # waits for a chunk that does not come.
+    assert [len(piece) for piece in pieces] == [2 * 480, *[4 * 480] * 10, 0, 480]
     expected = tokenizer.decode(np.concatenate([prompt, tokens]))[18 * 480 :]
     np.testing.assert_allclose(np.concatenate(pieces), expected, atol=1e-5)
 
     continue_prompts(
         generator,
-        [Prompt("voice", prompt, "voice.wav")],
+        [Prompt(key="voice", tokens=prompt, url="voice.wav")],
         settings=ContinuationSettings(tokens=8),
         output=Folder(str(tmp_path / "continued")),
         decoding=tokenizer.decoding,

@@ -23,6 +23,7 @@ from conftest import (
     rows_of,
     run_job,
 )
+from refusals import assert_refused
 
 RATE = 16_000
 
@@ -87,6 +88,7 @@ def samples(trap: Path) -> list[tuple[str, str | None, list[tuple[str, bytes]]]]
         ("pickled", [("pyd", pickled), ("pickle", pickled), ("flac", flac), ("pkl", pickled)]),
         ("bad_json", [("flac", flac), ("json", b"{not json")]),
         ("folder/upper", [("FLAC", flac)]),
+        ("video", [("mp4", text), ("flac", flac), ("webm", text)]),
     ]
     bad = [
         ("text_as_flac", "not_audio", [("flac", text)]),
@@ -104,6 +106,7 @@ def samples(trap: Path) -> list[tuple[str, str | None, list[tuple[str, bytes]]]]
         ("../outside", "bad_name", [("flac", flac)]),
         ("/absolute", "bad_name", [("flac", flac)]),
         ("only_pickled", "no_audio", [("pyd", pickled)]),
+        ("opposite", "channels_cancel", [("flac", audio(np.stack([x, -x], 1)))]),
     ]
     # Good and bad alternate: a bad sample must not affect the next one.
     table = []
@@ -193,6 +196,27 @@ def test_an_absurd_sample_rate_is_one_rejected_sample(tokenizer, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "out/manifest.parquet")
     assert [(row["key"], row["status"]) for row in rows] == [("good", "ok"), ("hertz", "rejected")]
+
+
+@pytest.mark.slow
+def test_audio_over_the_maximum_duration_is_rejected(tokenizer, tmp_path):
+    """And digital silence is counted. The maximum belongs to the OUTPUT, where it is given."""
+    silence = audio(np.zeros(RATE, np.float32))
+    members = [("long.flac", audio(speech())), ("silence.flac", silence)]
+    write_tar(tmp_path / "long.tar", members)
+    flags = ("--input", tmp_path / "long.tar", "--tokenizer", tokenizer, "--max-reject-rate", 1)
+    flags = (*flags, "--output", tmp_path / "out", *ONE_THREAD)
+    done = run_job("tokenize", *flags, "--max-duration", 2)
+    assert done.returncode == 0, done.stderr
+    assert "1 of the ok ones are digital silence" in done.stdout
+    rows = rows_of(tmp_path / "out/manifest.parquet")
+    assert [(row["key"], row["reason"]) for row in rows] == [
+        ("long", "too_long"),
+        ("silence", None),
+    ]
+    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["max_duration"] == 2
+    assert json.loads((tmp_path / "out/summary.json").read_text())["silent"] == 1
+    assert_refused(run_job("tokenize", *flags), "--output", "--max-duration 2")
 
 
 @pytest.mark.slow

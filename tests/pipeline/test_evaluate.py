@@ -13,7 +13,6 @@ import torch
 from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
 from refusals import assert_refused
 
-from jobs.cli import flags
 from pipeline.evaluation import abx, measures
 from pipeline.evaluation.evaluate_decoding import FeatureFigures
 from pipeline.evaluation.phone_labels import read_item_file, read_phones
@@ -150,39 +149,6 @@ def test_tokens_that_are_there_are_measured_without_making_them(tokenizer, good)
         summary["codebook"]["perplexity"], rel=1e-3
     )
     assert 0 < float(table["same_text_closer"]) < 1 and "pnmi" not in table
-
-
-def test_both_precisions_are_compared(tokenizer, places):
-    output = places / "compared"
-    flags = ("--input", places / "input.tar", "--tokenizer", tokenizer, "--output", output)
-    file = ("--json", places / "compared.json")
-    done = run_job("evaluate", "tokens", *flags, *file, "--compare-precision", *ONE_THREAD)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("encoding in")]
-    assert lines == ["encoding in fp32 on cpu", "encoding in bf16 on cpu"]
-    one, two = (read_tokens(output / f"{place}shards/input.tar") for place in ("", "bf16/"))
-    pairs = [(tokens, two[key][0]) for key, (tokens, _) in one.items()]
-    equal = sum(int((made == again).sum()) for made, again in pairs)
-    tokens = sum(len(made) for made, _ in pairs)
-    figures = json.loads(file[1].read_text())
-    assert figures["compared_tokens"] == figures["tokens"] == tokens
-    assert figures["equal_tokens"] == pytest.approx(equal / tokens) and 0.5 < equal / tokens < 1
-    assert figures["other_lengths"] == 0
-    assert "equal_tokens" in table_of(done.stdout)
-
-
-def test_bf16_of_an_imported_tokenizer_is_announced(capsys):
-    """A model that comes with it learned from its tokens in fp32."""
-    files = TokenizerFiles.read(TOKENIZER)
-    imported = replace(files, made_by={"method": "imported", "from": "somewhere"})
-    for given, precision, lines in (
-        (files, "bf16", 0),
-        (imported, "fp32", 0),
-        (imported, "bf16", 1),
-    ):
-        flags.warn_of_bf16(given, precision)
-        found = capsys.readouterr().err.splitlines()
-        assert len(found) == lines and all("--compare-precision" in line for line in found)
 
 
 # (flags that replace the usable ones, what the line must contain). {p}: places.

@@ -1,42 +1,51 @@
 """Audio files → 16 kHz mono, block by block, so that hours of audio fit in little memory.
 
-libsndfile (through soundfile) decodes flac, wav, ogg, opus and mp3. soxr resamples block by block
+libsndfile (through soundfile) decodes flac, wav, ogg, opus, mp3 and older containers; PyAV, where
+it is installed, what libsndfile does not (second_decoder.py). Before either, containers/ looks for
+all the sound that a file holds, so that none is lost without a word. soxr resamples block by block
 and gives the same samples as a single call.
 """
 
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
+from tokenizer.audio.containers.find import find_parts
+from tokenizer.audio.containers.parts import Part
 from tokenizer.audio.frames import SAMPLE_RATE, num_frames
-from tokenizer.audio.mp3 import length_frame
+from tokenizer.audio.mixing import Mixer, mixed_down
+from tokenizer.audio.reasons import (
+    EMPTY,
+    NOT_AUDIO,
+    NOT_FINITE,
+    TOO_LONG,
+    TOO_MANY_CHANNELS,
+    TOO_SHORT,
+    TRUNCATED,
+    UNCHECKED,
+    AudioError,
+)
+from tokenizer.audio.second_decoder import Sound, open_media
+
+__all__ = [
+    "EMPTY", "NOT_AUDIO", "NOT_FINITE", "TOO_SHORT", "TRUNCATED", "AudioError", "Utterance",
+    "decode", "measure", "mixed_down", "read_utterance", "resample",
+]  # fmt: skip
 
 # Samples of a block, over all channels: 2 MB of float32.
 BLOCK_SAMPLES = 1 << 19
 
 # Speech has no lower sample rate, and a damaged header must not become hours of resampled audio.
 LOWEST_RATE = 1000
-LARGEST_OGG_PAGE = 65_307  # bytes
-UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a flac that was written to a pipe
-
-NOT_AUDIO = "not_audio"
-TRUNCATED = "truncated_audio"
-EMPTY = "empty_audio"
-NOT_FINITE = "not_finite"
-TOO_SHORT = "too_short"
-
-
-class AudioError(ValueError):
-    """Audio that cannot be tokenized. `reason` is one of the constants of this module."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+MOST_CHANNELS = 64
+# Below half a step of 16 bits everywhere: no sound at all.
+SILENCE = 2.0**-16
+UNSUPPORTED_ENCODING = 4  # libsndfile's SF_ERR_UNSUPPORTED_ENCODING
 
 
 @dataclass
@@ -47,6 +56,7 @@ class Utterance:
     mean, scale: (x - mean) * scale has zero mean and unit variance over the whole utterance.
     waveform: (samples,) float32 at 16 kHz; None if it was too long to be kept.
     file: the source, which is decoded again where the waveform was not kept.
+    silent: whether no sample differs from zero: digital silence.
     """
 
     sample_rate: int
@@ -56,6 +66,7 @@ class Utterance:
     scale: float
     waveform: np.ndarray | None
     file: BinaryIO | None = None
+    silent: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -74,10 +85,13 @@ class Utterance:
         return resample(*decode(self.file), sample_rate)
 
 
-def read_utterance(file: BinaryIO, keep_samples: int) -> Utterance:
+def read_utterance(
+    file: BinaryIO, keep_samples: int, max_seconds: float | None = None
+) -> Utterance:
     """Decode a whole file once, to check it and to measure its length, mean and variance.
 
     file: seekable, binary. keep_samples: the waveform is kept if it has no more samples at 16 kHz.
+    max_seconds: longer audio is rejected as soon as so much was decoded; None takes any length.
     Raises AudioError, with its reason, for audio that cannot be tokenized.
     """
     blocks, sample_rate = decode(file)
@@ -87,6 +101,8 @@ def read_utterance(file: BinaryIO, keep_samples: int) -> Utterance:
         nonlocal source_samples
         for block in blocks:
             source_samples += len(block)
+            if max_seconds is not None and source_samples > max_seconds * sample_rate:
+                raise AudioError(TOO_LONG, f"over {max_seconds:g} seconds")
             yield block
 
     utterance = measure(resample(counted(), sample_rate), keep_samples)
@@ -103,12 +119,14 @@ def read_utterance(file: BinaryIO, keep_samples: int) -> Utterance:
 def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
     """Length, mean and scale of 16 kHz blocks. Sums are float64, exact enough for hours."""
     kept: list[np.ndarray] | None = []
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares, silent = 0, 0.0, 0.0, True
     for block in blocks:
         count += len(block)
         wide = block.astype(np.float64)
         total += float(wide.sum())
         squares += float(np.dot(wide, wide))
+        # Nearly always the power says so already.
+        silent = silent and squares < count * SILENCE**2 and bool((np.abs(block) < SILENCE).all())
         if kept is not None and count <= keep_samples:
             kept.append(block)
         else:
@@ -119,99 +137,96 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
     # 1e-7 as in Hugging Face's Wav2Vec2FeatureExtractor, with which WavLM was trained.
     scale = 1.0 / (variance + 1e-7) ** 0.5
     return Utterance(
-        SAMPLE_RATE, count / SAMPLE_RATE, samples=count, mean=mean, scale=scale, waveform=waveform
+        SAMPLE_RATE,
+        count / SAMPLE_RATE,
+        samples=count,
+        mean=mean,
+        scale=scale,
+        waveform=waveform,
+        silent=silent,
     )
 
 
 def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
     """Mono float32 blocks at the file's own rate, and that rate. Channels are averaged.
 
-    Raises AudioError: NOT_AUDIO at once; TRUNCATED, NOT_FINITE or NOT_AUDIO while blocks are read.
+    Streams that are joined in one file follow each other, at the rate of the first. Raises
+    AudioError, at once or while blocks are read: whatever the container, a decoder or the samples
+    show. Where audio is cut, what there is of it may come first, and then the error.
     """
-    sound = _open(file)
-    if sound.format == "MP3":
-        file.seek(0)
-        data = file.read()
-        if (info := length_frame(data)) is not None:
-            file = io.BytesIO(info + data)
-        sound = _open(file)  # again, because reading has moved the position in the file
-    if sound.samplerate < LOWEST_RATE:
-        raise AudioError(NOT_AUDIO, f"its sample rate is {sound.samplerate} Hz")
-    return _read_blocks(sound, file), sound.samplerate
+    sounds = map(_open, _parts(file))
+    first = next(sounds, None)
+    if first is None:
+        raise AudioError(EMPTY)
+    return _mono(chain([first], sounds), first.sample_rate), first.sample_rate
 
 
-def _open(file: BinaryIO) -> soundfile.SoundFile:
-    file.seek(0)
+def _mono(sounds: Iterable[Sound], rate: int) -> Iterator[np.ndarray]:
+    mixer = Mixer()
+    for sound in sounds:
+        blocks = map(mixer.mix, sound.blocks)
+        yield from resample(blocks, sound.sample_rate, new_rate=rate)
+    mixer.check()
+
+
+def _parts(file: BinaryIO) -> Iterator[Part]:
     try:
-        return soundfile.SoundFile(file)
+        yield from find_parts(file)
+    except AudioError as error:
+        if error.reason != NOT_AUDIO:
+            raise
+        file.seek(0)
+        try:
+            with soundfile.SoundFile(file) as sound:
+                detail = f"nothing tells whether a {sound.format} is whole; convert it to FLAC"
+        except soundfile.LibsndfileError:
+            raise error from None
+        raise AudioError(UNCHECKED, detail) from error
+
+
+def _open(part: Part) -> Sound:
+    """A part, opened by libsndfile, or else by FFmpeg. Raises AudioError."""
+    sound = _open_sndfile(part) if part.sndfile else open_media(part)
+    if sound.sample_rate < LOWEST_RATE:
+        raise AudioError(NOT_AUDIO, f"its sample rate is {sound.sample_rate} Hz")
+    if sound.channels > MOST_CHANNELS:
+        raise AudioError(TOO_MANY_CHANNELS, f"{sound.channels}, of {MOST_CHANNELS} at most")
+    return sound
+
+
+def _open_sndfile(part: Part) -> Sound:
+    part.file.seek(0)
+    try:
+        sound = soundfile.SoundFile(part.file)
     except soundfile.LibsndfileError as error:
+        if error.code == UNSUPPORTED_ENCODING:
+            return open_media(part)
         raise AudioError(NOT_AUDIO, str(error)) from error
+    if sound.frames < part.least_samples:
+        sound.close()
+        detail = f"{sound.frames} of {part.least_samples} samples could be read"
+        raise AudioError(TRUNCATED, detail)
+    return Sound(sound.samplerate, sound.channels, _read_blocks(sound))
 
 
-def _read_blocks(sound: soundfile.SoundFile, file: BinaryIO) -> Iterator[np.ndarray]:
+def _read_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
     with sound:
         claimed, seen = sound.frames, 0
         step = max(1, BLOCK_SAMPLES // sound.channels)
-        cut = _says_truncated(sound, file)
-        # soundfile seeks after each read of a seekable file. At the end of a flac that was written
-        # to a pipe that fails, and sequential reading needs no seek.
+        # soundfile seeks after each read of a seekable file, which some decoders cannot.
         sound._info.seekable = 0
-        while True:
+        while seen < claimed:
             try:
-                # Always float32: reading a float file as int16 gives zeros without an error.
-                block = sound.read(step, dtype="float32", always_2d=True)
+                # Always float32: reading a float file as int16 gives zeros without an error. And
+                # no more than is claimed: what lies behind the last sample may be no audio.
+                count = min(step, claimed - seen)
+                block = sound.read(count, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise AudioError(TRUNCATED, f"decoding stopped: {error}") from error
             if not len(block):
-                break
+                raise AudioError(TRUNCATED, f"{seen} of {claimed} samples could be read")
             seen += len(block)
-            yield mixed_down(block)
-        if cut or seen < claimed != UNKNOWN_LENGTH:
-            raise AudioError(TRUNCATED, f"{seen} of {claimed} samples could be read")
-
-
-def mixed_down(block: np.ndarray) -> np.ndarray:
-    """(n, channels) float32 → (n,), the channels' mean. Raises AudioError(NOT_FINITE)."""
-    mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise AudioError(NOT_FINITE)
-    return mono
-
-
-def _says_truncated(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
-    """Whether a wav's header or an ogg's last page shows that the end is missing.
-
-    libsndfile shortens such files without an error, and reports the shorter length.
-    """
-    if sound.format in ("WAV", "WAVEX"):
-        for line in sound.extra_info.splitlines():
-            if line.strip().startswith("data") and "should be" in line:
-                claimed, real = (int(part.split()[0]) for part in _numbers(line))
-                # A header written to a pipe claims the largest possible size; nothing is missing.
-                return real < claimed < 0x7FFFF000
-    if sound.format == "OGG":
-        position = file.tell()
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 2 * LARGEST_OGG_PAGE))
-        tail = file.read()
-        file.seek(position)
-        return not _ends_with_last_page(tail)
-    return False
-
-
-def _ends_with_last_page(tail: bytes) -> bool:
-    """Whether an Ogg stream's last page (RFC 3533) has the end-of-stream flag and is complete."""
-    start = tail.rfind(b"OggS")
-    page = tail[start:] if start >= 0 else b""
-    if len(page) < 27 or not page[5] & 0x04:
-        return False
-    segments = page[26]
-    return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
-
-
-def _numbers(line: str) -> tuple[str, str]:
-    claimed, _, real = line.partition(":")[2].partition("(should be")
-    return claimed, real.rstrip(") ")
+            yield block
 
 
 def resample(

@@ -79,7 +79,6 @@ def train(args: argparse.Namespace) -> int:
         weights={f"encoder.{k}": v for k, v in weights.items()},
         made_by={"method": "distill", "encoder": args.encoder, "seed": args.seed},
     )
-    flags.say_precision(args.precision, device)
     last = distill(
         shards,
         output,

@@ -34,7 +34,6 @@ def train(args: argparse.Namespace) -> int:
     device, precision = flags.device_and_precision(args)
     output = flags.named("--output", Folder, args.output)
     output.check_free("config.json")
-    flags.say_precision(precision, device)
     flags.warn_of_bf16(files, precision)
     last = train_vocoder(
         shards,

@@ -163,7 +163,7 @@ def test_speech_at_24_khz(files, tmp_path):
     write_flac(tmp_path / "speech.flac", Decoding(files), tokens)
     read, rate = soundfile.read(tmp_path / "speech.flac", dtype="float32")
     assert rate == 24_000
-    np.testing.assert_allclose(read, wave, atol=1.1 / 32768)
+    np.testing.assert_allclose(read, wave, atol=1.6 / 32768)
 
 
 def test_without_a_vocoder_speech_would_have_16_khz(files):

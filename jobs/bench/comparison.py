@@ -1,0 +1,63 @@
+"""A table of jobs/bench/published.py: rows of the authors' code, and rows of ours beside them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from jobs.bench.timing import Row, take_turns
+
+# What our rows are compared with. Autocast is what their own speed test uses for less than fp32.
+THEIR_PRECISIONS = {"fp32": ("fp32",), "bf16": ("fp32", "autocast")}
+
+
+@dataclass(kw_only=True)
+class Table:
+    """Rows that do the same. audio: seconds of speech in a turn.
+
+    theirs: by way and precision; one table can have several ways, such as one utterance after the
+    other. ours: by precision.
+    """
+
+    title: str
+    audio: float
+    theirs: dict[tuple[str, str], Row] = field(default_factory=dict)
+    ours: dict[str, Row] = field(default_factory=dict)
+
+    def add_theirs(self, way: str, precision: str, run: Callable[[], object]) -> None:
+        """A row of theirs."""
+        label = ", ".join(filter(None, ("theirs", precision, way)))
+        self.theirs[way, precision] = Row(name=label, run=run, memory=False)
+
+    def add_ours(self, precision: str, run: Callable[[], object]) -> None:
+        """A row of ours."""
+        self.ours[precision] = Row(name=f"ours, {precision}", run=run, memory=False)
+
+    def measure(self, turns: int) -> None:
+        """Run all rows, and print them."""
+        take_turns([*self.theirs.values(), *self.ours.values()], turns)
+        print(f"\n{self.title}")
+        for row in self.theirs.values():
+            self._show(row, "")
+        for precision, row in self.ours.items():
+            compared = THEIR_PRECISIONS[precision]
+            ratios = [self._ratio(row, way, compared) for way in dict.fromkeys(self._ways())]
+            if precision == "bf16":
+                converted = [self._ratio(row, way, ["bf16"]) for way in dict.fromkeys(self._ways())]
+                ratios.append(f"(bf16 weights: {', '.join(converted)})")
+            self._show(row, "  ".join(ratios))
+
+    def _ways(self) -> list[str]:
+        return [way for way, _ in self.theirs]
+
+    def _ratio(self, row: Row, way: str, precisions: Iterable[str]) -> str:
+        """How much faster a row is than the fastest of theirs of one way and these precisions."""
+        best = min(self.theirs[way, precision].median for precision in precisions)
+        return f"{best / row.median:.2f} x {way}".strip()
+
+    def _show(self, row: Row, note: str) -> None:
+        fastest, slowest = min(row.seconds), max(row.seconds)
+        spread = f"{1e3 * fastest:.0f} to {1e3 * slowest:.0f}"
+        print(
+            f"  {row.name:<34}{1e3 * row.median:9.1f}{spread:>17}{self.audio / row.median:9.2f}  "
+            f"{note}".rstrip(),
+            flush=True,
+        )
