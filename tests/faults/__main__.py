@@ -7,8 +7,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults import disks, fuzz, inputs, kills, races, s3_faults, training_kills
+from faults import containers, disks, fuzz, inputs, kills, races, s3_faults, training_kills
 from faults.checks import Result, World, remove, show
+
+
+def damaged_containers(_: World) -> Iterator[Result]:
+    """A result for all containers and damages; `python -m tests.faults.containers` lists them."""
+    rows = list(containers.table(*containers.speech()))
+    result = Result("containers, whole and damaged", times=len(rows), samples=len(rows))
+    result.rows = len(rows)
+    lost = [f"{row.form}, {row.damage}: under 98 % of the speech" for row in rows if row.lost]
+    result.problems += lost
+    yield result
+
 
 KINDS: dict[str, Callable[[World], Iterator[Result]]] = {
     "s3": s3_faults.run,
@@ -16,6 +27,7 @@ KINDS: dict[str, Callable[[World], Iterator[Result]]] = {
     "races": lambda world: races.run(world.folder),
     "inputs": inputs.run,
     "disks": disks.run,
+    "containers": damaged_containers,
     "fuzz": lambda _: fuzz.run(),
     "training": training_kills.run,
 }
