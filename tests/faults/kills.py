@@ -27,6 +27,7 @@ VICTIMS = {
 # Without them the job cannot go on, and the same command is run again.
 ENDS_THE_JOB = ("driver", "raylet")
 KILLS = 3  # of one job
+LATEST = 3.0  # seconds
 # A worker that opens a shard of this name dies, every time.
 DEADLY = "part-01.tar"
 HOOK = f"""
@@ -64,7 +65,7 @@ def _killed(world: World, victim: str, seed: int) -> Result:
         with command("tokenize", *flags) as job:
             ends = victim in ENDS_THE_JOB
             before = kills
-            while kills < KILLS and _kill(job, VICTIMS[victim], chosen.uniform(0, 4)):
+            while kills < KILLS and _kill(job, VICTIMS[victim], chosen.uniform(0, LATEST)):
                 kills += 1
                 if ends:
                     break
@@ -84,8 +85,9 @@ def _kill(job: Command, title: str, seconds: float) -> bool:
     began = 0.0
     while job.process.poll() is None:
         found = [job.process.pid] if not title else list(job.processes(title))
-        # The driver is killed once it works: before that there is nothing to lose.
-        if found and (title or job.processes("ray::")):
+        # What ends the job is killed once shards are read: before that there is nothing to lose.
+        ends = title in (VICTIMS[victim] for victim in ENDS_THE_JOB)
+        if found and (began or not ends or job.processes(VICTIMS["shard task"])):
             began = began or time.monotonic()
             if time.monotonic() - began >= seconds:
                 for process in found:

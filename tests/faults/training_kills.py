@@ -110,6 +110,8 @@ def _killed(world: World, job: str, how: tuple[Path, int, int]) -> Result:
             killed += dies
             runs.append(training.end(killed=dies))
     result = Result(f"{job}: all of it killed, {killed} times (seed {seed})", times=len(runs) - 1)
+    if not killed:
+        result.problems.append("it was never killed")
     return _compared(result, [output / weights for output in outputs], runs)
 
 
