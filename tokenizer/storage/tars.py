@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
-from tokenizer.storage.unpacking import Readable, Unpacked
+from tokenizer.storage.unpacking import MOST_TIMES, Readable, Unpacked
 
 # Bytes that tarfile reads at once. With its own 10 KB, a tar of audio costs more in Python than in
 # decoding. With a large buffer, a tar of small members does: every read copies the buffer's rest.
@@ -21,6 +21,8 @@ LARGE_MEMBERS, SMALL_MEMBERS = 1 << 20, 16 << 10
 LARGEST_HEADER = 1 << 20
 # Zeros may follow the end of an archive, up to a tape's block; there are never as many as these.
 MOST_ZEROS = 64 << 20
+# A sparse file may have holes of this many bytes, and a limited number for each byte it stores.
+FREE_HOLES = 16 << 20
 # Headers whose content is read into memory.
 LONG_HEADERS = (
     tarfile.XHDTYPE,
@@ -69,10 +71,21 @@ def read_members(
         archive = open_tar(fileobj=rest, mode="r|", bufsize=buffer_bytes, tarinfo=_StrictTarInfo)
         for info in archive:
             archive.members = []  # tarfile would keep them all, and a shard may have millions
+            _check_holes(info)
             yield info, archive.extractfile(info) if info.isreg() else None
         rest.put_back(archive.fileobj.buf)
         if not _skip_zeros(rest):
             return
+
+
+def _check_holes(info: tarfile.TarInfo) -> None:
+    """Raises TarError for a sparse file that is almost all hole."""
+    if not info.issparse():
+        return
+    pieces: Any = info.sparse  # (offset, bytes) of what is no hole; its type is wrong
+    stored = sum(size for _, size in pieces)
+    if info.size > FREE_HOLES + MOST_TIMES * stored:
+        raise tarfile.ReadError(f"{info.size:,} bytes of holes around {stored:,} bytes")
 
 
 class _Rest:

@@ -81,6 +81,23 @@ def test_a_bomb_is_a_broken_tar_in_little_memory(kind, monkeypatch):
     assert peak < 50 << 20
 
 
+def sparse(name: str, stored: bytes, size: int) -> bytes:
+    """A tar of a file of `size` bytes that is a hole behind its first bytes, as of `tar -S`."""
+    header = bytearray(tar((name, stored))[:512])
+    header[156:157], header[257:265] = b"S", b"ustar  \0"
+    header[386:410] = b"%011o\0%011o\0" % (0, len(stored))
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b"%06o\0 " % sum(header[:148] + b" " * 8 + header[156:])
+    return bytes(header) + stored + bytes(-len(stored) % 512) + bytes(1024)
+
+
+def test_holes_are_zeros_but_no_bomb():
+    data = sparse("a.wav", SOUND[:512], 2000)
+    assert listed(data) == [("a", None, SOUND[:512] + bytes(1488), None)]
+    rows = listed(tar(("good.wav", SOUND)) + sparse("bomb.wav", SOUND[:512], 5 << 30))
+    assert [row[1] for row in rows] == [None, shards.BROKEN_TAR]
+
+
 @pytest.mark.parametrize("kind", ["pax", "gnu"])
 def test_a_huge_header_is_a_broken_tar(kind):
     name = "x" * (tars.LARGEST_HEADER + 10) + ".wav"
