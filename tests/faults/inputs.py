@@ -68,7 +68,7 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
         change(path)
         first = job.end()
     version = find_shards([str(path)])[1][0]
-    if first.status == 0:
+    if (store.folder / "reports/long.parquet").exists():
         problem = _version_problem(store, (version.size, version.version))
         result.problems += [problem] if problem else []
     undisturbed = LocalStore(world.folder / f"{how}-undisturbed")
