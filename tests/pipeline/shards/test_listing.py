@@ -73,6 +73,15 @@ def test_a_path_that_exists_is_taken_as_it_is(tmp_path, name):
     assert fs.size(path) == len(ONE)
 
 
+def test_a_glob_below_a_folder_whose_name_looks_like_one(tmp_path):
+    put(tmp_path, "set[1]/a.tar", "set[1]/b/c.tar", "set1/d.tar", "[x]/[y]/e.tar")
+    assert names(tmp_path / "set[1]/*.tar") == ["a"]
+    assert names(tmp_path / "set[1]/**/*.tar") == names(tmp_path / "set[1]/**") == ["a", "b/c"]
+    assert names(tmp_path / "set[0-9]/*.tar") == ["set1/d"]
+    assert names(tmp_path / "[x]/*/e.tar") == ["[y]/e"]
+    assert names(tmp_path / "s*/*.tar") == ["set1/d", "set[1]/a"]
+
+
 def test_a_range_beside_names_that_are_none(tmp_path):
     put(tmp_path, "s-000.tar", "s-001.tar", "s-[0].tar")
     assert names(tmp_path / "s-{000..001}.tar") == ["s-000", "s-001"]
@@ -135,6 +144,8 @@ def test_an_output_inside_an_input_is_refused(tmp_path):
         with pytest.raises(UsageError, match="a later run would read it") as refused:
             check_outside([str(tmp_path / value)], str(tmp_path / output))
         assert refused.value.argument == "output"
+    put(tmp_path, "data[1]/a.tar")
+    check_outside([str(tmp_path / "data[1]/**")], str(tmp_path / "out"))
     for value, output in (("in", "input-out"), ("in/*.tar", "in/out"), ("in/a.tar", "in/out")):
         check_outside([str(tmp_path / value)], str(tmp_path / output))
 
