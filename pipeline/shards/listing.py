@@ -51,10 +51,12 @@ def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, Inpu
     listings: dict[str, Infos] = {}
     patterns = [value] if _exists(value) else _expanded(value)
     missing = []
-    for pattern in patterns:
+    for number, pattern in enumerate(patterns):
         fs, path = filesystem(pattern)
         path = path.rstrip("/")
         refuse_empty_listings(fs)
+        if number == 0:
+            fs.invalidate_cache()  # others may have written since it was listed last
         try:
             if len(patterns) > 1 and not has_magic(path):
                 base, infos = _from_listing(fs, path, listings)

@@ -150,12 +150,17 @@ def test_versions_of_both_kinds_are_told_apart(store, tmp_path):
     path.write_bytes(CONTENT)
     for url, again in (
         (str(path), lambda: path.write_bytes(CONTENT[::-1])),
-        (put(s3, "v.tar"), lambda: put(s3, "v.tar", CONTENT[::-1])),
+        (put(s3, "v/v.tar"), lambda: put(s3, "v/v.tar", CONTENT[::-1])),
     ):
         before = find_shards([url])[1][0]
         assert find_shards([url])[1][0] == before
         with open_shard(before) as stream:
             assert stream.version == (before.size, before.version)
+        # However it is listed: as part of a folder, a glob or a range.
+        folder, _, name = url.removesuffix(".tar").rpartition("/")
+        for value in (folder, f"{folder}/{name}*", f"{folder}/{{{name},{name}}}.tar"):
+            listed = {shard.url: shard for shard in find_shards([value])[1]}
+            assert listed[before.url].version == before.version
         again()
         after = find_shards([url])[1][0]
         assert after.size == before.size and after.version != before.version
