@@ -1,5 +1,6 @@
 """A folder on any filesystem that fsspec knows: its files are published whole or not at all."""
 
+import errno
 import json
 import os
 import re
@@ -155,7 +156,7 @@ class Folder:
     def create(self, source: Path, name: str) -> bool:
         """As `publish`, unless there is a file of this name; returns whether it was published.
 
-        Of two that create it at once one wins, on a local disk and on S3.
+        Of two that create it at once one wins, on a local disk and on S3 with conditional writes.
         """
         target = self.path(name)
         if self.local:
@@ -169,11 +170,15 @@ class Folder:
             patiently(self.fs.put_file, str(source), target, mode="create")
         except FileExistsError:
             return False
-        except OSError:
+        except (OSError, NotImplementedError) as error:
             self.fs.invalidate_cache()
-            if not patiently(self.fs.exists, target):
+            if patiently(self.fs.exists, target):
+                return False  # refused, as another was faster
+            if isinstance(error, OSError) and error.errno != errno.ENOSYS:
                 raise
-            return False  # refused, as another was faster
+            # A store that cannot do so. Of two that create it at once the last one wins.
+            self.publish(source, name)
+            return self.read_bytes(name) == source.read_bytes()
         return True
 
     def remove(self, name: str) -> None:

@@ -220,5 +220,34 @@ def test_of_two_creators_one_is_told(tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / kind)
 
 
+@pytest.mark.parametrize("error", [OSError(38, "Not implemented"), NotImplementedError("mode")])
+def test_a_store_without_conditional_writes(tmp_path, monkeypatch, error):
+    source = tmp_path / "source"
+    source.write_text("first")
+    folder = Folder("memory://conditional")
+    put = type(folder.fs).put_file
+
+    def without_condition(self, *values, **more):
+        if more.get("mode") == "create":
+            raise error
+        return put(self, *values, **more)
+
+    monkeypatch.setattr(type(folder.fs), "put_file", without_condition)
+    assert folder.create(source, "run.json")
+    assert not folder.create(source, "run.json")
+    assert folder.read_text("run.json") == "first"
+    folder.remove("run.json")
+
+
+def test_a_mount_that_cannot_sync(tmp_path, monkeypatch):
+    def refuse(_: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    folder = Folder(str(tmp_path))
+    folder.publish_text("x", "a/b.txt")
+    assert folder.read_text("a/b.txt") == "x"
+
+
 def _no_links(*_: object) -> None:
     raise PermissionError(1, "Operation not permitted")
