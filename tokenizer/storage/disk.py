@@ -46,7 +46,7 @@ def _copy(source: Path, target: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until a local file, or a folder's list of names, is on the disk, if that can be asked."""
+    """Wait until a file, or a folder's list of names, is on the disk, if that can be asked."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
