@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset as wds
-from job_marker import runs_a_job
 from ray_cluster import ROOT, end_ray, environment, shared_cluster
 from stores import s3_server
 from transformers import WavLMConfig, WavLMModel
@@ -31,6 +31,44 @@ SPEECH = ROOT / "tests" / "speech"
 SETTINGS = ("window_seconds", "context_seconds", "batch_size", "batch_seconds", "precision")
 # One encoder of one thread: what a shard's bytes are compared with, over and over.
 ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)
+
+# Which tests get the marker `job`: those that run a program, which `make check` leaves out. A test
+# runs a program if it, a fixture of it or a function of tests/ that one of them calls names one of
+# these.
+PROCESSES = {"subprocess", "shared_cluster"}
+
+
+def runs_a_job(item: pytest.Item) -> bool:
+    """Whether a test, or one of its fixtures, runs a program."""
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    fixtures = [fixture.func for group in definitions for fixture in group]
+    return any(map(_starts_process, [item.function, *fixtures]))
+
+
+def _starts_process(function: object, seen: set[object] | None = None) -> bool:
+    seen = set() if seen is None else seen
+    function = getattr(function, "__wrapped__", function)
+    if isinstance(function, type):
+        methods = [part for part in vars(function).values() if isinstance(part, types.FunctionType)]
+        return any(_starts_process(method, seen) for method in methods)
+    if not isinstance(function, types.FunctionType) or function in seen:
+        return False
+    seen.add(function)
+    names = _names(function.__code__)
+    if names & PROCESSES:
+        return True
+    called = (function.__globals__.get(name) for name in names)
+    return any(_starts_process(part, seen) for part in called if _is_of_tests(part))
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _is_of_tests(part: object) -> bool:
+    module = getattr(part, "__module__", "") or ""
+    return not module.startswith(("torch", "numpy", "tokenizer.", "pipeline.", "lm.", "jobs."))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -114,7 +114,8 @@ def _status(main: Callable[[], int]) -> int | str | None:
             raise
         remedy = DISK_ERRORS.get(error.errno or 0, "see that it answers")
         where = f"{error.filename}: " if error.filename else ""
-        problem = f"error: {where}{one_line(error)}; {remedy} and run the same command again"
+        what = error.strerror if where else one_line(error)
+        problem = f"error: {where}{what}; {remedy} and run the same command again"
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

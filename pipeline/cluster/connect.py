@@ -22,6 +22,9 @@ ANSWER_SECONDS = 10
 # A socket's path has at most 107 bytes, and Ray puts up to 67 behind the folder for its files.
 LONGEST_TMPDIR = 40
 RAY_ADDRESS = "RAY_ADDRESS"
+# How HTTP/2 begins: an empty frame of settings, of type 4, which the server sends too.
+SETTINGS_FRAME = b"\0\0\0\4\0\0\0\0\0"
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME
 
 
 def connect() -> None:
@@ -99,13 +102,27 @@ def _check_address(address: str) -> None:
             value=f"{RAY_ADDRESS}={address}",
         )
     try:
-        socket.create_connection((match[1], int(match[2])), timeout=ANSWER_SECONDS).close()
+        _greet(match[1], int(match[2]))
     except OSError as error:
         raise UsageError(
             f"no Ray cluster answers there ({one_line(error)})",
             "start it, correct the address, or unset it to run on this machine",
             value=f"{RAY_ADDRESS}={address}",
         ) from error
+
+
+def _greet(host: str, port: int) -> None:
+    """Begin a connection as a client of gRPC does. Raises OSError unless one is answered.
+
+    Ray itself would try again and again at a port of something else, such as its own dashboard.
+    """
+    with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        connection.sendall(GREETING)
+        answer = connection.recv(len(SETTINGS_FRAME), socket.MSG_WAITALL)
+        if answer[3:4] != SETTINGS_FRAME[3:4]:
+            raise OSError("what listens there is no Ray")
 
 
 @contextmanager

@@ -51,10 +51,12 @@ def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, Inpu
     listings: dict[str, Infos] = {}
     patterns = [value] if _exists(value) else _expanded(value)
     missing = []
-    for pattern in patterns:
+    for number, pattern in enumerate(patterns):
         fs, path = filesystem(pattern)
         path = path.rstrip("/")
         refuse_empty_listings(fs)
+        if number == 0:
+            fs.invalidate_cache()  # others may have written since it was listed last
         try:
             if len(patterns) > 1 and not has_magic(path):
                 base, infos = _from_listing(fs, path, listings)
@@ -83,8 +85,10 @@ def check_outside(values: list[str], output: str) -> None:
     out_fs, out = filesystem(output)
     for value in values:
         fs, path = filesystem(value)
-        recursive = "**" in path
-        folder = re.split(r"[*?\[{]", path)[0].rpartition("/")[0] if recursive else path.rstrip("/")
+        recursive, folder = "**" in path, path.rstrip("/")
+        if recursive:
+            above, pattern = _start(fs, path)
+            folder = (above + re.split(r"[*?\[{]", pattern)[0]).rpartition("/")[0]
         if type(fs) is not type(out_fs) or not (recursive or fs.isdir(path)):
             continue
         if isinstance(fs, LocalFileSystem):
@@ -124,7 +128,9 @@ def _infos(fs: Any, path: str, endings: tuple[str, ...]) -> tuple[str, Infos]:
     """The base folder, and the files, of a path that is no part of a range."""
     local = isinstance(fs, LocalFileSystem)
     if has_magic(path) and not (os.path.lexists(path) if local else fs.exists(path)):
-        base = posixpath.dirname(re.split(r"[*?\[]", path)[0])
+        folder, pattern = _start(fs, path)
+        base = posixpath.dirname(folder + re.split(r"[*?\[]", pattern)[0])
+        path = glob.escape(folder) + pattern
         matches = _local_glob(path, base) if local else fs.glob(path, detail=True)
         return base, {p: i for p, i in matches.items() if i["type"] != "directory"}
     info = _stat(path) if local else fs.info(path)
@@ -148,6 +154,20 @@ def _from_listing(fs: Any, path: str, listings: dict[str, Infos]) -> tuple[str, 
     if base not in listings:
         listings[base] = {info["name"]: info for info in fs.ls(base, detail=True)}
     return base, {path: listings[base][path]} if path in listings[base] else {}
+
+
+def _start(fs: Any, path: str) -> tuple[str, str]:
+    """A glob's first folders that exist under these very names, with a "/", and the rest.
+
+    In a store, whose folders are parts of names, all of it is the rest.
+    """
+    if not isinstance(fs, LocalFileSystem):
+        return "", path
+    folder, _, pattern = path.rpartition("/")
+    while folder and not os.path.isdir(folder):
+        folder, _, name = folder.rpartition("/")
+        pattern = f"{name}/{pattern}"
+    return (f"{folder}/" if folder or path[0] == "/" else ""), pattern
 
 
 def _local_glob(path: str, base: str) -> Infos:

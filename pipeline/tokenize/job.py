@@ -153,6 +153,10 @@ def tokenize(
         return {**totals, "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings, run.settings.precision)
+    # Without its report a shard is not finished: a kill between its new tar and its new report
+    # would leave the old report beside the new tar.
+    for name in changed:
+        folder.remove(f"reports/{name}.parquet")
 
     def arguments(*, number: int, shards_left: int, **_: Any) -> dict[str, Any]:
         return {

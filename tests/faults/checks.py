@@ -167,8 +167,13 @@ class Command:
         found = ray_processes(self.folder).items()
         return {p: t for p, t in found if not titles or any(part in t for part in titles)}
 
-    def end(self, *, killed: bool = False, timeout: float = LONGEST_RUN) -> Ended:
-        """Wait until it ends, and see what it left: processes, and files in its TMPDIR."""
+    def end(
+        self, *, killed: bool = False, tidy: bool = True, timeout: float = LONGEST_RUN
+    ) -> Ended:
+        """Wait until it ends, and see what it left: processes, and files in its TMPDIR.
+
+        tidy: not of a job that lost a worker, which could not remove its temporary folder.
+        """
         try:
             status: int | None = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -181,7 +186,7 @@ class Command:
                 break
             time.sleep(0.2)
         left = tuple(title[:60] for title in processes.values())
-        if not killed:
+        if tidy and not killed:
             left += tuple(str(path) for path in Path(self.folder).glob("wavmill-*"))
         errors = self.log.read_text(errors="replace")
         self.close()

@@ -19,9 +19,10 @@ TASK_KB = 512
 PARTIAL = (".partial/*", "wavmill-*", "tmp*")
 
 
-def run(world: World) -> Iterator[Result]:
+def run(world: World, places: tuple[str, ...] = ("OUTPUT", "TMPDIR")) -> Iterator[Result]:
     """A result for each folder that is full."""
-    for what, small in (("OUTPUT", SMALL_KB), ("TMPDIR", TASK_KB)):
+    for what in places:
+        small = SMALL_KB if what == "OUTPUT" else TASK_KB
         result = Result(f"{what} on a full disk")
         place = world.folder / f"full-{what}"
         place.mkdir()

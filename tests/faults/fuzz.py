@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from faults import mutations
-from faults.checks import Result, World
+from faults.checks import Result
 from pipeline.evaluation.phone_labels import read_phones
 from pipeline.shards.report import gather
 from pipeline.shards.samples import read_samples
@@ -98,7 +98,7 @@ TARGETS = {
 }
 
 
-def run(_: World | None = None, each: int = EACH, kinds: tuple[str, ...] = ()) -> Iterator[Result]:
+def run(each: int = EACH, kinds: tuple[str, ...] = ()) -> Iterator[Result]:
     """A result for each kind of input. each: mutations of all kinds together."""
     kinds = kinds or tuple(TARGETS)
     for kind in kinds:

@@ -18,13 +18,26 @@ from pipeline.shards.inputs import find_shards
 COPIES = 12
 
 
-def run(world: World) -> Iterator[Result]:
-    """A result for each change."""
+def run(
+    world: World,
+    changes: tuple[str, ...] = ("overwritten", "replaced", "truncated"),
+    *,
+    between: bool = True,
+) -> Iterator[Result]:
+    """A result for each change.
+
+    changes: those while a shard is read. between: also one between two runs.
+    """
     other = world.source / world.names_of_tars()[1]
-    yield _while_read(world, "overwritten", lambda path: shutil.copyfile(other, path))
-    yield _while_read(world, "replaced", lambda path: _replace(other, path))
-    yield _while_read(world, "truncated", lambda path: _truncate(path))
-    yield _between_runs(world)
+    functions: dict[str, Callable[[Path], object]] = {
+        "overwritten": lambda path: shutil.copyfile(other, path),
+        "replaced": lambda path: _replace(other, path),
+        "truncated": _truncate,
+    }
+    for how in changes:
+        yield _while_read(world, how, functions[how])
+    if between:
+        yield _between_runs(world)
 
 
 def _replace(other: Path, path: Path) -> None:
@@ -55,7 +68,7 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
         change(path)
         first = job.end()
     version = find_shards([str(path)])[1][0]
-    if first.status == 0:
+    if (store.folder / "reports/long.parquet").exists():
         problem = _version_problem(store, (version.size, version.version))
         result.problems += [problem] if problem else []
     undisturbed = LocalStore(world.folder / f"{how}-undisturbed")

@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 from stores import s3_server
 
-from faults.checks import Result, World
+from faults.checks import Result
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 
@@ -16,14 +17,14 @@ PAIRS = 200
 WON, LOST = "won", "lost"
 
 
-def run(world: World, pairs: int = PAIRS) -> Iterator[Result]:
-    """A result for a local disk and one for S3."""
-    local = world.folder / "claims"
+def run(folder: Path, pairs: int = PAIRS) -> Iterator[Result]:
+    """A result for a local disk and one for S3. folder: to write in."""
+    local = folder / "claims"
     local.mkdir()
     result = _race("two jobs claim one OUTPUT, local", str(local), pairs)
     result.problems += [f"left over: {path}" for path in local.rglob(".partial/*")]
     yield result
-    with s3_server(world.folder / "s3-claims.log") as s3:
+    with s3_server(folder / "s3-claims.log") as s3:
         result = _race("two jobs claim one OUTPUT, S3", f"s3://{s3.bucket}/claims", pairs, s3.env)
         if len(s3.listing("claims/")) != pairs:
             result.problems.append("a claim is missing or left over")

@@ -6,6 +6,15 @@ from pathlib import Path
 
 # What a disk without hard links answers: exFAT, and stores that are mounted as one.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+# What some mounts answer when a folder is to be synced.
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+# No room, or none for this user.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that a disk has no room."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def create(source: Path, target: Path) -> bool:
@@ -37,9 +46,12 @@ def _copy(source: Path, target: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until a local file, or a folder's list of names, is on the disk."""
+    """Wait until a file, or a folder's list of names, is on the disk, if that can be asked."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
     finally:
         os.close(handle)

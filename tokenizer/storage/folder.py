@@ -1,5 +1,6 @@
 """A folder on any filesystem that fsspec knows: its files are published whole or not at all."""
 
+import errno
 import json
 import os
 import re
@@ -145,13 +146,17 @@ class Folder:
             # A name must not outlive a power cut when its content does not.
             disk.sync(Path(partial))
             yield partial
+        except OSError as error:
+            if disk.is_full(error):  # copying names the source, and it is this disk that is full
+                raise OSError(error.errno, os.strerror(error.errno or 0), self.given) from error
+            raise
         finally:
             Path(partial).unlink(missing_ok=True)
 
     def create(self, source: Path, name: str) -> bool:
         """As `publish`, unless there is a file of this name; returns whether it was published.
 
-        Of two that create it at once one wins, on a local disk and on S3.
+        Of two that create it at once one wins, on a local disk and on S3 with conditional writes.
         """
         target = self.path(name)
         if self.local:
@@ -165,12 +170,24 @@ class Folder:
             patiently(self.fs.put_file, str(source), target, mode="create")
         except FileExistsError:
             return False
-        except OSError:
+        except (OSError, NotImplementedError) as error:
             self.fs.invalidate_cache()
-            if not patiently(self.fs.exists, target):
+            if patiently(self.fs.exists, target):
+                return False  # refused, as another was faster
+            if isinstance(error, OSError) and error.errno != errno.ENOSYS:
                 raise
-            return False  # refused, as another was faster
+            # A store that cannot do so. Of two that create it at once the last one wins.
+            self.publish(source, name)
+            return self.read_bytes(name) == source.read_bytes()
         return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one of this name."""
+        try:
+            patiently(self.fs.rm_file, self.path(name))
+        except FileNotFoundError:
+            return
+        self.fs.invalidate_cache()
 
     def publish_folder(self, source: Path, name: str = "") -> None:
         """Put a finished local folder's files below `name`, its config.json last.
@@ -237,7 +254,7 @@ class Folder:
         """Publish a record of what makes this folder, unless it has one; returns what it has.
 
         The record comes back as JSON gives it. Raises UsageError when the folder cannot be used, or
-        the file in it is not JSON.
+        the file in it is not JSON; passes on that a disk is full.
         """
         try:
             text = self.read_text(name)
@@ -248,6 +265,8 @@ class Folder:
                     source.write_text(mine)
                     text = mine if self.create(source, name) else self.read_text(name)
         except Exception as error:  # whatever a store raises, this folder cannot be used
+            if disk.is_full(error):
+                raise
             raise self.unusable(error) from error
         try:
             return json.loads(text or "")

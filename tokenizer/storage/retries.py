@@ -1,5 +1,6 @@
 """Requests to a store that fails now and then: tried again, and at last one clear error."""
 
+import errno
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ def patiently(function: Callable[..., Any], *values: Any, **more: Any) -> Any:
         except FINAL:
             raise
         except OSError as error:
+            if error.errno == errno.ENOSYS:
+                raise
             if wait is None:
                 raise StoreFailed(f"the store fails: {one_line(error)}") from error
             time.sleep(wait)

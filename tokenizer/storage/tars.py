@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
-from tokenizer.storage.unpacking import Readable, Unpacked
+from tokenizer.storage.unpacking import MOST_TIMES, Readable, Unpacked
 
 # Bytes that tarfile reads at once. With its own 10 KB, a tar of audio costs more in Python than in
 # decoding. With a large buffer, a tar of small members does: every read copies the buffer's rest.
@@ -21,6 +21,8 @@ LARGE_MEMBERS, SMALL_MEMBERS = 1 << 20, 16 << 10
 LARGEST_HEADER = 1 << 20
 # Zeros may follow the end of an archive, up to a tape's block; there are never as many as these.
 MOST_ZEROS = 64 << 20
+# A sparse file may have holes of this many bytes, and a limited number for each byte it stores.
+FREE_HOLES = 16 << 20
 # Headers whose content is read into memory.
 LONG_HEADERS = (
     tarfile.XHDTYPE,
@@ -64,36 +66,53 @@ def read_members(
     passes on errors of the stream itself.
     """
     open_tar: Any = tarfile.open  # its types ask more of a stream than it does
-    rest: Readable | None = Unpacked(stream)
-    while rest is not None:
+    rest = _Rest(Unpacked(stream))
+    while True:
         archive = open_tar(fileobj=rest, mode="r|", bufsize=buffer_bytes, tarinfo=_StrictTarInfo)
         for info in archive:
             archive.members = []  # tarfile would keep them all, and a shard may have millions
+            _check_holes(info)
             yield info, archive.extractfile(info) if info.isreg() else None
-        rest = _after_zeros(archive.fileobj)
+        rest.put_back(archive.fileobj.buf)
+        if not _skip_zeros(rest):
+            return
 
 
-def _after_zeros(stream: Readable) -> Readable | None:
-    """What follows the blocks of zeros that end an archive; None if nothing does."""
-    zeros = 0
-    while block := stream.read(tarfile.BLOCKSIZE):
-        if block.strip(b"\0"):
-            return _Joined(block, stream)
-        zeros += len(block)
-        if zeros > MOST_ZEROS:
-            raise tarfile.ReadError("over 64 MB of zeros after the end of the archive")
-    return None
+def _check_holes(info: tarfile.TarInfo) -> None:
+    """Raises TarError for a sparse file that is almost all hole."""
+    if not info.issparse():
+        return
+    pieces: Any = info.sparse  # (offset, bytes) of what is no hole; its type is wrong
+    stored = sum(size for _, size in pieces)
+    if info.size > FREE_HOLES + MOST_TIMES * stored:
+        raise tarfile.ReadError(f"{info.size:,} bytes of holes around {stored:,} bytes")
 
 
-class _Joined:
-    """A stream that begins with some bytes which were read already."""
+class _Rest:
+    """A stream to which bytes that were read too far can be put back."""
 
-    def __init__(self, head: bytes, stream: Readable) -> None:
-        self._head, self._stream = head, stream
+    def __init__(self, stream: Readable) -> None:
+        self._head, self._stream = b"", stream
+
+    def put_back(self, data: bytes) -> None:
+        self._head = data + self._head
 
     def read(self, size: int, /) -> bytes:
         head, self._head = self._head[:size], self._head[size:]
         return head + self._stream.read(size - len(head)) if len(head) < size else head
+
+
+def _skip_zeros(rest: _Rest) -> bool:
+    """Skip the blocks of zeros that end an archive; returns whether another one follows."""
+    zeros = 0
+    while block := rest.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0"):
+            rest.put_back(block)
+            return True
+        zeros += len(block)
+        if zeros > MOST_ZEROS:
+            raise tarfile.ReadError("over 64 MB of zeros after the end of the archive")
+    return False
 
 
 class _StrictTarInfo(tarfile.TarInfo):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from conftest import SPEECH
+from s3fs import S3FileSystem
 from tars import tar
 
 from pipeline.settings import TokenizeSettings
@@ -72,6 +73,15 @@ def test_a_path_that_exists_is_taken_as_it_is(tmp_path, name):
     assert fs.size(path) == len(ONE)
 
 
+def test_a_glob_below_a_folder_whose_name_looks_like_one(tmp_path):
+    put(tmp_path, "set[1]/a.tar", "set[1]/b/c.tar", "set1/d.tar", "[x]/[y]/e.tar")
+    assert names(tmp_path / "set[1]/*.tar") == ["a"]
+    assert names(tmp_path / "set[1]/**/*.tar") == names(tmp_path / "set[1]/**") == ["a", "b/c"]
+    assert names(tmp_path / "set[0-9]/*.tar") == ["set1/d"]
+    assert names(tmp_path / "[x]/*/e.tar") == ["[y]/e"]
+    assert names(tmp_path / "s*/*.tar") == ["set1/d", "set[1]/a"]
+
+
 def test_a_range_beside_names_that_are_none(tmp_path):
     put(tmp_path, "s-000.tar", "s-001.tar", "s-[0].tar")
     assert names(tmp_path / "s-{000..001}.tar") == ["s-000", "s-001"]
@@ -98,6 +108,7 @@ def test_s3_markers_odd_names_and_names_that_lead_out(s3):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3.env.items():
             patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
         assert names(f"s3://{s3.bucket}/marked") == ["a", "c[1]", "sub/b"]
         assert names(f"s3://{s3.bucket}/marked/") == ["a", "c[1]", "sub/b"]
         assert names(f"s3://{s3.bucket}/marked/c[1].tar") == ["c[1]"]
@@ -133,6 +144,8 @@ def test_an_output_inside_an_input_is_refused(tmp_path):
         with pytest.raises(UsageError, match="a later run would read it") as refused:
             check_outside([str(tmp_path / value)], str(tmp_path / output))
         assert refused.value.argument == "output"
+    put(tmp_path, "data[1]/a.tar")
+    check_outside([str(tmp_path / "data[1]/**")], str(tmp_path / "out"))
     for value, output in (("in", "input-out"), ("in/*.tar", "in/out"), ("in/a.tar", "in/out")):
         check_outside([str(tmp_path / value)], str(tmp_path / output))
 
@@ -176,6 +189,22 @@ def test_run_json_holds_no_secret(tmp_path):
     assert "secret" not in record and "https://host/tokenizer" in record
 
 
+def test_a_file_is_removed_once(s3, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.env.items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        for url in (str(tmp_path / "out"), f"s3://{s3.bucket}/removed"):
+            folder = Folder(url)
+            folder.publish_text("x", "a/b.txt")
+            assert folder.names("a", ".txt") == ["b"]
+            folder.remove("a/b.txt")
+            folder.remove("a/b.txt")
+            assert folder.names("a", ".txt") == []
+            with pytest.raises(UsageError, match="is no name in it"):
+                folder.remove("../b.txt")
+
+
 def test_of_two_creators_one_is_told(tmp_path, monkeypatch):
     """On a disk with hard links and on one without."""
     source = tmp_path / "source"
@@ -189,6 +218,35 @@ def test_of_two_creators_one_is_told(tmp_path, monkeypatch):
         assert folder.read_text("a/run.json") == "first"
         assert list((tmp_path / kind / ".partial").iterdir()) == []
         shutil.rmtree(tmp_path / kind)
+
+
+@pytest.mark.parametrize("error", [OSError(38, "Not implemented"), NotImplementedError("mode")])
+def test_a_store_without_conditional_writes(tmp_path, monkeypatch, error):
+    source = tmp_path / "source"
+    source.write_text("first")
+    folder = Folder("memory://conditional")
+    put = type(folder.fs).put_file
+
+    def without_condition(self, *values, **more):
+        if more.get("mode") == "create":
+            raise error
+        return put(self, *values, **more)
+
+    monkeypatch.setattr(type(folder.fs), "put_file", without_condition)
+    assert folder.create(source, "run.json")
+    assert not folder.create(source, "run.json")
+    assert folder.read_text("run.json") == "first"
+    folder.remove("run.json")
+
+
+def test_a_mount_that_cannot_sync(tmp_path, monkeypatch):
+    def refuse(_: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    folder = Folder(str(tmp_path))
+    folder.publish_text("x", "a/b.txt")
+    assert folder.read_text("a/b.txt") == "x"
 
 
 def _no_links(*_: object) -> None:

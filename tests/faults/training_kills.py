@@ -1,0 +1,150 @@
+"""Training jobs killed at random moments, with their Ray: they end with the bits of an undisturbed
+training.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from conftest import SPEECH
+from small_lm import write_tokens
+
+from faults.checks import Command, Ended, Result, World, command
+
+CODES = 16
+MOST_RUNS = 8
+CHECKPOINTS = {"checkpoint-minutes": 0.0001, "rows": 2}
+SPEECH_ROWS = {**CHECKPOINTS, "input": SPEECH, "row-seconds": 1}
+LM_SHAPE = {"width": 32, "layers": 2, "heads": 2, "feed-forward": 64, "window": 16}
+# {job: (its flags, its log below OUTPUT, the weights that must be the same)}
+JOBS = {
+    "train_lm": (
+        {
+            **CHECKPOINTS,
+            **LM_SHAPE,
+            "row-tokens": 32,
+            "steps": 400,
+            "dropout": 0.1,
+            "noise": 0.1,
+            "held-out": 0.1,
+            "precision": "fp32",
+            "log-every": 20,
+        },
+        "training/log.jsonl",
+        "model/model.safetensors",
+    ),
+    "train_vocoder": (
+        {
+            **SPEECH_ROWS,
+            "tokenizer": "wavlm-tiny-km256",
+            "hidden": 48,
+            "layers": 2,
+            "steps": 150,
+        },
+        "training/log.jsonl",
+        "vocoder.safetensors",
+    ),
+    "train_tokenizer": (
+        {
+            **SPEECH_ROWS,
+            "encoder": "wavlm-tiny",
+            "layer": 4,
+            "method": "distill",
+            "codebook-size": 32,
+            "hidden": 48,
+            "latent": 8,
+            "warm-up-steps": 50,
+            "steps": 150,
+        },
+        "training/warm-up/log.jsonl",
+        "model.safetensors",
+    ),
+}
+
+
+def run(
+    world: World, jobs: tuple[str, ...] = tuple(JOBS), kills: int = 3, seed: int = 0
+) -> Iterator[Result]:
+    """A result for each job. kills: of one training."""
+    tokens = world.folder / "training-tokens"
+    write_tokens(tokens, _utterances(), CODES)
+    for job in jobs:
+        yield _killed(world, job, (tokens, kills, seed))
+
+
+def _utterances() -> list[np.ndarray]:
+    """Utterances in which each token is the one before and a step of the utterance's own."""
+    drawn = np.random.default_rng(0)
+    utterances = []
+    for _ in range(300):
+        first, step, length = drawn.integers(CODES), drawn.integers(1, 3), drawn.integers(5, 60)
+        utterances.append(((first + step * np.arange(length)) % CODES).astype(np.uint16))
+    return utterances
+
+
+def _killed(world: World, job: str, how: tuple[Path, int, int]) -> Result:
+    tokens, kills, seed = how
+    flags, log, weights = JOBS[job]
+    flags = {"input": tokens, **flags}
+    outputs = [world.folder / f"{job}-{name}" for name in ("undisturbed", "killed")]
+    with command(job, *_line(flags, outputs[0])) as undisturbed:
+        began = _wait_for(undisturbed, outputs[0] / log)
+        runs = [undisturbed.end()]
+    seconds = max(time.monotonic() - began, 1.0)
+    chosen = random.Random(f"{job} {seed}")
+    killed = 0
+    while len(runs) < MOST_RUNS and not (len(runs) > 1 and runs[-1].status == 0):
+        with command(job, *_line(flags, outputs[1])) as training:
+            if killed < kills:
+                _wait_for(training, outputs[1] / log)
+                # What is left of the training gets shorter with every kill.
+                _wait(training, chosen.uniform(0, seconds / (killed + 2)))
+            dies = killed < kills and training.process.poll() is None
+            if dies:
+                _kill_all(training)
+            killed += dies
+            runs.append(training.end(killed=dies))
+    result = Result(f"{job}: all of it killed, {killed} times (seed {seed})", times=len(runs) - 1)
+    if not killed:
+        result.problems.append("it was never killed")
+    return _compared(result, [output / weights for output in outputs], runs)
+
+
+def _compared(result: Result, weights: list[Path], runs: list[Ended]) -> Result:
+    result.problems += [problem for run in runs for problem in run.problems()]
+    files = [path.read_bytes() if path.exists() else b"" for path in weights]
+    result.equal = bool(files[0]) and files[0] == files[1]
+    if not result.equal:
+        result.problems.append("the weights are not those of an undisturbed training")
+    partial = list(weights[1].parent.rglob(".partial/*"))
+    result.problems += [f"left over: {path}" for path in partial]
+    return result
+
+
+def _line(flags: dict, output: Path) -> list:
+    return [part for k, v in {**flags, "output": output}.items() for part in (f"--{k}", v)]
+
+
+def _wait_for(job: Command, path: Path) -> float:
+    """Wait until a training writes its log, or ends; returns when that was."""
+    while job.process.poll() is None and not (path.exists() and path.stat().st_size):
+        time.sleep(0.02)
+    return time.monotonic()
+
+
+def _wait(job: Command, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while job.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _kill_all(job: Command) -> None:
+    """Kill the driver and every process of its Ray: a training is one of them."""
+    for process in (job.process.pid, *job.processes()):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)

@@ -1,0 +1,78 @@
+"""Reports that are damaged, or of an input that has changed."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.shards.inputs import Shard
+from pipeline.shards.report import SCHEMA, ShardReport, changed_inputs, gather
+from tokenizer.errors import UsageError
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.token_folder import TokenFolder
+
+
+@pytest.fixture
+def output(tmp_path) -> Folder:
+    """An OUTPUT with the reports of two shards."""
+    (tmp_path / "reports").mkdir()
+    record = {"tokenizer": None, "codebook_size": 8, "tokens_per_second": 50}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    for name in ("a", "b"):
+        report = ShardReport(name, 8, version=(7, "mark"))
+        report.ok("two", 0.2, np.arange(4), place=3)
+        report.reject("one", "not_audio", place=1)
+        report.write(tmp_path / f"reports/{name}.parquet")
+    return Folder(str(tmp_path))
+
+
+def damage(content: bytes, how: str) -> bytes:
+    """A report that no reader takes, or whose content is not a report's."""
+    file = pa.BufferOutputStream()
+    if how == "other columns":
+        pq.write_table(pa.table({"key": ["a"]}), file)
+    elif how == "no metadata":
+        pq.write_table(pa.Table.from_pylist([], SCHEMA), file)
+    else:
+        return {"empty": b"", "cut": content[:-20], "noise": content[::-1]}[how]
+    return file.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "noise", "other columns", "no metadata"])
+def test_a_damaged_report_is_named(output, tmp_path, how):
+    path = tmp_path / "reports/b.parquet"
+    path.write_bytes(damage(path.read_bytes(), how))
+    named = re.escape("reports/b.parquet is damaged")
+    with pytest.raises(UsageError, match=named) as refused:
+        gather(output, write_manifest=True)
+    assert "\n" not in str(refused.value) and not (tmp_path / "manifest.parquet").exists()
+    if how != "no metadata":
+        with pytest.raises(UsageError, match=named):
+            TokenFolder.open(str(tmp_path)).report("b", ["status", "num_tokens"])
+
+
+def test_rows_are_in_the_order_of_their_members(output, tmp_path):
+    gather(output, write_manifest=True)
+    rows = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
+    assert [(row["shard"], row["key"]) for row in rows] == [
+        ("a", "one"),
+        ("a", "two"),
+        ("b", "one"),
+        ("b", "two"),
+    ]
+
+
+def test_inputs_that_have_changed_since(output):
+    def shard(name: str, size: int, version: str) -> Shard:
+        return Shard(name, f"file:///{name}.tar", size=size, version=version)
+
+    same = [shard("a", 7, "mark"), shard("b", 7, "mark"), shard("new", 7, "mark")]
+    assert changed_inputs(output, same) == gather(output, False, same)["changed"] == []
+    for other in (shard("b", 8, "mark"), shard("b", 7, "other")):
+        shards = [same[0], other]
+        assert changed_inputs(output, shards) == gather(output, False, shards)["changed"] == ["b"]
+    unknown = [shard("b", 8, "")]
+    assert changed_inputs(output, unknown) == []
