@@ -117,7 +117,7 @@ def read_prompts(
         _, found = named(
             "--prompt-tokens", find_files, args.prompt_tokens, (*SHARD_ENDINGS, TOKENS_ENDING)
         )
-        urls = {path: url for path, (url, _) in found.items()}
+        urls = {path: file.url for path, file in found.items()}
         with naming("--prompt-tokens"):
             return token_prompts(urls, config, args.limit)
     if files is None:
@@ -129,7 +129,7 @@ def read_prompts(
         )
     endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
     _, found = named("--prompt", find_files, args.prompt, endings)
-    urls = {path: url for path, (url, _) in islice(found.items(), args.limit)}
+    urls = {path: file.url for path, file in islice(found.items(), args.limit)}
     # On a terminal alone: an error is then the only line of a log.
     line = tqdm(total=len(urls), desc="prompts", unit=" files", leave=False, disable=None)
     with naming("--prompt"), line:

@@ -3,9 +3,11 @@
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,13 +129,15 @@ def _greet(host: str, port: int) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the job's answer to SIGTERM: Ray's own ends the driver with a C++ stack."""
+    """Keep the job's answer to SIGTERM: Ray has one in Python, and one in C++ that prints stacks."""
     rays = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = rays
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

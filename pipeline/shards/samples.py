@@ -287,12 +287,13 @@ def _parsed(member: _Member) -> Metadata:
     text = member.content.read()
     try:
         # Python's json takes NaN, Infinity and 1e999, which would make the output invalid JSON.
-        value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+        value = json.loads(text, parse_constant=lambda _: None, parse_float=finite)
     except (ValueError, RecursionError) as error:
         return Metadata(None, f"not JSON: {error}", 0)
     return Metadata(value, None, len(text))
 
 
-def _finite(text: str) -> float | None:
+def finite(text: str) -> float | None:
+    """A number of a json text, or None where it is too large for a float."""
     value = float(text)
     return value if math.isfinite(value) else None

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.settings import MOST_CODES, ImportSettings
+from pipeline.shards.listing import InputFile
 from pipeline.shards.report import ShardReport, gather
 from pipeline.tokenize.unit_lines import BROKEN_FILE, UnitLine, read_lines
 from tokenizer.audio.frames import SAMPLE_RATE
@@ -21,12 +22,10 @@ from tokenizer.storage.token_folder import commit_shard, finished_shards
 from tokenizer.storage.token_shards import TokenShardWriter
 
 
-def import_tokens(
-    files: dict[str, tuple[str, int]], output: Folder, settings: ImportSettings
-) -> dict:
+def import_tokens(files: dict[str, InputFile], output: Folder, settings: ImportSettings) -> dict:
     """Write the token shards that are missing, then manifest.parquet and summary.json.
 
-    files: {path: (url, bytes)}, as `find_files` gives them. Returns the summary, with "this_run"
+    files: as `find_files` gives them. Returns the summary, with "this_run"
     None where nothing was missing. Raises UsageError when OUTPUT holds another import, or no line
     has units.
     """
@@ -36,7 +35,7 @@ def import_tokens(
         {
             "tokenizer": None,
             "settings": asdict(settings),
-            "inputs": {path: size for path, (_, size) in files.items()},
+            "inputs": {path: file.size for path, file in files.items()},
             "codebook_size": codebook_size,
             "tokens_per_second": settings.tokens_per_second,
         },
@@ -65,9 +64,7 @@ def import_tokens(
     return summary
 
 
-def _codebook_size(
-    files: dict[str, tuple[str, int]], output: Folder, settings: ImportSettings
-) -> int:
+def _codebook_size(files: dict[str, InputFile], output: Folder, settings: ImportSettings) -> int:
     """What was asked for, what the import in OUTPUT has, or the largest unit plus one."""
     if settings.codebook_size:
         return settings.codebook_size

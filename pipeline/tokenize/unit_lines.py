@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.cluster.progress import bar
-from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY
+from pipeline.shards.listing import InputFile
+from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY, finite
 from tokenizer.errors import one_line
 from tokenizer.storage.folder import READ_AHEAD, filesystem
 
@@ -54,12 +55,10 @@ class UnitLine:
     metadata: dict = field(default_factory=dict)
 
 
-def read_lines(
-    what: str, files: dict[str, tuple[str, int]], codebook_size: int
-) -> Iterator[UnitLine]:
+def read_lines(what: str, files: dict[str, InputFile], codebook_size: int) -> Iterator[UnitLine]:
     """All lines that are not blank, in order, with a progress bar named `what`.
 
-    files: {path: (url, bytes)}, as `find_files` gives them. Units must be under codebook_size.
+    files: as `find_files` gives them. Units must be under codebook_size.
     """
     # 8 bytes of a hash each: the keys of 100,000 hours would fill gigabytes.
     seen: set[int] = set()
@@ -73,8 +72,8 @@ def read_lines(
 def _parse(place: str, line: bytes, *, codebook_size: int, seen: set[int]) -> UnitLine:
     """place: PATH:NUMBER of the line. seen: hashes of the keys so far."""
     try:
-        # Python's json takes NaN and Infinity, which would make the output invalid JSON.
-        row = json.loads(line, parse_constant=lambda _: None)
+        # Python's json takes NaN, Infinity and 1e999, which would make the output invalid JSON.
+        row = json.loads(line, parse_constant=lambda _: None, parse_float=finite)
     except (ValueError, RecursionError):
         return UnitLine(place, NOT_JSON)
     if not isinstance(row, dict):
@@ -116,12 +115,12 @@ def _is_name(key: str) -> bool:
     )
 
 
-def _lines(what: str, files: dict[str, tuple[str, int]]) -> Iterator[tuple[str, bytes | None]]:
+def _lines(what: str, files: dict[str, InputFile]) -> Iterator[tuple[str, bytes | None]]:
     """("PATH:NUMBER", line) of all lines that are not blank; None for one that cannot be read."""
-    total = sum(size for _, size in files.values())
+    total = sum(file.size for file in files.values())
     with bar(what, "B", total, unit_scale=True) as progress:
-        for path, (url, size) in files.items():
-            fs, source = filesystem(url)
+        for path, file in files.items():
+            fs, source = filesystem(file.url)
             done = progress.n
             with fs.open(source, "rb", **READ_AHEAD) as raw:
                 packed = path.lower().endswith(".gz")
@@ -135,4 +134,4 @@ def _lines(what: str, files: dict[str, tuple[str, int]]) -> Iterator[tuple[str, 
                 except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                     progress.write(f"{path}:{number + 1}: {one_line(error)}", file=sys.stderr)
                     yield f"{path}:{number + 1}", None
-            progress.update(done + size - progress.n)
+            progress.update(done + file.size - progress.n)

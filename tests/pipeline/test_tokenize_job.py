@@ -17,8 +17,8 @@ from conftest import (
     read_tokens,
     rows_of,
     run_job,
-    snapshot,
 )
+from stores import snapshot
 
 from tokenizer.audio.frames import num_frames
 from tokenizer.storage.tokenizer_files import TokenizerFiles
