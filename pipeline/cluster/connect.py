@@ -129,7 +129,7 @@ def _greet(host: str, port: int) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the job's answer to SIGTERM: Ray has one in Python, and one in C++ that prints stacks."""
+    """Keep the job's answer to SIGTERM: Ray has one in Python, and a C++ one that prints stacks."""
     rays = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
