@@ -129,15 +129,25 @@ def _greet(host: str, port: int) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the job's answer to SIGTERM: Ray has one in Python, and a C++ one that prints stacks."""
+    """Keep the job's answer to SIGTERM: Ray has one in Python, and a C++ one that prints stacks.
+
+    A SIGTERM that comes in between is answered afterwards: Ray starts processes then, and an
+    exception in a callback of a fork is lost.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    answer = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     rays = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = rays
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, answer)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
