@@ -13,8 +13,8 @@ from stores import LocalStore
 
 from faults.checks import Ended, Result, World, command
 
-# Room for run.json and a shard or two, not for all.
-SMALL_KB, ROOM_KB = 48, 65_536
+# Room for run.json and a shard, not for all.
+SMALL_KB, ROOM_KB = 24, 65_536
 TASK_KB = 512
 PARTIAL = (".partial/*", "wavmill-*", "tmp*")
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from faults import mutations
 from faults.checks import Result
 from pipeline.evaluation.phone_labels import read_phones
+from pipeline.shards.listing import InputFile
 from pipeline.shards.report import gather
 from pipeline.shards.samples import read_samples
 from pipeline.tokenize.unit_lines import read_lines
@@ -75,7 +76,7 @@ def _lines(data: bytes) -> object:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.jsonl")
         path.write_bytes(data)
-        return list(read_lines("fuzz", {"a": (str(path), len(data))}, 64))
+        return list(read_lines("fuzz", {"a": InputFile(str(path), len(data), "")}, 64))
 
 
 def _phones(data: bytes) -> object:
