@@ -38,7 +38,8 @@ def main() -> int:
     from tokenizer.storage.folder import Folder
 
     files, left_out = flags.named("--input", find_audio, args.input)
-    flags.named("--input", check_outside, args.input, args.output)
+    with flags.naming("--output", args.output):
+        check_outside(args.input, args.output)
     output = flags.named("--output", Folder, args.output)
     done = ingest(files, output, int(args.shard_size_mb * 2**20))
     print(f"{done['files']:,} files, {done['bytes'] / 2**20:,.1f} MB, in {done['shards']:,} shards")

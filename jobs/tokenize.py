@@ -50,7 +50,8 @@ def main() -> int:
     from pipeline.tokenize.job import changed_text, open_output, tokenize
 
     root, shards = flags.named("--input", find_shards, args.input)
-    flags.named("--input", check_outside, args.input, args.output)
+    with flags.naming("--output", args.output):
+        check_outside(args.input, args.output)
     files = flags.read_tokenizer(args.tokenizer)
     settings = flags.tokenize_settings(args)
     output = open_output(
