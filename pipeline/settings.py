@@ -106,6 +106,19 @@ class KmeansSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllFramesSettings:
+    """How a k-means codebook goes on from that of a sample, over all frames.
+
+    passes: over all shards. cache_gb: most gigabytes of features on each node's local disk, in
+    cache_folder; None takes the system's folder for temporary files.
+    """
+
+    passes: int
+    cache_gb: float = 0.0
+    cache_folder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CropSettings:
     """What a batch of crops holds, and how its sound is changed.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
 
 from pipeline.cluster.code import OtherCode, check_code, fingerprint
 from pipeline.cluster.progress import ProgressBoard, ShardLine
@@ -39,13 +40,14 @@ def run_shards(
     function: Callable,
     arguments: Callable[..., dict[str, Any]],
     num_gpus: float = 0,
+    node_of: Callable[[int], str | None] = lambda number: None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Run a Ray task for each shard. Returns ({shard name: result}, {failed shard's name: why}).
 
     at_once: tasks in flight. num_cpus, num_gpus: what Ray reserves for one task. function: called
     in the task as function(shard, board, **arguments), where board is the ProgressBoard's actor and
     arguments(shard=, number=, shards_left=) gives the rest; number counts shards from 0, and
-    shards_left are those not finished yet.
+    shards_left are those not finished yet. node_of: the node, by its ID, that a task prefers.
     """
     board: Any = ray.remote(num_cpus=0, max_restarts=-1)(ProgressBoard).remote()
     line = ShardLine(name, len(shards), total_bytes=total_size(shards), board=board)
@@ -66,8 +68,14 @@ def run_shards(
                 left = len(waiting) + len(running)
                 number, shard = waiting.pop()
                 more = arguments(shard=shard, number=number, shards_left=left)
-                running[task.remote(shard, board, **more)] = number, shard
+                node = node_of(number)
+                here = task
+                if node:
+                    here = task.options(scheduling_strategy=NodeAffinity(node, soft=True))
+                running[here.remote(shard, board, **more)] = number, shard
             done, _ = ray.wait(list(running), timeout=0.5)
+            if done:  # and all others that have ended: one at a time, a list of all is sent for it
+                done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for ref in done:
                 number, shard = running.pop(ref)
                 result = _result(ref)

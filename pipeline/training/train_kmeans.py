@@ -43,6 +43,41 @@ def train_tokenizer(
     batched and encoded. Raises UsageError when there are fewer frames than codes, or windows are
     too short.
     """
+    done = start_from_sample(
+        shards,
+        files=files,
+        settings=settings,
+        encoding=encoding,
+        encoder_settings=encoder_settings,
+    )
+    if done["failed"]:
+        return done
+    files.made_by["frames"] = done["frames"]
+    publish_tokenizer(files, output)
+    return {**done, "fingerprint": files.fingerprint}
+
+
+def publish_tokenizer(files: TokenizerFiles, output: Folder) -> None:
+    """Write a finished tokenizer to `output`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files.save(Path(scratch))
+        output.publish_folder(Path(scratch))
+    output.sweep()
+
+
+def start_from_sample(
+    shards: list[Shard],
+    *,
+    files: TokenizerFiles,
+    settings: KmeansSettings,
+    encoding: TokenizeSettings,
+    encoder_settings: EncoderSettings,
+) -> dict:
+    """Sample features and cluster them; the codebook is added to `files`.
+
+    Returns frames, rejected, failed and, unless a shard failed, the objective. Raises UsageError as
+    train_tokenizer does.
+    """
     source = _Source(
         shards,
         files,
@@ -76,13 +111,7 @@ def train_tokenizer(
         )
     matrix = np.concatenate(sample.parts)
     sample.parts.clear()
-    objective = _add_codebook(files, matrix, settings)
-    files.made_by["frames"] = frames
-    with tempfile.TemporaryDirectory() as scratch:
-        files.save(Path(scratch))
-        output.publish_folder(Path(scratch))
-    output.sweep()
-    return {"frames": frames, "objective": objective, **done, "fingerprint": files.fingerprint}
+    return {"frames": frames, "objective": _add_codebook(files, matrix, settings), **done}
 
 
 def _add_codebook(files: TokenizerFiles, matrix: np.ndarray, settings: KmeansSettings) -> float:

@@ -1,0 +1,53 @@
+"""What a clustering over all frames goes on from after a kill."""
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from tokenizer.storage.folder import Folder
+
+STATE, LOG = "training/kmeans.safetensors", "training/log.jsonl"
+
+
+@dataclass
+class LloydState:
+    """What a run goes on from. tensors: of the tokenizer. log: a line for each pass."""
+
+    tensors: dict[str, np.ndarray]
+    log: list[dict] = field(default_factory=list)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(K, D) fp32, as the last pass left them."""
+        return self.tensors["codebook.codes"]
+
+    def done(self, passes: int) -> bool:
+        """Whether so many passes were made, or codes no longer move."""
+        return len(self.log) >= passes or bool(self.log and self.log[-1]["converged"])
+
+    def save(self, output: Folder) -> None:
+        """Publish it below the output, whole or not at all."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "state"
+            save_file(self.tensors, path, {"log": json.dumps(self.log)})
+            output.publish(path, STATE)
+        output.publish_text("".join(json.dumps(line) + "\n" for line in self.log), LOG)
+
+    @classmethod
+    def load(cls, output: Folder) -> "LloydState | None":
+        """What is there; None before the first pass."""
+        try:
+            data = output.read_bytes(STATE)
+        except FileNotFoundError:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "state"
+            path.write_bytes(data)
+            with safe_open(path, "numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(tensors, json.loads(file.metadata()["log"]))
