@@ -64,7 +64,7 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
             "bench",
             inputs,
             at_once=2 * encoders,
-            num_cpus=0.001,
+            num_cpus=1,
             function=stub_task,
             arguments=lambda **_: {"encoders": handles},
         )

@@ -1,9 +1,9 @@
 """One step of Lloyd's algorithm: the nearest code of each frame, exact sums, and new codes.
 
 Sums are exact: a feature counts as the nearest multiple of 2^-20, and float64 adds such multiples
-without rounding while a sum stays under 2^33. Exact sums do not depend on their order, so neither
+without rounding while a sum stays under 2^32. Exact sums do not depend on their order, so neither
 the number of workers nor who finished first changes a bit of the codes. Sums of many shards are
-64-bit integers, which reach 2^43.
+64-bit integers, which reach 2^42.
 """
 
 import heapq
@@ -18,8 +18,9 @@ from tokenizer.encoder.linear import InferenceLinear
 
 # Features count in steps of 2^-20.
 STEPS = 2.0**20
-# Up to here a sum of steps is exact in float64, and one in int64.
-MOST_IN_FLOAT, MOST_IN_INT = 2.0**53, 2.0**63
+# A sum of steps is exact in float64 up to 2^53, and in int64 up to 2^63; half of that leaves room
+# for rounding to steps.
+MOST_IN_FLOAT, MOST_IN_INT = 2.0**52, 2.0**62
 # Rows of a product: enough for full speed, and few enough that their scores are still in cache
 # when the best is looked for.
 ROWS, MOST_SCORES = 256, 1 << 24
@@ -103,16 +104,20 @@ class Sums:
     def add(self, features: np.ndarray, nearest: Nearest) -> None:
         """Assign (n, D) fp32 frames and add them. Raises ValueError where sums become inexact."""
         frames = torch.from_numpy(features)
+        if not len(frames):
+            return
         if nearest.cosine:
             frames = torch.nn.functional.normalize(frames, dim=1)
+        largest = float(frames.abs().max())
+        # In this order a NaN is found too.
+        self.largest = self.largest if largest <= self.largest else largest
         codes, values = nearest(frames)
-        self.value += int((values.double() * STEPS).round_().long().sum())
         self.counts += torch.bincount(codes, minlength=len(self.counts)).numpy()
+        self.check(MOST_IN_FLOAT)
+        self.value += int((values.double() * STEPS).round_().long().sum())
         steps = (frames * STEPS).round_().double()
         place = codes[:, None].expand(-1, steps.shape[1])
         torch.from_numpy(self.totals).scatter_add_(0, place, steps)
-        self.largest = max(self.largest, float(frames.abs().max()) if len(frames) else 0.0)
-        self.check(MOST_IN_FLOAT)
 
     def check(self, most: float) -> None:
         """Raises ValueError where a sum may have become larger than can be exact, or is NaN."""
@@ -141,9 +146,11 @@ class Sums:
 def next_codes(codes: np.ndarray, sums: Sums, metric: str) -> tuple[np.ndarray, int]:
     """The mean of each code's frames; an empty code takes half of the code with the most frames.
 
-    As in FAISS, the halves start a little apart, where the whole was; FAISS draws the code to
-    split at random, with the odds of its number of frames. codes: (K, D) fp32, of which those that
-    are empty and cannot be filled stay. Returns the new ones, and how many were empty.
+    As in FAISS, the halves start a little apart, where the whole was. FAISS draws the code to
+    split, with odds by its number of frames, and moves all halves along one line, on which a third
+    part would find no frames; here each split has a direction of its own. codes: (K, D) fp32, of
+    which those that are empty and cannot be filled stay. Returns the new ones, and how many were
+    empty.
     """
     counts = sums.counts
     means = sums.totals / STEPS / np.maximum(counts, 1)[:, None]
@@ -153,11 +160,11 @@ def next_codes(codes: np.ndarray, sums: Sums, metric: str) -> tuple[np.ndarray, 
     empty = np.flatnonzero(counts == 0)
     largest = [(-int(count), int(code)) for code, count in enumerate(counts) if count > 1]
     heapq.heapify(largest)
-    apart = np.where(np.arange(codes.shape[1]) % 2, -SPLIT, SPLIT)
     for code in empty:
         if not largest:
             break
         count, whole = heapq.heappop(largest)
+        apart = np.random.default_rng(code).choice((-SPLIT, SPLIT), codes.shape[1])
         new[code], new[whole] = new[whole] * (1 + apart), new[whole] * (1 - apart)
         half = -count // 2
         for part, frames in ((whole, -count - half), (int(code), half)):
