@@ -26,6 +26,7 @@ from jobs.bench.rates import add_rates, record
 from jobs.cli import flags
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
+from pipeline.cluster.task_room import FixedRoom
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import ShardReport, gather
 from tokenizer.storage.folder import Folder
@@ -63,8 +64,7 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
         results, failed = run_shards(
             "bench",
             inputs,
-            at_once=2 * encoders,
-            num_cpus=1,
+            room=FixedRoom(2 * encoders, num_cpus=1),
             function=stub_task,
             arguments=lambda **_: {"encoders": handles},
         )

@@ -79,20 +79,23 @@ def train_on_all_frames(
             dimensions=state.codes.shape[1],
             most_bytes=int(all_frames.cache_gb * 1e9),
         )
+        pool = start_encoders(_features_only(files), encoder_settings, encoding.precision)
+        if encoding.batch_seconds is None and state.batch_seconds is None:
+            state.batch_seconds = pool.find_batch_seconds(encoding.window_seconds)
+            state.save(output)
         source = FeatureSource(
             windowing=encoding.windowing(files),
-            limits=encoding.batch_limits(),
+            limits=encoding.batch_limits(state.batch_seconds),
             max_duration=encoding.max_duration,
             cache=cache,
         )
-        pool = start_encoders(_features_only(files), encoder_settings, encoding.precision)
         passes = Passes(shards, settings.metric, source=source, pool=pool)
         while not state.done(all_frames.passes):
             failed = passes.make(state, all_frames.passes)
             if failed:
                 return {"frames": 0, "rejected": {}, "failed": failed}
             state.save(output)
-        passes.remove_caches()
+        passes.close()
     files.weights["codebook.codes"] = torch.from_numpy(state.codes)
     last = state.log[-1]
     files.made_by |= {"frames": last["frames"], "passes": len(state.log)}

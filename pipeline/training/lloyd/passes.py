@@ -10,6 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
 
 from pipeline.cluster.encoders import EncoderPool
+from pipeline.cluster.nodes import alive_nodes
 from pipeline.cluster.run_shards import run_shards
 from pipeline.shards.inputs import Shard
 from pipeline.training.lloyd.assignment import Sums, next_codes
@@ -26,6 +27,36 @@ MOST_ACTORS = 16
 TRIES = 3
 
 
+class PassRoom:
+    """Room for a pass's tasks: the encoders', which stay for the next pass.
+
+    Where all features are on the nodes' disks, encoders have nothing to do, and there is a task for
+    each core. A task goes where its features are.
+    """
+
+    def __init__(self, pool: EncoderPool, nodes: dict[int, str], cores: int) -> None:
+        """nodes: of tasks that ran before, by number. cores: 0 where features are made."""
+        self.pool, self.nodes, self.cores = pool, nodes, cores
+
+    def tend(self) -> int:
+        """How many tasks may run now."""
+        return max(self.pool.tend(), self.cores)
+
+    def options(self, task: int) -> dict[str, Any]:
+        """Ray's options for a task."""
+        options = self.pool.options(task)
+        if node := self.nodes.get(task):
+            options["scheduling_strategy"] = NodeAffinity(node, soft=True)
+        return options
+
+    def ended(self, task: int) -> None:
+        """A task has ended."""
+        self.pool.ended(task)
+
+    def close(self) -> None:
+        """The encoders are kept."""
+
+
 class Passes:
     """Passes over all shards: what stays the same from one to the next."""
 
@@ -34,7 +65,7 @@ class Passes:
     ) -> None:
         self.metric, self.source, self.pool = metric, source, pool
         self.cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self.chunks = _chunks(shards, CHUNKS_PER_TASK * max(self.cores, pool.shards_at_once))
+        self.chunks = _chunks(shards, CHUNKS_PER_TASK * self.cores)
         self.nodes: dict[int, str] = {}
         self.cached = False
 
@@ -109,7 +140,7 @@ class Passes:
             for number in todo
         ]
 
-        def arguments(*, number: int, shards_left: int, **_: Any) -> dict[str, Any]:
+        def arguments(*, number: int, **_: Any) -> dict[str, Any]:
             return {
                 "number": todo[number],
                 "shards": self.chunks[todo[number]],
@@ -117,20 +148,19 @@ class Passes:
                 "projection": state.tensors.get("codebook.projection"),
                 "metric": self.metric,
                 "source": self.source,
-                "dispatcher": self.pool.dispatcher(
-                    "features", shard_number=number, shards_left=shards_left
-                ),
+                "dispatcher": self.pool.dispatcher("features", number),
                 "actors": actors,
             }
 
+        nodes = {
+            place: self.nodes[number] for place, number in enumerate(todo) if number in self.nodes
+        }
         results, failed = run_shards(
             name,
             chunks,
-            at_once=self.cores if self.cached else self.pool.shards_at_once,
-            num_cpus=self.pool.cpus_per_shard,
+            room=PassRoom(self.pool, nodes, self.cores if self.cached else 0),
             function=sum_chunk,
             arguments=arguments,
-            node_of=lambda number: self.nodes.get(todo[number]),
         )
         for place, chunk in enumerate(chunks):
             if chunk.name in results:
@@ -138,24 +168,24 @@ class Passes:
         return results, failed
 
     def _actors(self, codes: np.ndarray) -> list:
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        ranges = np.array_split(np.arange(len(codes)), min(nodes, MOST_ACTORS, len(codes)))
+        count = min(len(alive_nodes()), MOST_ACTORS, len(codes))
+        ranges = np.array_split(np.arange(len(codes)), count)
         make: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(SumsOfCodes)
         options = make.options(scheduling_strategy="SPREAD")
         return [options.remote(len(some), codes.shape[1]) for some in ranges]
 
-    def remove_caches(self) -> None:
-        """Remove the features from all nodes that are still there."""
+    def close(self) -> None:
+        """End the encoders, and remove the features from all nodes that are still there."""
+        self.pool.close()
         if not self.source.cache.most_bytes:
             return
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         remove: Any = ray.remote(num_cpus=0)(FeatureCache.remove)
         ray.get(
             [
-                remove.options(scheduling_strategy=NodeAffinity(node, soft=True)).remote(
+                remove.options(scheduling_strategy=NodeAffinity(node.id, soft=True)).remote(
                     self.source.cache
                 )
-                for node in alive
+                for node in alive_nodes()
             ]
         )
 

@@ -16,10 +16,15 @@ STATE, LOG = "training/kmeans.safetensors", "training/log.jsonl"
 
 @dataclass
 class LloydState:
-    """What a run goes on from. tensors: of the tokenizer. log: a line for each pass."""
+    """What a run goes on from.
+
+    tensors: of the tokenizer. log: a line for each pass. batch_seconds: of audio in a batch, where
+    the run found them itself on a GPU, on which the last bit of a feature may depend on its batch.
+    """
 
     tensors: dict[str, np.ndarray]
     log: list[dict] = field(default_factory=list)
+    batch_seconds: float | None = None
 
     @property
     def codes(self) -> np.ndarray:
@@ -34,7 +39,7 @@ class LloydState:
         """Publish it below the output, whole or not at all."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "state"
-            save_file(self.tensors, path, {"log": json.dumps(self.log)})
+            save_file(self.tensors, path, {"state": json.dumps([self.log, self.batch_seconds])})
             output.publish(path, STATE)
         output.publish_text("".join(json.dumps(line) + "\n" for line in self.log), LOG)
 
@@ -50,4 +55,4 @@ class LloydState:
             path.write_bytes(data)
             with safe_open(path, "numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return cls(tensors, json.loads(file.metadata()["log"]))
+                return cls(tensors, *json.loads(file.metadata()["state"]))
