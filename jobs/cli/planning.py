@@ -123,9 +123,11 @@ def print_plan(plan: Plan, settings: PlanSettings, prices: Prices | None) -> Non
     if settings.epochs:
         row("language model", f"{f['train_gpu_hours']:,.1f} {gpu} hours")
     row("nodes", f"{nodes:,}, for {duration(f['elapsed_hours'])}:")
-    loop = duration(f["driver_seconds"] / 3600)
-    row("", f"{duration(f['tokenize_hours'])} tokens; the driver's own part of it is {loop}")
-    row("", f"{duration(f['manifest_seconds'] / 3600)} manifest")
+    row("", f"{duration(f['tokenize_hours'])} tokens")
+    if f["driver_seconds"]:
+        row("", f"of which {duration(f['driver_seconds'] / 3600)} is the least the driver needs")
+    if f["manifest_seconds"]:
+        row("", f"{duration(f['manifest_seconds'] / 3600)} manifest")
     if settings.epochs:
         row("", f"{duration(f['train_hours'])} language model")
     row("input", f"{size(f['input_bytes'])} in {f['shards']:,.0f} tars")

@@ -206,10 +206,15 @@ def _storage(plan: Plan, settings: PlanSettings, rates: dict[str, Rate], *, seco
         f"a GET for each {READ_BYTES / 2**20:.0f} MiB of input; for each shard a HEAD, and a GET "
         "and a HEAD of its report; a PUT for its tar and one for its report"
     )
-    plan.figures["driver_seconds"] = shards / rates["driver/shards"].value
-    plan.figures["manifest_seconds"] = shards / rates["manifest/reports"].value
-    plan.assume(f"the driver's loop: {rates['driver/shards']}")
-    plan.assume(f"the manifest: {rates['manifest/reports']}")
+    for name, rate in (("driver", "driver/shards"), ("manifest", "manifest/reports")):
+        if rate in rates:
+            plan.figures[f"{name}_seconds"] = shards / rates[rate].value
+            plan.assume(f"{rate}: {rates[rate]}")
+        else:
+            plan.figures[f"{name}_seconds"] = 0.0
+            plan.assume(
+                f"ASSUMED: the time for {rate}, which the rates do not have, is not counted"
+            )
 
 
 def _blocks(size: float) -> int:

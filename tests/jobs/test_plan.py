@@ -25,6 +25,7 @@ def test_a_plan_follows_from_its_rates(tmp_path):
         "decode/flac16": {"value": 1000, "unit": "s/s"},
         "bytes/flac16": {"value": 20_000, "unit": "bytes/s"},
         "train/large/bf16/h100": {"value": 100_000, "unit": "tokens/s"},
+        "manifest/reports": {"value": 100, "unit": "reports/s"},
     }
     (tmp_path / "rates.json").write_text(json.dumps(rates))
     (tmp_path / "prices.json").write_text(json.dumps(PRICES))
@@ -40,6 +41,8 @@ def test_a_plan_follows_from_its_rates(tmp_path):
     assert figures["cost_gpus"] == pytest.approx(180) and "cost" in shown and "EUR" in shown
     figures, _, _ = plan(tmp_path, *flags, "--deadline-days", 0.1)
     assert figures["nodes"] == 5 and figures["elapsed_hours"] < 2.4
+    done = run_here("plan", *flags, "--deadline-days", 0.0001)
+    assert_refused(done, "--deadline-days", "manifest alone")
     # Ten cores, of which eight go to the encoders: two decode, and the GPUs wait.
     figures, _, shown = plan(tmp_path, *flags, "--cores-per-node", 10)
     assert figures["node_times_real_time"] == 2000 and "decoding" in shown
@@ -64,7 +67,6 @@ def test_what_nobody_measured_is_said(tmp_path):
         (["--prices", "pyproject.toml"], "not JSON"),
         (["--cores-per-node", "8"], "none is left to decode"),
         (["--lm-preset", "huge"], "no rate train/huge"),
-        (["--deadline-days", "0.0000001"], "manifest alone"),
     ],
 )
 def test_what_cannot_be_planned(flags, problem):
