@@ -92,7 +92,8 @@ def test_the_manifest_has_few_row_groups(output, tmp_path, monkeypatch):
     assert pq.read_metadata(tmp_path / "manifest.parquet").num_row_groups == 1
     monkeypatch.setattr(totals, "GROUP_ROWS", 25)
     monkeypatch.setattr(totals, "REPORTS_IN_PART", 4)
-    assert gather(output, write_manifest=True) == whole
+    again = gather(output, write_manifest=True)
+    assert again.pop("audio_hours") == pytest.approx(whole.pop("audio_hours")) and again == whole
     file = pq.ParquetFile(tmp_path / "manifest.parquet")
     groups = range(file.metadata.num_row_groups)
     assert [file.metadata.row_group(group).num_rows for group in groups] == [25, 25, 14]
