@@ -5,7 +5,6 @@ is of the whole shard: whether the tar was incomplete, and how often each code w
 """
 
 import json
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from pipeline.shards import samples
 from pipeline.shards.inputs import Shard
 from tokenizer.audio import reasons as audio
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.token_folder import damage_of_report, finished_shards, read_report
 
 # Every reason a row can have, and what it means. A test holds the documentation to this list.
@@ -114,8 +114,8 @@ def gather(output: Folder, write_manifest: bool, inputs: Sequence[Shard] = ()) -
     damaged report.
     """
     totals = _Totals(_versions(inputs))
-    with tempfile.TemporaryDirectory() as scratch:
-        manifest = Path(scratch) / "manifest.parquet"
+    with scratch_folder() as scratch:
+        manifest = scratch / "manifest.parquet"
         with pq.ParquetWriter(manifest, SCHEMA) as writer:
             for name, table in _read_reports(output):
                 with damage_of_report(output, name):
@@ -125,6 +125,15 @@ def gather(output: Folder, write_manifest: bool, inputs: Sequence[Shard] = ()) -
         if write_manifest:
             output.publish(manifest, "manifest.parquet")
     return totals.summary()
+
+
+def is_summed_up(output: Folder, shards: int) -> bool:
+    """Whether the summary.json of an OUTPUT is of so many shards; not if it is damaged."""
+    try:
+        summary = json.loads(output.read_text("summary.json") or "null")
+        return summary["shards"] == shards
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def changed_inputs(output: Folder, shards: Sequence[Shard]) -> list[str]:

@@ -15,7 +15,8 @@ from pipeline.cluster.progress import bar
 from pipeline.shards.listing import InputFile
 from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY, finite
 from tokenizer.errors import one_line
-from tokenizer.storage.folder import READ_AHEAD, filesystem
+from tokenizer.storage.file_stream import FileStream
+from tokenizer.storage.folder import filesystem
 
 ENDINGS = (".jsonl", ".jsonl.gz")
 
@@ -122,9 +123,9 @@ def _lines(what: str, files: dict[str, InputFile]) -> Iterator[tuple[str, bytes 
         for path, file in files.items():
             fs, source = filesystem(file.url)
             done = progress.n
-            with fs.open(source, "rb", **READ_AHEAD) as raw:
+            with FileStream(fs, source) as raw:
                 packed = path.lower().endswith(".gz")
-                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
+                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw) if packed else raw)
                 number = 0
                 try:
                     for number, line in enumerate(stream, start=1):

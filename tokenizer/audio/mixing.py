@@ -4,8 +4,9 @@ import numpy as np
 
 from tokenizer.audio.reasons import CHANNELS_CANCEL, NOT_FINITE, AudioError
 
-# A mix that has under a thousandth of its channels' mean power has cancelled them.
-CANCELLED_POWER = 1e-3
+# A mix that has under a fiftieth of its channels' mean power has cancelled them. What is left may
+# be the noise of a codec, such as Vorbis at its lowest quality.
+CANCELLED_POWER = 0.02
 # The share of the channels' energy that may be lost so.
 CANCELLED_SHARE = 0.02
 # Power below that of half a step of 16 bits is that of no sound.

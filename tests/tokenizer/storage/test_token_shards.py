@@ -9,7 +9,9 @@ import webdataset
 from tars import OneWay, special, tar
 
 from pipeline.shards import samples as shards
+from pipeline.shards.report import ShardReport
 from pipeline.shards.samples import read_samples
+from tokenizer.storage.token_folder import TokenFolder, find_report
 from tokenizer.storage.token_shards import TokenShardError, TokenShardWriter, read_tokens
 
 TOKENS = {
@@ -139,3 +141,52 @@ def test_a_cut_or_damaged_token_shard_is_told(tmp_path):
         list(read_tokens(OneWay(b"no tar at all" * 1000)))
     with pytest.raises(ConnectionResetError):
         list(read_tokens(OneWay(data, fails_after=5000)))
+
+
+def rewritten(folder, change) -> None:
+    """Write an OUTPUT's shard again, with its members as `change` gives them."""
+    path = folder / "shards/s.tar"
+    with tarfile.open(path) as archive:
+        members = [(info.name, archive.extractfile(info).read()) for info in archive]
+    path.write_bytes(tar(*change(members)))
+
+
+@pytest.fixture
+def output(tmp_path) -> TokenFolder:
+    """An OUTPUT with one shard of TOKENS."""
+    report = ShardReport("s", 1 << 16)
+    for key, values in TOKENS.items():
+        report.ok(key, 1.5, values)
+    report.reject("bad", "not_audio")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "reports").mkdir()
+    write_shard(tmp_path / "shards/s.tar")
+    report.write(tmp_path / "reports/s.parquet")
+    (tmp_path / "run.json").write_text('{"codebook_size": 65536}')
+    return TokenFolder.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("with_json", [True, False])
+def test_a_shard_written_again_is_read_in_the_order_of_its_report(output, tmp_path, with_json):
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(2 * len(TOKENS))
+        rewritten(tmp_path, lambda members, order=order: [members[place] for place in order])
+        rows = list(output.read("s", with_json=with_json))
+        assert [row.key for row in rows] == list(TOKENS)
+        assert all(np.array_equal(row.tokens, TOKENS[row.key]) for row in rows)
+    assert find_report(f"{tmp_path}/shards/s.tar")[1] == "s"
+    assert find_report(f"{tmp_path}/s.tar") is find_report("s.tar") is None
+
+
+OTHER = {
+    "lacks a": lambda members: [m for m in members if not m[0].startswith("a.")],
+    "not in its report": lambda members: [("x" + name, data) for name, data in members],
+    "its report says 1,000": lambda members: [("a.tokens.npy", GOOD), *members[1:]],
+}
+
+
+@pytest.mark.parametrize("says", OTHER)
+def test_a_shard_with_other_content_than_its_report_is_told_by_name(output, tmp_path, says):
+    rewritten(tmp_path, OTHER[says])
+    with pytest.raises(TokenShardError, match=f"shard s: .*{says}"):
+        list(output.read("s"))
