@@ -27,6 +27,8 @@ LONGEST_TMPDIR = 40
 SHARED_MEMORY = "/dev/shm"
 # Bytes of it that are enough for the batches on their way, of any number of encoders.
 LEAST_SHARED = 2 << 30
+# The share of the memory that Ray itself would take.
+RAYS_SHARE = 0.3
 RAY_ADDRESS = "RAY_ADDRESS"
 # How HTTP/2 begins: an empty frame of settings, of type 4, which the server sends too.
 SETTINGS_FRAME = b"\0\0\0\4\0\0\0\0\0"
@@ -105,7 +107,8 @@ def _store_bytes() -> int | None:
         "processes exchange",
         file=sys.stderr,
     )
-    return min(LEAST_SHARED, int(0.3 * ray._private.utils.get_system_memory()))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(LEAST_SHARED, int(RAYS_SHARE * memory))
 
 
 def _short_tmpdir() -> str | None:

@@ -5,7 +5,7 @@ import json
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -144,7 +144,7 @@ def write_shard(shard: Shard, board: ActorHandle, *, output: str, files: list[Au
             with FileStream(*filesystem(file.url)) as audio:
                 if audio.size != file.size:
                     raise InputChanged(f"{audio.url} changed after it was listed")
-                tar.add_file(f"{file.key}.{ending}", audio, file.size)
+                tar.add_file(f"{file.key}.{ending}", cast(IO[bytes], audio), file.size)
             tar.add(f"{file.key}.json", _metadata(file))
         tar.close()
         Folder(output).publish(path, f"{shard.name}.tar")
