@@ -16,7 +16,7 @@ from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.file_stream import FileStream, read_whole
 from tokenizer.storage.folder import filesystem
 from tokenizer.storage.token_folder import as_reported, check_shard_tokenizer, find_report
-from tokenizer.storage.token_shards import TokenUtterance, check_array, read_tokens
+from tokenizer.storage.token_shards import TokenUtterance, parse_tokens, read_tokens
 from tokenizer.tokenizer import Tokenizer
 
 TOKENS_ENDING = ".npy"
@@ -94,9 +94,7 @@ def _tokens(
         with FileStream(fs, place) as file:
             if path.endswith(TOKENS_ENDING):
                 key = path.removesuffix(TOKENS_ENDING).removesuffix(".tokens")
-                tokens = np.load(io.BytesIO(file.read()), allow_pickle=False)
-                check_array(tokens, None, name=key)
-                return [(key, tokens)]
+                return [(key, parse_tokens(key, file.read()))]
             check_shard_tokenizer(url, config.tokenizer, "the model's")
             utterances: Iterable[TokenUtterance] = read_tokens(file, with_json=False)
             if reported := find_report(url):

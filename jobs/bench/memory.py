@@ -34,15 +34,16 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # What a process is called in the table, and the beginning of its title.
 PROCESSES = {"shard task": "ray::tokenize_shard", "encoder": "ray::_Encoder"}
-CODES, LOOK_SECONDS = 64, 0.05
+CODES, LOOK_SECONDS, ENCODED_SECONDS = 64, 0.05, 60
 # (container, libsndfile's encoding) of the formats that it writes.
 SNDFILE = {
     "flac": ("FLAC", "PCM_16"),
     "wav": ("WAV", "PCM_16"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
     "ogg": ("OGG", "VORBIS"),
-    "opus": ("OGG", "OPUS"),
 }
+# (container, codec, options) of those that PyAV writes: libsndfile's Opus is slow to encode.
+FFMPEG = {"opus": ("ogg", "libopus", {"compression_level": "0"}), "m4a": ("mp4", "aac", {})}
 Make = Callable[[Path, np.ndarray], None]
 
 
@@ -100,7 +101,7 @@ def long_recording(form: str, hours: float) -> Make:
     def make(path: Path, wave: np.ndarray) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             sound = Path(scratch, f"long.{form}")
-            write = _write_m4a if form == "m4a" else _write_sndfile
+            write = _write_ffmpeg if form in FFMPEG else _write_sndfile
             write(sound, _seconds(wave, int(hours * 3600)))
             tar = TarWriter(path)
             with sound.open("rb") as file:
@@ -124,22 +125,34 @@ def _write_sndfile(path: Path, blocks: Iterator[np.ndarray]) -> None:
             sound.write(block)
 
 
-def _write_m4a(path: Path, blocks: Iterator[np.ndarray]) -> None:
+def _write_ffmpeg(path: Path, blocks: Iterator[np.ndarray]) -> None:
+    """Encodes as much as there is of the speech, and writes its packets again and again."""
     import av  # an optional package
 
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        for block in blocks:
-            frame = av.AudioFrame.from_ndarray(block[None], format="fltp", layout="mono")
-            frame.sample_rate = SAMPLE_RATE
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    form, codec, options = FFMPEG[path.suffix[1:]]
+    packets: list[av.Packet] = []
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono", options=options)
+        for number, block in enumerate(blocks):
+            if number < ENCODED_SECONDS:
+                frame = av.AudioFrame.from_ndarray(block[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = SAMPLE_RATE, number * SAMPLE_RATE
+                packets += stream.encode(frame)
+        length = packets[1].pts - packets[0].pts
+        repeats = -(-(number + 1) // ENCODED_SECONDS)
+        for place in range(repeats * len(packets)):
+            first = packets[place % len(packets)]
+            packet = av.Packet(bytes(first))
+            packet.stream, packet.time_base = stream, first.time_base
+            packet.pts = packet.dts = place * length
+            packet.duration = length
+            container.mux(packet)
 
 
 INPUTS: dict[str, Make] = {
     "20 utterances of 10 s, flac": utterances(20, 10, form="flac"),
     "20,000 utterances of 1 s, flac": utterances(20_000, 1, form="flac"),
-    **{f"one of 6 hours, {form}": long_recording(form, 6) for form in (*SNDFILE, "m4a")},
+    **{f"one of 6 hours, {form}": long_recording(form, 6) for form in (*SNDFILE, *FFMPEG)},
     "2.0 GB of utterances of 20 s, wav": utterances(400, 20, form="wav", channels=8),
 }
 

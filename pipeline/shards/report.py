@@ -34,7 +34,8 @@ REASONS = {
     audio.TOO_SHORT: "under 400 samples at 16 kHz: not one frame",
     audio.TOO_LONG: "longer than the maximum duration",
     audio.TOO_MANY_CHANNELS: "over 64 channels",
-    audio.CHANNELS_CANCEL: "channels of opposite phase: mixed to mono, the sound is gone",
+    audio.CHANNELS_CANCEL: "channels of opposite phase: mixed to mono, over 2 % of their "
+    "energy is gone",
     audio.UNCLAIMED: "over 1 % more bytes than the header claims, which may be audio",
     audio.UNCHECKED: "a container that does not tell whether all of its audio is there",
     audio.NEEDS_AV: "it takes a decoder that is not installed: pip install 'wavmill[media]'",
@@ -42,7 +43,8 @@ REASONS = {
     samples.NO_AUDIO: "no audio member (flac, wav, m4a and others) under this key",
     samples.TWO_AUDIOS: "more than one audio member under this key",
     samples.DUPLICATE_KEY: "the key was seen before in the shard",
-    samples.BAD_NAME: "an absolute name, one with '..', not UTF-8, or without a key",
+    samples.BAD_NAME: "an absolute name, one with '..' or a control character, not UTF-8, or "
+    "without a key",
     samples.BROKEN_TAR: "the tar is cut or damaged here; what follows could not be read",
 }
 

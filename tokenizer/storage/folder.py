@@ -81,7 +81,7 @@ def check_name(name: str) -> None:
     """
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError("its name has a part that is empty, '.' or '..'")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+    if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in name):
         raise ValueError("its name has a control character")
 
 

@@ -51,6 +51,7 @@ class TarWriter:
         info = tarfile.TarInfo(name)
         info.size = size
         self._archive.addfile(info, source)
+        self._archive.members = []  # tarfile would keep them all, 2 KB an utterance
 
     def close(self) -> None:
         """Write the end of the archive. A tar without it counts as broken."""

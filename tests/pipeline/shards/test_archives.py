@@ -191,7 +191,7 @@ def test_keys_that_other_readers_would_skip():
     assert [(row[0], row[3]) for row in rows] == [("_d__/a", {"n": 1}), ("b", None)]
 
 
-@pytest.mark.parametrize("letter", ["\n", "\t", "\x1b", "\x7f"])
+@pytest.mark.parametrize("letter", ["\n", "\t", "\x1b", "\x7f", "\x85"])
 def test_control_characters_are_a_bad_name(letter):
     rows = listed(tar(("good.wav", SOUND), (f"a{letter}b.wav", SOUND), ("last.wav", SOUND)))
     assert [row[1] for row in rows] == [None, shards.BAD_NAME, None]

@@ -93,6 +93,12 @@ def array(values, **options):
     return file.getvalue()
 
 
+def header(shape: str) -> bytes:
+    """A .npy file that claims a shape."""
+    text = f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+
+
 GOOD = array(np.arange(5, dtype=np.uint16))
 # What is no token shard: (members, what the error says).
 NO_TOKEN_SHARDS = {
@@ -109,6 +115,10 @@ NO_TOKEN_SHARDS = {
     ),
     "two-dimensions": ([("a.tokens.npy", array(np.zeros((2, 3), int)))], "a holds no tokens"),
     "floats": ([("a.tokens.npy", array(np.zeros(3)))], "a holds no tokens .float64"),
+    "huge": ([("a.tokens.npy", header(f"({10**15},)"))], "a holds no tokens"),
+    "endless": ([("a.tokens.npy", header(f"({10**30},)"))], "a holds no tokens"),
+    "nested": ([("a.tokens.npy", header("(1," * 3000))], "a holds no tokens"),
+    "no-shape": ([("a.tokens.npy", header("(True,)"))], "a holds no tokens"),
     "no-array": ([("a.tokens.npy", b"text")], "a holds no tokens"),
     "pickle": ([("a.tokens.npy", array(np.array([{}]), allow_pickle=True))], "a holds no tokens"),
     "over-the-codebook": ([("a.tokens.npy", GOOD)], "a token 4 outside the codebook of 4"),
@@ -123,6 +133,14 @@ def test_what_is_no_token_shard_is_told(members, says):
     codes = 4 if "codebook" in says or "outside" in says else None
     with pytest.raises(TokenShardError, match=says):
         list(read_tokens(OneWay(tar(*members)), codebook_size=codes))
+
+
+def test_a_huge_member_is_told_before_it_is_read():
+    for name in ("a.tokens.npy", "a.json"):
+        info = tarfile.TarInfo(name)
+        info.size = 1 << 40
+        with pytest.raises(TokenShardError, match=f"its {name} has 1,099,511,627,776 bytes"):
+            list(read_tokens(OneWay(info.tobuf())))
 
 
 def test_a_cut_or_damaged_token_shard_is_told(tmp_path):
