@@ -33,7 +33,7 @@ from tokenizer.storage.tars import TarWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # What a process is called in the table, and the beginning of its title.
-PROCESSES = {"shard task": "ray::tokenize_shard", "encoder": "ray::_Encoder"}
+PROCESSES = {"shard task": "ray::tokenize_shard", "encoder": "ray::EncoderActor"}
 CODES, LOOK_SECONDS, ENCODED_SECONDS = 64, 0.05, 60
 # (container, libsndfile's encoding) of the formats that it writes.
 SNDFILE = {

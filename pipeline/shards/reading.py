@@ -1,9 +1,11 @@
 """A shard as a stream of utterances, each good or with the reason why it is rejected."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
+from pipeline.shards.ahead import mapped_in_order
 from pipeline.shards.inputs import Shard
 from pipeline.shards.listing import version_of
 from pipeline.shards.samples import Metadata, Sample, read_samples
@@ -47,24 +49,34 @@ def read_utterances(
     late: dict[str, Metadata] | None = None,
     *,
     max_duration: float | None = None,
+    keep_int16: bool = False,
+    threads: Callable[[], int] = lambda: 1,
 ) -> Iterator[tuple[Sample, Utterance | None, str | None]]:
     """(sample, utterance, None) or (sample, None, reason) for every sample of a tar, in order.
 
     keep_samples: an utterance of up to this many samples at 16 kHz stays decoded in memory; a
     longer one is decoded again, block by block, when its windows are cut. An utterance can be used
     until the next one is asked for. late: is given the metadata that comes after its sample, by
-    key. max_duration: in seconds; a longer utterance is rejected.
+    key. max_duration: in seconds; a longer utterance is rejected. keep_int16: as in `decode`.
+    threads: how many may decode, asked before each sample.
     """
-    for sample in read_samples(stream, late):
+
+    def read(sample: Sample) -> Utterance | str | None:
         if sample.audio is None:
-            yield sample, None, sample.problem
-            continue
-        with sample.audio as audio:
-            try:
-                utterance = read_utterance(
-                    cast(BinaryIO, audio), keep_samples, max_seconds=max_duration
-                )
-            except AudioError as error:
-                yield sample, None, error.reason
-                continue
-            yield sample, utterance, None
+            return sample.problem
+        audio = cast(BinaryIO, sample.audio)
+        try:
+            return read_utterance(audio, keep_samples, max_duration, keep_int16=keep_int16)
+        except AudioError as error:
+            return error.reason
+
+    samples, most = read_samples(stream, late), os.cpu_count() or 1
+    for sample, result in mapped_in_order(read, samples, threads, most):
+        try:
+            if isinstance(result, Utterance):
+                yield sample, result, None
+            else:
+                yield sample, None, result
+        finally:
+            if sample.audio is not None:
+                sample.audio.close()

@@ -188,7 +188,7 @@ def test_sigterm_stops_a_job_and_ray_listens_to_this_machine_alone(tmp_path, mom
     with command("tokenize", *source, *ONE_THREAD) as job:
         _wait_until(job, lambda: "starting Ray" in job.log.read_text())
         if moment == "encoding":
-            _wait_until(job, lambda: job.processes("ray::_Encoder", "ray::tokenize"))
+            _wait_until(job, lambda: job.processes("ray::EncoderActor", "ray::tokenize"))
             found = listeners(job.folder)
             assert found and set(found) <= LOOPBACK, found
         os.kill(job.process.pid, signal.SIGTERM)
