@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
+from pipeline.cluster.task_room import FixedRoom
 from pipeline.shards.inputs import Shard, find_files
 from pipeline.shards.listing import LeftOut
 from pipeline.shards.reading import InputChanged
@@ -124,8 +125,7 @@ def ingest(files: list[AudioFile], output: Folder, shard_bytes: int) -> dict:
         _, failed = run_shards(
             "ingest",
             todo,
-            at_once=max(1, int(ray.cluster_resources().get("CPU", 1))),
-            num_cpus=1,
+            room=FixedRoom(max(1, int(ray.cluster_resources().get("CPU", 1))), num_cpus=1),
             function=write_shard,
             arguments=arguments,
         )
