@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stores import s3_server
 
-from faults.checks import Result
+from faults import Result
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 
