@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from faults import (
@@ -40,7 +41,7 @@ def damaged_containers() -> Iterator[Result]:
 KINDS: dict[str, Callable[[World, int], Iterator[Result]]] = {
     "s3": lambda world, seed: s3_faults.run(world, seed=seed),
     "kills": lambda world, seed: kills.run(world, seed=seed),
-    "races": lambda world, _: races.run(world.folder),
+    "races": lambda world, _: chain(races.run(world.folder), races.together(world)),
     "inputs": lambda world, _: inputs.run(world),
     "disks": lambda world, _: disks.run(world),
     "containers": lambda *_: damaged_containers(),
