@@ -24,8 +24,10 @@ from lm.model import SpeechLM
 CODES = 16
 MOST_RUNS = 8
 ALL = "all of it"
+# Signals to the job and its group, as of a terminal, and the exit statuses that they give.
+STOPS = {"Ctrl-C": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
 # Processes whose loss ends a training with one line, and what is in their titles.
-VICTIMS = {"its worker": "RayTrainWorker", "its controller": "TrainController"}
+VICTIMS = {"its worker": "ray::RayTrainWorker", "its controller": "ray::TrainController"}
 CHECKPOINTS = {"checkpoint-minutes": 0.0001, "rows": 2}
 SPEECH_ROWS = {**CHECKPOINTS, "input": SPEECH, "row-seconds": 1}
 LM_SHAPE = {"width": 32, "layers": 2, "heads": 2, "feed-forward": 64, "window": 16}
@@ -112,7 +114,10 @@ def run(
     victims: tuple[str, ...] = tuple(VICTIMS),
     seed: int = 0,
 ) -> Iterator[Result]:
-    """A result for each job. kills: of one training. victims: processes of train_lm's Ray."""
+    """A result for each job. kills: of one training.
+
+    victims: processes of train_lm's Ray, which is also stopped by signals if there are any.
+    """
     tokens, model = world.folder / "training-tokens", world.folder / "training-lm"
     write_tokens(tokens, _utterances(), CODES)
     torch.manual_seed(0)
@@ -124,8 +129,11 @@ def run(
     for job in jobs:
         training = Training(job, world.folder, inputs.get(job, {}))
         yield _killed(training, ALL, kills, seed=seed)
-        for victim in victims if job == "train_lm" else ():
-            yield _killed(training, victim, kills, seed=seed)
+        if job == "train_lm":
+            for victim in victims:
+                yield _killed(training, victim, kills, seed=seed)
+            for stop in STOPS if victims else ():
+                yield _stopped(training, stop, seed=seed)
 
 
 class Training:
@@ -180,6 +188,25 @@ def _killed(training: Training, victim: str, kills: int, *, seed: int) -> Result
     )
     if not killed:
         result.problems.append("it was never killed")
+    weights = [folder / training.weights for folder in (training.output, output)]
+    return _compared(result, weights, runs)
+
+
+def _stopped(training: Training, stop: str, *, seed: int) -> Result:
+    """Stop a training in its midst, and let it go on."""
+    output = training.folder / f"{training.job}-{stop}"
+    number, status = STOPS[stop]
+    line, result = training.line(output), Result(f"{training.job}: {stop} (seed {seed})", times=2)
+    with command(training.job, *line) as job:
+        _wait_for(job, output / training.log)
+        _wait(job, random.Random(f"{stop} {seed}").uniform(0, training.seconds / 2))
+        os.killpg(job.process.pid, number)
+        first = job.end()
+    if first.status != status or "interrupted; run the same command again" not in first.errors:
+        result.problems.append(f"it ended with {first.status}: {first.errors.strip()[-100:]}")
+    with command(training.job, *line) as job:
+        runs = [training.run, job.end()]
+    result.problems += [f"left over: {name}" for name in first.left]
     weights = [folder / training.weights for folder in (training.output, output)]
     return _compared(result, weights, runs)
 
