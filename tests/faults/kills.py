@@ -33,7 +33,7 @@ LATEST = 3.0  # seconds
 
 def run(
     world: World,
-    rounds: int = 3,
+    rounds: int = 2,
     victims: tuple[str, ...] = tuple(VICTIMS),
     *,
     most: int = KILLS,
