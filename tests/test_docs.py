@@ -167,6 +167,12 @@ def test_files_that_are_named_exist(page):
 
 
 @pages
+def test_tests_that_are_named_exist(page):
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", prose(page))
+    assert not [test for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
+
+
+@pages
 def test_folders_that_are_named_exist(page):
     folder = re.compile(r"(?:jobs|pipeline|tokenizer|lm|tests|docs)/[\w/]*")
     named = [span for span in spans(page) if folder.fullmatch(span) and span.endswith("/")]
