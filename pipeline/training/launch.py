@@ -9,6 +9,7 @@ import ray.train
 import ray.train.torch
 from ray.actor import ActorHandle
 
+from pipeline.cluster.openmp import waiting
 from pipeline.cluster.progress import TrainingBoard, shown
 from tokenizer.errors import TrainingFailed, UsageError, one_line
 
@@ -32,7 +33,11 @@ def run_in_processes(
             function,
             train_loop_config={"run": make_run(board)},
             scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=device == "cuda"),
-            run_config=ray.train.RunConfig(name=name, storage_path=scratch),
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=scratch,
+                worker_runtime_env={"env_vars": waiting()},
+            ),
         )
         try:
             trainer.fit()
