@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.cluster.openmp import waiting
+from pipeline.cluster.openmp import waiting_variables
 from tokenizer.errors import TrainingFailed, UsageError, one_line
 from tokenizer.storage.retries import StoreFailed
 
@@ -73,7 +73,7 @@ def run(main: Callable[[], int]) -> None:
     disk; 2 and one line for unusable arguments; 130 for Ctrl-C, 143 for SIGTERM, 141 when whoever
     read stdout has gone. A second Ctrl-C or SIGTERM ends the process at once.
     """
-    os.environ.update(waiting())  # before main() imports PyTorch
+    os.environ.update(waiting_variables())  # before main() imports PyTorch
     # Unless the shell made it ignore Ctrl-C, as it does in the background.
     handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handled:

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 
 from pipeline.cluster.code import check_code, fingerprint
 from pipeline.cluster.dispatch import Dispatcher
-from pipeline.cluster.openmp import waiting
+from pipeline.cluster.openmp import waiting_variables
 from pipeline.cluster.progress import say_precision
 from pipeline.settings import EncoderSettings
 from tokenizer.errors import UsageError
@@ -106,7 +106,9 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings, precision: 
         # More encoders than cores are allowed, as on a laptop that tries four: they share.
         options = {"num_cpus": min(threads, sum(cores) / count)}
         # OpenMP reads it once, when torch is imported: an encoder must not start a thread per core.
-        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads), **waiting()}}
+        options["runtime_env"] = {
+            "env_vars": {"OMP_NUM_THREADS": str(threads), **waiting_variables()}
+        }
     actor: Any = ray.remote(**options, max_restarts=-1, max_task_retries=BATCH_RETRIES)(_Encoder)
     weights = ray.put(files)
     # The reference travels inside bytes: the weights stay in the store for the whole job, and a

@@ -13,7 +13,7 @@ SPIN_COUNT = "GOMP_SPINCOUNT"
 SPINS = 3000
 
 
-def waiting() -> dict[str, str]:
+def waiting_variables() -> dict[str, str]:
     """Environment variables for a process that is to compute on the CPU.
 
     OpenMP reads them once, when torch is imported. The user's own settings win, from the

@@ -9,7 +9,7 @@ import ray.train
 import ray.train.torch
 from ray.actor import ActorHandle
 
-from pipeline.cluster.openmp import waiting
+from pipeline.cluster.openmp import waiting_variables
 from pipeline.cluster.progress import TrainingBoard, shown
 from tokenizer.errors import TrainingFailed, UsageError, one_line
 
@@ -36,7 +36,7 @@ def run_in_processes(
             run_config=ray.train.RunConfig(
                 name=name,
                 storage_path=scratch,
-                worker_runtime_env={"env_vars": waiting()},
+                worker_runtime_env={"env_vars": waiting_variables()},
             ),
         )
         try:
