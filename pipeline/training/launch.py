@@ -28,12 +28,13 @@ def run_in_processes(
     progress is reported to. Raises TrainingFailed when a process ends in an error.
     """
     board: Any = ray.remote(num_cpus=0)(TrainingBoard).remote()
+    run_config: Any = ray.train.RunConfig  # its declared type lacks the last argument
     with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
         trainer = ray.train.torch.TorchTrainer(
             function,
             train_loop_config={"run": make_run(board)},
             scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=device == "cuda"),
-            run_config=ray.train.RunConfig(
+            run_config=run_config(
                 name=name,
                 storage_path=scratch,
                 worker_runtime_env={"env_vars": waiting_variables()},
