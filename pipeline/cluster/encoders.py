@@ -19,6 +19,7 @@ from pipeline.cluster.dispatch import Dispatcher
 from pipeline.cluster.encoder_actor import EncoderActor
 from pipeline.cluster.encoder_list import EncoderList
 from pipeline.cluster.nodes import Reserve, alive_nodes, on_this_node
+from pipeline.cluster.openmp import waiting_variables
 from pipeline.cluster.progress import say_precision
 from pipeline.cluster.task_room import TaskRoom
 from pipeline.settings import EncoderSettings
@@ -249,7 +250,8 @@ def start_encoders(
         cores = [int(node.cpus) for node in nodes]
         threads = max(1, min(settings.cpus_per_encoder, max(cores)))
         # OpenMP reads it once, when torch is imported: an encoder must not start a thread per core.
-        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        variables = {"OMP_NUM_THREADS": str(threads), **waiting_variables()}
+        options["runtime_env"] = {"env_vars": variables}
         if not reserve.gpus:
             # More encoders than cores are allowed, as on a laptop that tries four: they share.
             count = settings.encoders or max(1, sum(node // threads for node in cores))

@@ -10,6 +10,7 @@ import ray.train
 import ray.train.torch
 from ray.actor import ActorHandle
 
+from pipeline.cluster.openmp import waiting_variables
 from pipeline.cluster.progress import TrainingBoard, shown
 from tokenizer.errors import TrainingFailed, UsageError, one_line
 from tokenizer.storage.scratch import scratch_folder
@@ -29,12 +30,17 @@ def run_in_processes(
     progress is reported to. Raises TrainingFailed when a process ends in an error or is killed.
     """
     board: Any = ray.remote(num_cpus=0)(TrainingBoard).remote()
+    run_config: Any = ray.train.RunConfig  # its declared type lacks the last argument
     with scratch_folder() as scratch, shown(board):
         trainer = ray.train.torch.TorchTrainer(
             function,
             train_loop_config={"run": make_run(board)},
             scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=device == "cuda"),
-            run_config=ray.train.RunConfig(name=name, storage_path=str(scratch)),
+            run_config=run_config(
+                name=name,
+                storage_path=str(scratch),
+                worker_runtime_env={"env_vars": waiting_variables()},
+            ),
         )
         try:
             _fit(trainer)

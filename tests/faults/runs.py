@@ -146,7 +146,7 @@ class Command:
         own = ("ray::", "raylet", "gcs_server")
         if killed or self.session:
             # Of a Ray that lost its driver the servers end later than the workers.
-            own = ("ray::tokenize", "ray::_Encoder", "ray::ProgressBoard")
+            own = ("ray::tokenize", "ray::EncoderActor", "ray::ProgressBoard")
         while (processes := self.processes(*own)) and time.monotonic() < deadline:
             if status is None:
                 break
