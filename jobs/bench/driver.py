@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 
-from jobs.bench.rates import add_rates, record
 from jobs.cli import flags
+from jobs.cli.rates import add_rates, record
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
 from pipeline.cluster.task_room import FixedRoom

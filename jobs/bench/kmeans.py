@@ -24,10 +24,10 @@ import faiss
 import numpy as np
 import torch
 
-from jobs.bench.rates import add_rates, record
 from jobs.bench.speech import make_utterances, write_shards
 from jobs.bench.timing import Row, take_turns
 from jobs.cli import flags
+from jobs.cli.rates import add_rates, record
 from pipeline.training.lloyd.assignment import Nearest, Sums
 
 # (codes, dimensions): wavlm-tiny's and -large's features, and --whiten 32.

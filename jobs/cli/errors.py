@@ -1,4 +1,4 @@
-"""From errors to exit status: one line and status 2 for what cannot be used, no traceback."""
+"""How a job runs: from errors to exit status, one line and status 2 for what cannot be used."""
 
 import errno
 import os
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.cluster.openmp import waiting_variables
 from tokenizer.errors import ClusterFailed, TrainingFailed, UsageError, one_line
 from tokenizer.storage.retries import StoreFailed
 
@@ -73,6 +74,7 @@ def run(main: Callable[[], int]) -> None:
     for SIGTERM, 141 when whoever read stdout has gone. A second Ctrl-C or SIGTERM ends the process
     at once.
     """
+    os.environ.update(waiting_variables())  # before main() imports PyTorch
     # Unless the shell made it ignore Ctrl-C, as it does in the background.
     handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handled:

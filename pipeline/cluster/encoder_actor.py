@@ -1,11 +1,13 @@
-"""The encoder actor: a process that holds the tokenizer and encodes batches."""
+"""The encoder actor: a process that holds the tokenizer and encodes batches.
+
+PyTorch is imported where the actor starts, not here: Ray imports this file in every process that is
+given a handle of the actor, and a shard task would hold what it never uses.
+"""
 
 import numpy as np
 import ray
-import torch
 
 from pipeline.cluster.code import check_code
-from tokenizer.tokenizer import Tokenizer
 
 
 class EncoderActor:
@@ -19,6 +21,10 @@ class EncoderActor:
         code: the driver's fingerprint. threads: on a CPU. Raises OtherCode.
         """
         check_code(code)
+        import torch  # not above: see the module
+
+        from tokenizer.tokenizer import Tokenizer
+
         if threads:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)

@@ -19,14 +19,16 @@ from pipeline.cluster.dispatch import Dispatcher
 from pipeline.cluster.encoder_actor import EncoderActor
 from pipeline.cluster.encoder_list import EncoderList
 from pipeline.cluster.nodes import Reserve, alive_nodes, on_this_node
+from pipeline.cluster.openmp import waiting_variables
 from pipeline.cluster.progress import say_precision
 from pipeline.cluster.task_room import TaskRoom
 from pipeline.settings import EncoderSettings
-from tokenizer.errors import ClusterFailed, UsageError
+from tokenizer.errors import ClusterFailed, UsageError, one_line
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
-# How often an encoder whose start raises an error is started.
-STARTS = 3
+# How often an encoder is started that raises an error as it starts, and one whose node or process
+# is lost each time before it has started.
+STARTS, LOST_STARTS = 3, 10
 # Seconds between messages that encoders are still waiting for room on the cluster.
 WAIT_SECONDS = 30.0
 # Seconds between looks at the encoders, and at the cluster's nodes.
@@ -38,7 +40,7 @@ LIST_SECONDS = 120.0
 @dataclass
 class _Coming:
     """An encoder that has not loaded yet. ready: the answer that it has. failures: starts before
-    it that raised an error.
+    it, in its place.
     """
 
     handle: ActorHandle
@@ -170,18 +172,19 @@ class EncoderPool:
             self.list.add.remote(number, coming.handle, node)
 
     def _not_started(self, coming: _Coming, error: ray.exceptions.RayError) -> None:
-        if not getattr(error, "actor_init_failed", False):
-            self._start(coming.failures)  # its node was lost
-            return
-        # Ray gives the error as text: the whole stack, and what was raised on the last line.
-        self.problem = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        failures, most = coming.failures + 1, LOST_STARTS
+        self.problem = one_line(error)
+        if getattr(error, "actor_init_failed", False):
+            most = STARTS
+            # Ray gives the error as text: the whole stack, and what was raised on the last line.
+            self.problem = (str(error).strip().splitlines() or ["no reason given"])[-1]
         if "OtherCode: " in self.problem:
             raise UsageError(
                 f"a node of the cluster cannot be used: {self.problem}",
                 "give all nodes the code that the driver has",
             )
-        if coming.failures + 1 < STARTS:
-            self._start(coming.failures + 1)
+        if failures < most:
+            self._start(failures)
         else:
             _say(f"an encoder cannot be started, and is left out: {self.problem}")
 
@@ -247,7 +250,8 @@ def start_encoders(
         cores = [int(node.cpus) for node in nodes]
         threads = max(1, min(settings.cpus_per_encoder, max(cores)))
         # OpenMP reads it once, when torch is imported: an encoder must not start a thread per core.
-        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        variables = {"OMP_NUM_THREADS": str(threads), **waiting_variables()}
+        options["runtime_env"] = {"env_vars": variables}
         if not reserve.gpus:
             # More encoders than cores are allowed, as on a laptop that tries four: they share.
             count = settings.encoders or max(1, sum(node // threads for node in cores))

@@ -1,10 +1,8 @@
 """Audio shards → a tokenizer folder whose codebook is plain k-means over one WavLM layer."""
 
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from pipeline.training.sample_features import sample_features
 from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # This many frames give a good estimate of the mean of all speech.
@@ -59,9 +58,9 @@ def train_tokenizer(
 
 def publish_tokenizer(files: TokenizerFiles, output: Folder) -> None:
     """Write a finished tokenizer to `output`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        files.save(Path(scratch))
-        output.publish_folder(Path(scratch))
+    with scratch_folder() as scratch:
+        files.save(scratch)
+        output.publish_folder(scratch)
     output.sweep()
 
 

@@ -11,7 +11,7 @@ from pipeline.settings import AllFramesSettings, KmeansSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.training.lloyd.job import train_on_all_frames
 from pipeline.training.train_kmeans import train_tokenizer
-from tokenizer.storage.folder import Folder
+from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
@@ -54,7 +54,7 @@ def train(args: argparse.Namespace) -> int:
     output.check_free("config.json")
     made_by = {
         "method": args.method,
-        "encoder": args.encoder,
+        "encoder": public_url(args.encoder),
         "seed": args.seed,
         "iterations": args.iterations,
         "max_frames": settings.max_frames,

@@ -1,15 +1,14 @@
 """What a clustering over all frames goes on from after a kill."""
 
 import json
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 
 STATE, LOG = "training/kmeans.safetensors", "training/log.jsonl"
 
@@ -37,8 +36,8 @@ class LloydState:
 
     def save(self, output: Folder) -> None:
         """Publish it below the output, whole or not at all."""
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "state"
+        with scratch_folder() as scratch:
+            path = scratch / "state"
             save_file(self.tensors, path, {"state": json.dumps([self.log, self.batch_seconds])})
             output.publish(path, STATE)
         output.publish_text("".join(json.dumps(line) + "\n" for line in self.log), LOG)
@@ -50,8 +49,8 @@ class LloydState:
             data = output.read_bytes(STATE)
         except FileNotFoundError:
             return None
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "state"
+        with scratch_folder() as scratch:
+            path = scratch / "state"
             path.write_bytes(data)
             with safe_open(path, "numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
