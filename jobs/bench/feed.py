@@ -26,13 +26,13 @@ import numpy as np
 import ray
 import soundfile
 import soxr
-from pipeline.cluster.nodes import Reserve
 
 from jobs.bench.speech import make_utterances
 from jobs.cli import flags
 from pipeline.cluster.connect import connect
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE
 from pipeline.cluster.encoders import EncoderPool
+from pipeline.cluster.nodes import Reserve
 from pipeline.cluster.progress import TaskTime
 from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import EncoderSettings, TokenizeSettings

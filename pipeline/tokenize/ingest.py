@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
+from pipeline.cluster.task_room import FixedRoom
 from pipeline.shards.inputs import Shard, find_files
 from pipeline.shards.samples import AUDIO_ENDINGS
 from tokenizer.audio.containers.find import SOUND_ENDINGS
@@ -123,8 +124,7 @@ def ingest(files: list[AudioFile], output: Folder, shard_bytes: int) -> dict:
         _, failed = run_shards(
             "ingest",
             todo,
-            at_once=max(1, int(ray.cluster_resources().get("CPU", 1))),
-            num_cpus=1,
+            room=FixedRoom(max(1, int(ray.cluster_resources().get("CPU", 1))), num_cpus=1),
             function=write_shard,
             arguments=arguments,
         )

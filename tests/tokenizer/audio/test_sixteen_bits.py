@@ -1,4 +1,4 @@
-"""16-bit sound at 16 kHz may stay 16-bit up to the encoder: windows are the same to the last bit."""
+"""16-bit sound at 16 kHz may stay 16-bit up to the encoder: not one bit of a window changes."""
 
 import io
 
