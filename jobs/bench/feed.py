@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 import ray
 import soundfile
-import soxr
 
-from jobs.bench.speech import make_utterances
+from jobs.bench.speech import CONTAINERS, make_utterances, write_container
 from jobs.cli import flags
 from pipeline.cluster.connect import connect
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE
@@ -41,27 +40,8 @@ from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.tokenize.shard_task import tokenize_shard
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.audio.windows import RawWindow, Windowing
-from tokenizer.storage.tars import TarWriter, read_members
+from tokenizer.storage.tars import read_members
 
-
-@dataclass(frozen=True)
-class Container:
-    """How utterances are stored. rate: in Hz. format, subtype: libsndfile's. ending: of a file."""
-
-    rate: int
-    format: str
-    subtype: str
-    ending: str
-
-
-CONTAINERS = {
-    "flac16": Container(SAMPLE_RATE, "FLAC", "PCM_16", "flac"),
-    "wav16": Container(SAMPLE_RATE, "WAV", "PCM_16", "wav"),
-    "flac44": Container(44_100, "FLAC", "PCM_16", "flac"),
-    "mp3": Container(44_100, "MP3", "MPEG_LAYER_III", "mp3"),
-    "ogg": Container(44_100, "OGG", "VORBIS", "ogg"),
-    "opus": Container(48_000, "OGG", "OPUS", "opus"),
-}
 CODES = 1024
 # What a shard task gets beside its shard, as jobs/tokenize.py sets it.
 SETTINGS = TokenizeSettings()
@@ -115,25 +95,6 @@ def measured_task(shard: Shard, board: Any, **arguments: Any) -> Measured:
     done = tokenize_shard(shard, board, **arguments)
     cpu = time.process_time() - before
     return Measured(done.seconds, cpu, time=done.time, started=started, ended=time.time())
-
-
-def write_container(folder: Path, name: str, waves: list[np.ndarray], repeats: int) -> Path:
-    """A shard of all utterances, `repeats` times, in one container."""
-    kind, path = CONTAINERS[name], folder / f"{name}.tar"
-    files = []
-    for wave in waves:
-        sound = wave / np.abs(wave).max() * 0.8
-        if kind.rate != SAMPLE_RATE:
-            sound = soxr.resample(sound, SAMPLE_RATE, kind.rate)
-        file = io.BytesIO()
-        soundfile.write(file, sound, kind.rate, format=kind.format, subtype=kind.subtype)
-        files.append(file.getvalue())
-    tar = TarWriter(path)
-    for repeat in range(repeats):
-        for number, data in enumerate(files):
-            tar.add(f"{repeat}-{number}.{kind.ending}", data)
-    tar.close()
-    return path
 
 
 def shard_of(path: Path, number: int = 0) -> Shard:
@@ -203,8 +164,8 @@ def run_job(path: Path, shards: int, speed: float) -> Job:
     stubs: list[Any] = []
 
     def start() -> Any:
-        remote: Any = ray.remote(num_cpus=0, max_concurrency=CALLS_AT_ONCE)(Stub)
-        stubs.append(remote.remote(speed))
+        remote: Any = ray.remote(num_cpus=0)(Stub)
+        stubs.append(remote.options(max_concurrency=CALLS_AT_ONCE).remote(speed))
         return stubs[-1]
 
     pool = EncoderPool(

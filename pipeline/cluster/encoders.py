@@ -256,12 +256,7 @@ def start_encoders(
     # An encoder that dies is replaced by the pool, and its batches are sent again by the tasks: Ray
     # would keep calls for an actor that can be placed nowhere, for ever.
     remote: Any = ray.remote(
-        num_cpus=reserve.cpus,
-        num_gpus=reserve.gpus,
-        max_restarts=0,
-        max_task_retries=0,
-        max_concurrency=CALLS_AT_ONCE,
-        **options,
+        num_cpus=reserve.cpus, num_gpus=reserve.gpus, max_restarts=0, max_task_retries=0, **options
     )(actor)
     weights = ray.put(files)
     # The reference travels inside bytes: the weights stay in the store for the whole job, and a
@@ -271,7 +266,7 @@ def start_encoders(
 
     def start(kept: ray.ObjectRef = weights) -> ActorHandle:
         del kept  # for as long as encoders may be started
-        return remote.remote(
+        return remote.options(max_concurrency=CALLS_AT_ONCE).remote(
             reference, code=fingerprint(), device=device, precision=precision, threads=threads
         )
 
