@@ -93,9 +93,12 @@ class ProgressBoard:
         self.time = self.time + now[2] + minus
         return self.threads
 
-    def totals(self, threads: int = 1) -> tuple[float, float, TaskTime]:
-        """Bytes, audio seconds and time of all shards. threads: for each task from now on."""
+    def allow(self, threads: int) -> None:
+        """How many threads each task may decode with from now on."""
         self.threads = threads
+
+    def totals(self) -> tuple[float, float, TaskTime]:
+        """Bytes, audio seconds and time of all shards."""
         return self.bytes, self.seconds, self.time
 
 
@@ -158,17 +161,29 @@ class ShardLine:
         self.name, self.shards, self.total = name, shards, max(total_bytes, 1)
         self.board, self.started = board, time.monotonic()
         self.finished = self.failed = 0
-        self.totals = (0.0, 0.0, TaskTime())
+        self.totals, self.threads = (0.0, 0.0, TaskTime()), 1
         self.shown = 0.0
         self.terminal = sys.stderr.isatty()
         # The text is tqdm's description, at the end: its postfix begins with a comma.
         form = name + " {percentage:3.0f}%|{bar:24}| {desc}"
         self.bar = bar("", "%", total=100.0, bar_format=form, disable=not self.terminal)
+        self._share_cores()
 
     def shard_ended(self, ok: bool) -> None:
         """One shard is finished, or given up."""
         self.finished += ok
         self.failed += not ok
+        self._share_cores()
+
+    def _share_cores(self) -> None:
+        """Let the last tasks use the cores of those that have ended."""
+        import ray  # not above: see the module
+
+        tasks = max(1, self.shards - self.finished - self.failed)
+        threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // tasks)
+        if threads != self.threads:
+            self.threads = threads
+            self.board.allow.remote(threads)
 
     def refresh(self, last: bool = False) -> None:
         """Show the present state, if it is time to."""
@@ -180,9 +195,7 @@ class ShardLine:
         self.shown = time.monotonic()
         # A board that restarts does not answer: what it said last is shown.
         with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            tasks = max(1, self.shards - self.finished - self.failed)
-            threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // tasks)
-            self.totals = ray.get(self.board.totals.remote(threads), timeout=ANSWER_SECONDS)
+            self.totals = ray.get(self.board.totals.remote(), timeout=ANSWER_SECONDS)
         done, seconds, spent = self.totals
         elapsed = time.monotonic() - self.started
         share = 1.0 if self.finished == self.shards else min(done / self.total, 1.0)
