@@ -143,7 +143,7 @@ class Job:
     time: TaskTime
 
 
-class Room:
+class StubRoom:
     """The pool's, whose stubs are asked how busy they were before they end."""
 
     def __init__(self, pool: EncoderPool, stubs: list[Any]) -> None:
@@ -175,7 +175,7 @@ def run_job(path: Path, shards: int, speed: float) -> Job:
         start=start,
     )
     pool.wait_for_first()
-    room = Room(pool, stubs)
+    room = StubRoom(pool, stubs)
     with tempfile.TemporaryDirectory(prefix="wavmill-bench-") as output:
 
         def arguments(*, number: int, **_: Any) -> dict[str, Any]:

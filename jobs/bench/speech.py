@@ -28,12 +28,12 @@ class Container:
 
 
 CONTAINERS = {
-    "flac16": Container(SAMPLE_RATE, "FLAC", "PCM_16", "flac"),
-    "wav16": Container(SAMPLE_RATE, "WAV", "PCM_16", "wav"),
-    "flac44": Container(44_100, "FLAC", "PCM_16", "flac"),
-    "mp3": Container(44_100, "MP3", "MPEG_LAYER_III", "mp3"),
-    "ogg": Container(44_100, "OGG", "VORBIS", "ogg"),
-    "opus": Container(48_000, "OGG", "OPUS", "opus"),
+    "flac16": Container(SAMPLE_RATE, "FLAC", subtype="PCM_16", ending="flac"),
+    "wav16": Container(SAMPLE_RATE, "WAV", subtype="PCM_16", ending="wav"),
+    "flac44": Container(44_100, "FLAC", subtype="PCM_16", ending="flac"),
+    "mp3": Container(44_100, "MP3", subtype="MPEG_LAYER_III", ending="mp3"),
+    "ogg": Container(44_100, "OGG", subtype="VORBIS", ending="ogg"),
+    "opus": Container(48_000, "OGG", subtype="OPUS", ending="opus"),
 }
 
 

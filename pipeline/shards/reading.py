@@ -72,7 +72,7 @@ class ShardStream:
             self._file.seek(start)
             return self._file.read(missing)
 
-        return self._whole(data, self.bytes_read, size, more) if self.size >= 0 else data
+        return self._whole(data, self.bytes_read, size=size, more=more) if self.size >= 0 else data
 
     def _read_blocks(self, size: int) -> bytes:
         parts, wanted = [], size
@@ -99,10 +99,10 @@ class ShardStream:
         def fetch(start: int, size: int) -> bytes:
             return self._fs.cat_file(self._path, start=start, end=start + size)
 
-        return self._whole(fetch(start, size), start, size, fetch)
+        return self._whole(fetch(start, size), start, size=size, more=fetch)
 
     def _whole(
-        self, data: bytes, start: int, size: int, more: Callable[[int, int], bytes]
+        self, data: bytes, start: int, *, size: int, more: Callable[[int, int], bytes]
     ) -> bytes:
         """All `size` bytes from `start` on, of which `data` came. more: asks for what is missing.
 
@@ -176,7 +176,7 @@ def read_utterances(
             return error.reason
 
     samples, most = read_samples(stream, late), os.cpu_count() or 1
-    for sample, result in mapped_in_order(read, samples, threads, most):
+    for sample, result in mapped_in_order(read, samples, threads, most=most):
         try:
             if isinstance(result, Utterance):
                 yield sample, result, None

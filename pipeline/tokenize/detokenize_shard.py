@@ -6,7 +6,7 @@ Decoders make the sound, as encoders make tokens; the task reads tokens and writ
 import json
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,10 +115,15 @@ def _write_complete(
     """Write utterances from the head of the queue while they are complete. flac: a local file."""
     while queue and queue[0].complete:
         spoken = queue.popleft()
-        with soundfile.SoundFile(flac, "w", plan.sample_rate, 1, "PCM_16", format="FLAC") as sound:
-            for wave in spoken.waves:
-                sound.write(wave)
+        write_flac(flac, plan.sample_rate, spoken.waves)
         key, _, about = spoken.utterance
         with flac.open("rb") as file:
             tar.add_file(f"{key}.flac", file, flac.stat().st_size)
         tar.add(f"{key}.json", json.dumps(about).encode())
+
+
+def write_flac(path: Path, sample_rate: int, waves: Iterable[np.ndarray | None]) -> None:
+    """(n,) int16 pieces, one after the other → a FLAC file of 16 bits."""
+    with soundfile.SoundFile(path, "w", sample_rate, 1, "PCM_16", format="FLAC") as sound:
+        for wave in waves:
+            sound.write(wave)

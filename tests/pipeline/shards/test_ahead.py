@@ -11,6 +11,7 @@ from tars import OneWay, tar
 
 from pipeline.shards.ahead import Ahead, mapped_in_order
 from pipeline.shards.reading import read_utterances
+from tokenizer.audio.reasons import TRUNCATED
 
 
 def test_items_are_made_while_others_are_used_but_not_too_many():
@@ -96,5 +97,5 @@ def test_a_shard_is_the_same_by_any_number_of_threads():
         ]
 
     alone = read(1)
-    assert len(alone) == 30 and {reason for _, reason, _ in alone} == {None, "truncated"}
+    assert len(alone) == 30 and {reason for _, reason, _ in alone} == {None, TRUNCATED}
     assert read(4) == alone

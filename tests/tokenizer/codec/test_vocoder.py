@@ -41,15 +41,6 @@ def files() -> TokenizerFiles:
     return TokenizerFiles.read(PRETRAINED / TOKENIZER)
 
 
-@pytest.mark.parametrize("changes", [{}, {"causal": True}, {"head": "linear"}])
-def test_padding_in_a_batch_changes_no_utterance(changes):
-    vocoder = small_vocoder(**changes)
-    features = [torch.randn(frames, 24) for frames in (1, 40, 7, 23)]
-    with torch.inference_mode():
-        for wave, rows in zip(vocoder.batch(features), features, strict=True):
-            torch.testing.assert_close(wave, vocoder(rows[None])[0], atol=2e-6, rtol=2e-5)
-
-
 @pytest.mark.parametrize("n_fft", [640, 1024, 2048])
 def test_windows_are_centred_on_the_samples_of_a_frame(n_fft):
     """The inverse STFT, with window i centred at sample 320 i + 200, restores the waveform."""
