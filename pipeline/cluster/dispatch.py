@@ -38,8 +38,11 @@ UNAVAILABLE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 # Seconds for which the list of encoders may take to answer.
 LIST_SECONDS = 120.0
-# What a device without room raises, by name: PyTorch's error, and Python's.
+# What a device without room raises: PyTorch's error, by its name since a shard task does not import
+# PyTorch, and Python's.
 NO_ROOM = ("OutOfMemoryError", "MemoryError")
+# In other errors of a GPU: after one, every call of the same process fails.
+BROKEN = "CUDA error"
 
 
 class DoesNotFit(RuntimeError):
@@ -212,11 +215,13 @@ class Dispatcher:
         try:
             results = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            # PyTorch's error is told by its name, since a shard task does not import it.
-            if type(error.cause).__name__ not in NO_ROOM:
+            if type(error.cause).__name__ in NO_ROOM:
+                self.too_large = min(self.too_large, batch.samples)
+                self._halve(batch, f"the encoder's memory is too small ({one_line(error.cause)})")
+            elif BROKEN in str(error.cause):
+                self._has_died(call, one_line(error.cause))
+            else:
                 raise
-            self.too_large = min(self.too_large, batch.samples)
-            self._halve(batch, f"the encoder's memory is too small ({one_line(error.cause)})")
         except ray.exceptions.ActorUnavailableError as error:
             seen = self.unavailable.setdefault(call.encoder, _Unavailable(now, now))
             seen.retry = now + LOOK_SECONDS
@@ -224,19 +229,22 @@ class Dispatcher:
             if now - seen.since > UNAVAILABLE_SECONDS:
                 self._give_up(call.encoder, one_line(error))
         except ray.exceptions.RayError as error:
-            batch.deaths += 1
-            if batch.deaths >= DEATHS_ALONE or (
-                batch.deaths >= DEATHS_WHOLE and len(batch.windows) > 1
-            ):
-                self._halve(batch, f"{batch.deaths} encoders died with it ({one_line(error)})")
-            else:
-                self.waiting.appendleft(batch)
-            self._give_up(call.encoder, one_line(error))
+            self._has_died(call, one_line(error))
         else:
             self.longest = max(self.longest or 0.0, now - call.sent)
             self.answered[call.encoder] = now
             self.unavailable.pop(call.encoder, None)
             yield from zip((tag for tag, _ in batch.windows), results, strict=True)
+
+    def _has_died(self, call: _Call, why: str) -> None:
+        """Send a dead encoder's batch again, halved if another died with it before."""
+        batch = call.batch
+        batch.deaths += 1
+        if batch.deaths >= (DEATHS_WHOLE if len(batch.windows) > 1 else DEATHS_ALONE):
+            self._halve(batch, f"{batch.deaths} encoders died with it ({why})")
+        else:
+            self.waiting.appendleft(batch)
+        self._give_up(call.encoder, why)
 
     def _halve(self, batch: _Batch, why: str) -> None:
         """Send a batch again as two. Raises DoesNotFit for a window that is alone."""

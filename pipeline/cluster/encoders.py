@@ -22,11 +22,12 @@ from pipeline.cluster.nodes import Reserve, alive_nodes, on_this_node
 from pipeline.cluster.progress import say_precision
 from pipeline.cluster.task_room import TaskRoom
 from pipeline.settings import EncoderSettings
-from tokenizer.errors import ClusterFailed, UsageError
+from tokenizer.errors import ClusterFailed, UsageError, one_line
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
-# How often an encoder whose start raises an error is started.
-STARTS = 3
+# How often an encoder is started that raises an error as it starts, and one whose node or process
+# is lost each time before it has started.
+STARTS, LOST_STARTS = 3, 10
 # Seconds between messages that encoders are still waiting for room on the cluster.
 WAIT_SECONDS = 30.0
 # Seconds between looks at the encoders, and at the cluster's nodes.
@@ -38,7 +39,7 @@ LIST_SECONDS = 120.0
 @dataclass
 class _Coming:
     """An encoder that has not loaded yet. ready: the answer that it has. failures: starts before
-    it that raised an error.
+    it, in its place.
     """
 
     handle: ActorHandle
@@ -170,18 +171,19 @@ class EncoderPool:
             self.list.add.remote(number, coming.handle, node)
 
     def _not_started(self, coming: _Coming, error: ray.exceptions.RayError) -> None:
-        if not getattr(error, "actor_init_failed", False):
-            self._start(coming.failures)  # its node was lost
-            return
-        # Ray gives the error as text: the whole stack, and what was raised on the last line.
-        self.problem = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        failures, most = coming.failures + 1, LOST_STARTS
+        self.problem = one_line(error)
+        if getattr(error, "actor_init_failed", False):
+            most = STARTS
+            # Ray gives the error as text: the whole stack, and what was raised on the last line.
+            self.problem = (str(error).strip().splitlines() or ["no reason given"])[-1]
         if "OtherCode: " in self.problem:
             raise UsageError(
                 f"a node of the cluster cannot be used: {self.problem}",
                 "give all nodes the code that the driver has",
             )
-        if coming.failures + 1 < STARTS:
-            self._start(coming.failures + 1)
+        if failures < most:
+            self._start(failures)
         else:
             _say(f"an encoder cannot be started, and is left out: {self.problem}")
 

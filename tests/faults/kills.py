@@ -21,6 +21,7 @@ VICTIMS = {
     "driver": "",
     "shard task": "ray::tokenize",
     "encoder": "ray::EncoderActor",
+    "encoder list": "ray::EncoderList",
     "progress board": "ray::ProgressBoard",
     "raylet": "/raylet/raylet",
 }

@@ -70,10 +70,11 @@ def test_a_batch_that_does_not_fit_is_split(cluster):
         encoding.lengths(windows_of(3_000, 70_000))
 
 
-def test_a_window_that_kills_encoders_is_named(cluster):
+@pytest.mark.parametrize("first", [-1, -2])
+def test_a_window_that_kills_encoders_is_named(first, cluster):
     encoding = Encoding(Lengths, 6)
     windows = windows_of(*[16_000] * 4)
-    windows[2][0] = -1
+    windows[2][0] = first
     with pytest.raises(DoesNotFit, match=r"a window of 1.0 s .* 4 encoders died with it"):
         encoding.lengths(windows)
     assert len(encoding.lost()) in (4, 5)
