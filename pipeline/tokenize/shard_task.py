@@ -25,8 +25,9 @@ from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_folder import commit_shard
 from tokenizer.storage.token_shards import TokenShardWriter, add_metadata
 
-# Audio that is decoded while batches are out, in batches: as many as are sorted together.
-BATCHES_AHEAD = 8
+# Audio that is decoded while batches are out: as many batches as are sorted together, and at most
+# this many samples, an hour's.
+BATCHES_AHEAD, MOST_AHEAD = 8, 3600 * SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def tokenize_shard(
                     yield (pending, number, plan[number]), raw
                 utterance.waveform = None
 
-        ahead = Ahead(windows(), BATCHES_AHEAD * limits.samples, lambda window: len(window[1]))
+        most = min(BATCHES_AHEAD * limits.samples, MOST_AHEAD)
+        ahead = Ahead(windows(), most, lambda window: len(window[1]))
         clock = _Clock(stream, ahead)
         progress = ShardProgress(board, shard.name, clock.time)
         with ahead:
