@@ -35,9 +35,7 @@ class EncoderActor:
         if threads:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
-        # One thread computes: batches in turn, and OpenMP keeps one team of threads, not one for
-        # each call.
-        self.compute = ThreadPoolExecutor(1, initializer=_use_threads, initargs=(threads,))
+        self.compute = computing_thread(threads)
         self.copies = torch.cuda.Stream() if self.tokenizer.device.type == "cuda" else None
 
     def ready(self) -> str:
@@ -109,6 +107,14 @@ def copied(
         arrived = torch.cuda.Event()
         arrived.record(stream)
     return CopiedBatch(windows, samples, arrived)
+
+
+def computing_thread(threads: int | None) -> ThreadPoolExecutor:
+    """The one thread of an actor that computes. threads: of PyTorch's in it, on a CPU.
+
+    Batches take turns, and OpenMP keeps one team of threads, not one for each call.
+    """
+    return ThreadPoolExecutor(1, initializer=_use_threads, initargs=(threads,))
 
 
 def _use_threads(threads: int | None) -> None:

@@ -5,6 +5,7 @@ import ray
 import torch
 
 from pipeline.cluster.code import check_code
+from pipeline.cluster.encoder_actor import computing_thread
 from tokenizer.codec.decoder import WINDOW_FRAMES, Decoding
 
 
@@ -23,6 +24,7 @@ class DecoderActor:
         if threads:
             torch.set_num_threads(threads)
         assert precision == "fp32"
+        self.compute = computing_thread(threads)
         self.decoding = Decoding(ray.get(ray.cloudpickle.loads(weights)), device)
 
     def ready(self) -> str:
@@ -34,6 +36,9 @@ class DecoderActor:
 
         On a GPU all go through the vocoder together, but for a causal decoder's long utterances.
         """
+        return self.compute.submit(self._decode, tokens).result()
+
+    def _decode(self, tokens: list[np.ndarray]) -> list[np.ndarray]:
         decoding = self.decoding
         if not decoding.is_causal:
             return list(map(as_int16, decoding.window_waves(tokens)))
