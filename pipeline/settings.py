@@ -108,9 +108,9 @@ class TokenizeSettings:
 class KmeansSettings:
     """How a k-means codebook is trained.
 
-    metric: "l2" or "cosine". max_frames: of the sample, evenly from all shards. center: subtract
-    each window's mean, see `centred`. whiten: how many principal components are clustered, see
-    `train_whitened`; 0 clusters the features themselves.
+    metric: "l2" or "cosine". max_frames: of the sample, evenly from the shards drawn. center:
+    subtract each window's mean, see `centred`. whiten: how many principal components are clustered,
+    see `train_whitened`; 0 clusters the features themselves.
     """
 
     codebook_size: int

@@ -240,7 +240,7 @@ class Tokenizer:
 
     def _features(self, waves: list[np.ndarray]) -> Iterator[list[Tensor]]:
         for batch in passes(waves, CPU_FRAMES_PER_PASS if self.device.type == "cpu" else None):
-            features = self.encoder([torch.from_numpy(wave) for wave in batch])
+            features = self.encoder([torch.as_tensor(wave) for wave in batch])
             if self.center is not None:
                 features = [centred(rows, self.center) for rows in features]
             if self.compression is not None:

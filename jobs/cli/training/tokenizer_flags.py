@@ -43,7 +43,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-frames",
         type=flags.positive,
-        help=f"frames to cluster, over all shards (default: {FRAMES_PER_CODE} per code)",
+        help=f"frames to cluster, of a sample of the shards (default: {FRAMES_PER_CODE} per code)",
     )
     parser.add_argument(
         "--iterations", type=flags.positive, default=25, help="of k-means (default: %(default)s)"
