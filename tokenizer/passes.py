@@ -4,7 +4,7 @@ A batch is cut into passes of bounded size. The kernels of a pass are queued whi
 one run, and so are those of a batch whose tokens nobody has asked for yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +17,14 @@ from tokenizer.codec.centring import AVERAGE_FRAMES
 from tokenizer.codec.codebook import Codebook
 from tokenizer.encoder.gpu.encoder import PackedWavLM, packed_wavlm
 from tokenizer.encoder.gpu.functions import segment_sums
-from tokenizer.encoder.gpu.layout import Layout, Packed, pack, passes_of, unpack
+from tokenizer.encoder.gpu.layout import Layout, Packed, joined, pack, passes_of, unpack
 from tokenizer.encoder.wavlm import WavLM
 
 if TYPE_CHECKING:
     from tokenizer.tokenizer import Tokenizer
+
+# All on the host, or all on the device, (n,) each.
+Waves = Sequence[np.ndarray] | Sequence[Tensor]
 
 
 def device_passes(tokenizer: "Tokenizer") -> "DevicePasses | None":
@@ -78,13 +81,18 @@ class DevicePasses:
     def __init__(self, encoder: PackedWavLM, tokenizer: "Tokenizer") -> None:
         """encoder: of the tokenizer's encoder. tokenizer: on the device, for its other parts."""
         self.encoder, self.device = encoder, tokenizer.device
-        self.center, self.compression = tokenizer.center, tokenizer.compression
+        self.center = tokenizer.center
+        self.latents: Callable[[Tensor, Tensor], Tensor] | None = None
+        if tokenizer.compression is not None:
+            self.latents = tokenizer.compression.padded_latents
+            if encoder.compiled:
+                self.latents = torch.compile(self.latents, fullgraph=True)
         self.codebook, self.dtype = tokenizer.codebook, tokenizer.token_dtype
         self.frames_per_token = tokenizer.frames_per_token
         # Copies to the device go beside the kernels of the batch before.
         self.copies = torch.cuda.Stream(self.device) if torch.cuda.is_available() else None
 
-    def start(self, waves: Sequence[np.ndarray]) -> PendingTokens:
+    def start(self, waves: Waves) -> PendingTokens:
         """Queue a batch. waves: (n,) fp32 each, as Tokenizer.encode_windows takes them."""
         assert self.codebook is not None
         passes = []
@@ -93,7 +101,7 @@ class DevicePasses:
             passes.append(self._fetch(rows, self.codebook.lookup(rows).int(), places))
         return PendingTokens(passes, self.codebook, self.dtype)
 
-    def features(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def features(self, waves: Waves) -> list[np.ndarray]:
         """(T, ·) fp32 of each waveform: what the codebook looks up."""
         passes = []
         for part in self._parts(waves):
@@ -101,33 +109,36 @@ class DevicePasses:
             passes.append(self._fetch(rows, rows.float(), places))
         return [each.arrived()[place].copy() for each in passes for place in each.places]
 
-    def _parts(self, waves: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:
+    def _parts(self, waves: Waves) -> list[Waves]:
         cuts = passes_of([len(wave) for wave in waves], self.encoder.alignment)
         return [waves[cut] for cut in cuts]
 
     @torch.inference_mode()
-    def _features(self, waves: Sequence[np.ndarray]) -> tuple[Tensor, list[slice]]:
+    def _features(self, waves: Waves) -> tuple[Tensor, list[slice]]:
         """The waveforms of a pass → (N, ·), and each one's part of N."""
         layout = Layout.of([len(wave) for wave in waves], self.encoder.alignment)
         packed = self._packed(layout, waves)
         x = self.encoder(packed)
         if self.center is not None:
             x = centred_rows(x, packed, self.center)
-        if self.compression is None:
+        if self.latents is None:
             ends = layout.starts + layout.lengths
             return x, [slice(*pair) for pair in zip(layout.starts, ends, strict=True)]
-        ends = packed.length[packed.index[:, 0]]
-        latents = self.compression.padded_latents(x[packed.index], ends)
+        padded, ends = x[packed.index], packed.length[packed.index[:, 0]]
+        for values, dims in ((padded, [0, 1]), (ends, [0])):
+            # Compiled once for utterances of any number and length, and once more for one alone.
+            torch._dynamo.maybe_mark_dynamic(values, dims)
+        latents = self.latents(padded, ends)
         longest = latents.shape[1]
         counts = -(-layout.lengths // self.frames_per_token)
         places = [slice(n * longest, n * longest + count) for n, count in enumerate(counts)]
         return latents.flatten(0, 1), places
 
-    def _packed(self, layout: Layout, waves: Sequence[np.ndarray]) -> Packed:
-        encoder = self.encoder
+    def _packed(self, layout: Layout, waves: Waves) -> Packed:
+        encoder, on_host = self.encoder, [w for w in waves if isinstance(w, np.ndarray)]
         host = pack(
             layout,
-            waves,
+            on_host,
             pinned=self.copies is not None,
             chunk=encoder.chunk,
             window=encoder.window,
@@ -138,7 +149,9 @@ class DevicePasses:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.copies)
             buffer.record_stream(current)
-        return unpack(buffer, layout)
+        if on_host:
+            return unpack(buffer, layout)
+        return unpack(buffer, layout, joined(layout, [w for w in waves if isinstance(w, Tensor)]))
 
     def _fetch(self, rows: Tensor, values: Tensor, places: list[slice]) -> Pass:
         """Queue the copy of a pass's values to the host."""

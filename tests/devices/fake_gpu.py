@@ -86,7 +86,9 @@ def is_view(func):
     if schema is None:
         return False
     aliases = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
-    return aliases or "empty" in schema.name or schema.name in ("aten::_unsafe_view", "prim::device")
+    return (
+        aliases or "empty" in schema.name or schema.name in ("aten::_unsafe_view", "prim::device")
+    )
 
 
 @contextmanager
@@ -96,17 +98,23 @@ def fake_gpu():
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.no_grad(),
         patch.object(torch.nn.Module, "to", moved),
+        # Autocast would turn itself off.
+        patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
+        patch("torch.cuda.is_bf16_supported", lambda: True),
     ):
         yield
 
 
-def moved(module, device, dtype=None):
+def moved(module, *where):
     """Module.to, which cannot swap fake parameters in place."""
+    device = next((w for w in where if not isinstance(w, torch.dtype)), None)
+    dtype = next((w for w in where if isinstance(w, torch.dtype)), None)
     for each in module.modules():
         for values in (each._parameters, each._buffers):
             for name, value in values.items():
                 if value is not None:
-                    kept = value.to(device, dtype if value.is_floating_point() else None)
+                    kind = dtype if dtype and value.is_floating_point() else value.dtype
+                    kept = value.to(device or value.device, kind)
                     is_weight = values is each._parameters
                     values[name] = torch.nn.Parameter(kept, False) if is_weight else kept
     return module

@@ -250,7 +250,7 @@ def attend(
 
     q, k, v: (1, H, rows, d). gate: (rows, H) fp32. Returns (1, H, rows, d).
     """
-    owner, by_distance, farthest = places.owner, places.by_distance, shape.farthest
+    by_distance, farthest = places.by_distance, shape.farthest
 
     def biased(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         assert gate is not None

@@ -95,14 +95,15 @@ class Layout:
         order = np.stack([np.argsort(~kind, axis=1, kind="stable") for kind in (partial, full)])
         return numbers, order.astype(np.int32)
 
-    def padded_index(self, multiple: int = 1) -> np.ndarray:
-        """(utterances, longest) int32: each utterance's rows, then its last row again.
-
-        multiple: of which the number of columns is one.
-        """
-        longest = -(-int(self.lengths.max()) // multiple) * multiple
-        place = np.minimum(np.arange(longest), self.lengths[:, None] - 1)
+    def padded_index(self) -> np.ndarray:
+        """(utterances, longest) int32: each utterance's rows, then its last row again."""
+        place = np.minimum(np.arange(int(self.lengths.max())), self.lengths[:, None] - 1)
         return (self.starts[:, None] + place).astype(np.int32)
+
+    @property
+    def samples_in_stream(self) -> int:
+        """Of the whole pass, those of nobody included."""
+        return self.rows * SAMPLES_PER_FRAME + TAIL
 
 
 def taken_rows(samples: int, alignment: int = ALIGNMENT) -> int:
@@ -152,53 +153,60 @@ class Packed:
 
 
 def pack(
-    layout: Layout,
-    waves: Sequence[np.ndarray],
-    *,
-    pinned: bool,
-    chunk: int = 0,
-    window: int = 0,
-    multiple: int = 1,
+    layout: Layout, waves: Sequence[np.ndarray], *, pinned: bool, chunk: int = 0, window: int = 0
 ) -> Tensor:
-    """The host's buffer of a pass, fp32, in which the integers lie by their bits.
+    """The host's buffer of a pass, fp32: its samples, then integers by their bits.
 
-    pinned: in memory that a GPU reads without the CPU's help. chunk, window: as Layout.key_blocks.
-    multiple: as Layout.padded_index.
+    waves: none where the samples lie on the device already; see `joined`. pinned: in memory that a
+    GPU reads without the CPU's help. chunk, window: as Layout.key_blocks.
     """
-    size = layout.rows * SAMPLES_PER_FRAME + TAIL
+    size = layout.samples_in_stream if waves else 0
     numbers, blocks = layout.key_blocks(chunk, window)
-    index = layout.padded_index(multiple)
-    parts = [layout.per_row(), numbers, blocks, index]
+    parts = [layout.per_row(), numbers, blocks, layout.padded_index()]
     integers = np.concatenate([part.ravel() for part in parts])
     total = size + len(integers)
     buffer = torch.empty(total, pin_memory=True) if pinned else None
     flat = np.empty(total, np.float32) if buffer is None else buffer.numpy()
     flat[:size] = 0
-    for start, wave in zip(layout.starts, waves, strict=True):
+    for start, wave in zip(layout.starts, waves):
         first = int(start) * SAMPLES_PER_FRAME
         flat[first : first + len(wave)] = wave
     flat[size:].view(np.int32)[:] = integers
     return torch.from_numpy(flat) if buffer is None else buffer
 
 
-def unpack(buffer: Tensor, layout: Layout, multiple: int = 1) -> Packed:
-    """What `pack` put into a buffer, wherever that lies now."""
+def joined(layout: Layout, waves: Sequence[Tensor]) -> Tensor:
+    """The samples of a pass, of waveforms on the device, in one kernel."""
+    ends = [*(int(start) * SAMPLES_PER_FRAME for start in layout.starts[1:])]
+    ends.append(layout.samples_in_stream)
+    place, parts = 0, []
+    gap = waves[0].new_zeros(ends[-1], dtype=torch.float32)
+    for wave, end in zip(waves, ends, strict=True):
+        parts += [wave.float(), gap[: end - place - len(wave)]]
+        place = end
+    return torch.cat(parts)
+
+
+def unpack(buffer: Tensor, layout: Layout, samples: Tensor | None = None) -> Packed:
+    """What `pack` put into a buffer, wherever that lies now. samples: of `joined`."""
     rows, blocks = layout.rows, layout.rows // BLOCK
-    longest = -(-int(layout.lengths.max()) // multiple) * multiple
-    samples = rows * SAMPLES_PER_FRAME + TAIL
-    shapes = [(PER_ROW, rows), (2, blocks), (2, blocks, blocks), (len(layout.lengths), longest)]
+    index = len(layout.lengths), int(layout.lengths.max())
+    shapes = [(PER_ROW, rows), (2, blocks), (2, blocks, blocks), index]
     sizes = [int(np.prod(shape)) for shape in shapes]
-    integers = buffer[samples:].view(torch.int32)
+    if samples is None:
+        samples = buffer[: layout.samples_in_stream]
+        buffer = buffer[layout.samples_in_stream :]
+    integers = buffer.view(torch.int32)
     parts = [part.view(shape) for part, shape in zip(integers.split(sizes), shapes, strict=True)]
-    per_row, numbers, key_blocks, index = parts
+    per_row, numbers, key_blocks, places = parts
     owner, start, length, count = per_row.unbind(0)
     return Packed(
-        buffer[:samples],
+        samples,
         owner,
         start=start,
         length=length,
         count=count,
         block_counts=numbers,
         key_blocks=key_blocks,
-        index=index,
+        index=places,
     )
