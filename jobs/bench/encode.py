@@ -34,7 +34,6 @@ from jobs.cli import flags
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.linear import InferenceLinear
-from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -114,9 +113,6 @@ def run_job(scratch: Path, precision: str, device: str) -> dict:
 def our_row(name: str, files: TokenizerFiles, precision: str, bench: Bench) -> Row:
     """A row of this project's tokenizer: waveforms to tokens, the codebook lookup included."""
     tokenizer = Tokenizer(files, bench.device, precision)
-    if name.endswith("compiled"):
-        assert isinstance(tokenizer.encoder, WavLM)
-        tokenizer.encoder.compile()
     # Batches of like length, as the job forms them.
     ordered = sorted(bench.waves, key=len)
     batches = [
@@ -133,7 +129,7 @@ def device_rows(bench: Bench) -> list[Row]:
     cut: Any = WavLMModel(WavLMConfig(**{**LARGE, "num_hidden_layers": LAYER})).eval()
     cut.to(bench.device)
     cut.load_state_dict(full.state_dict(), strict=False)
-    rows = [
+    return [
         Row(
             name="2 Hugging Face, 24 layers, fp32",
             run=lambda: hugging_face(full, bench, hidden=True),
@@ -146,9 +142,6 @@ def device_rows(bench: Bench) -> list[Row]:
         our_row("5 ours, bf16", files, "bf16", bench=bench),
         our_row("5d ours, bf16, distilled", compressed, "bf16", bench=bench),
     ]
-    if bench.device == "cuda":
-        rows.append(our_row("5c ours, bf16, compiled", files, "bf16", bench=bench))
-    return rows
 
 
 def show(name: str, speed: float, against: dict[str, float], note: str = "") -> None:
