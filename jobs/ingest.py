@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from jobs.cli.figures import failed_problems, print_problems
+from jobs.cli.figures import failed_problems, kinds, print_problems
 
 
 def parse() -> flags.argparse.Namespace:
@@ -43,9 +43,12 @@ def main() -> int:
     output = flags.named("--output", Folder, args.output)
     done = ingest(files, output, int(args.shard_size_mb * 2**20))
     print(f"{done['files']:,} files, {done['bytes'] / 2**20:,.1f} MB, in {done['shards']:,} shards")
-    if left_out:
-        kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(left_out.items()))
-        print(f"left out, as they are no audio files: {kinds}")
+    if left_out.endings:
+        print(f"left out, as they are no audio files: {kinds(left_out.endings)}")
+    if left_out.unusable:
+        names = ", ".join(map(repr, left_out.unusable))
+        count = f"{len(left_out.unusable):,}"
+        print(f"left out, as they are dead links or no regular files: {count}, {names}")
     print(f"written to {args.output}")
     return print_problems(failed_problems(done["failed"]))
 

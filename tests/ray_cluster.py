@@ -91,8 +91,8 @@ class Cluster:
             }
         )
 
-    def start(self) -> None:
-        """Start it, and wait until it takes jobs."""
+    def start(self, **more: object) -> None:
+        """Start it, and wait until it takes jobs. more: flags of `ray start`."""
         flags = {
             "node-ip-address": "127.0.0.1",
             "port": self.port,
@@ -105,14 +105,19 @@ class Cluster:
             "metrics-export-port": free_port(),
             "temp-dir": self.folder,
             "num-cpus": 2,
+            **more,
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+        self.ray_start("--head", *parts)
+
+    def ray_start(self, *flags: str, env: dict | None = None) -> None:
+        """`ray start`. env: variables to add, which the node's processes have too."""
         log = Path(self.folder, "start.log")
         # Not a pipe: the cluster's processes would hold it open.
         with log.open("w") as output:
             done = subprocess.run(
-                [*RAY, "start", "--head", *parts],
-                env=self.env,
+                [*RAY, "start", *flags],
+                env={**self.env, **(env or {})},
                 cwd=self.folder,
                 timeout=120,
                 stdout=output,

@@ -4,11 +4,8 @@ import hashlib
 import json
 import posixpath
 import re
-import tempfile
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -16,10 +13,14 @@ from ray.actor import ActorHandle
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
 from pipeline.shards.inputs import Shard, find_files
+from pipeline.shards.listing import LeftOut
+from pipeline.shards.reading import InputChanged
 from pipeline.shards.samples import AUDIO_ENDINGS
 from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError
+from tokenizer.storage.file_stream import FileStream, read_whole
 from tokenizer.storage.folder import Folder, filesystem
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tars import TarWriter
 
 
@@ -37,25 +38,24 @@ class AudioFile:
     metadata: str | None
 
 
-def find_audio(values: list[str]) -> tuple[list[AudioFile], Counter[str]]:
-    """The audio files that the inputs name, sorted by path, each with its own key.
+def find_audio(values: list[str]) -> tuple[list[AudioFile], LeftOut]:
+    """The audio files that the inputs name, sorted by path, each with its own key; and the rest.
 
-    Also the endings of all other files, but for the json beside an audio file, and how many have
-    each.
+    The json beside an audio file is part of neither.
 
     A key is the path without its ending, with other dots as "_": a sample's key ends at its first
     dot. Raises UsageError when an input names no audio file.
     """
     endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
-    _, files = find_files(values, ("",))
+    left_out = LeftOut(unusable=[])
+    _, files = find_files(values, ("",), left_out)
     audio, keys, taken = [], set(), set()
-    left_out: Counter[str] = Counter()
     for path, file in files.items():
         stem, ending = posixpath.splitext(path)
         sound = any(f"{stem}.{each}" in files for each in SOUND_ENDINGS)
         spare = sound and ending.lower()[1:] not in SOUND_ENDINGS  # a video beside its sound
         if ending.lower() not in endings or spare:
-            left_out[ending.lower() or "no ending"] += 1
+            left_out.endings[ending.lower() or "no ending"] += 1
             continue
         folder, name = posixpath.split(stem)
         key = posixpath.join(folder, re.sub(r"\.", "_", name).lstrip("_") or "_")
@@ -74,8 +74,9 @@ def find_audio(values: list[str]) -> tuple[list[AudioFile], Counter[str]]:
             value=" ".join(values),
             argument="input",
         )
-    left_out[".json"] -= len(taken)
-    return audio, +left_out
+    left_out.endings[".json"] -= len(taken)
+    left_out.endings = +left_out.endings
+    return audio, left_out
 
 
 def plan_shards(files: list[AudioFile], shard_bytes: int) -> list[list[AudioFile]]:
@@ -135,14 +136,15 @@ def ingest(files: list[AudioFile], output: Folder, shard_bytes: int) -> dict:
 
 def write_shard(shard: Shard, board: ActorHandle, *, output: str, files: list[AudioFile]) -> None:
     """Pack files into one tar and publish it whole; runs as a Ray task."""
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        path = Path(scratch) / "shard.tar"
+    with scratch_folder() as scratch:
+        path = scratch / "shard.tar"
         tar = TarWriter(path)
         for file in files:
-            fs, source = filesystem(file.url)
-            with fs.open(source, "rb") as audio:
-                ending = file.path.rpartition(".")[2].lower()
-                tar.add_file(f"{file.key}.{ending}", audio, file.size)
+            ending = file.path.rpartition(".")[2].lower()
+            with FileStream(*filesystem(file.url)) as audio:
+                if audio.size != file.size:
+                    raise InputChanged(f"{audio.url} changed after it was listed")
+                tar.add_file(f"{file.key}.{ending}", cast(IO[bytes], audio), file.size)
             tar.add(f"{file.key}.json", _metadata(file))
         tar.close()
         Folder(output).publish(path, f"{shard.name}.tar")
@@ -152,5 +154,4 @@ def write_shard(shard: Shard, board: ActorHandle, *, output: str, files: list[Au
 def _metadata(file: AudioFile) -> bytes:
     if file.metadata is None:
         return json.dumps({"path": file.path}).encode()
-    fs, source = filesystem(file.metadata)
-    return fs.cat_file(source)
+    return read_whole(*filesystem(file.metadata))
