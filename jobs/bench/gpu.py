@@ -25,7 +25,7 @@ from transformers import WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
 from jobs.bench import gpu_lm
-from jobs.bench.gpu_table import Table
+from jobs.bench.gpu_table import GPUTable
 from jobs.bench.models import SHAPES, distilled
 from jobs.bench.speech import make_utterances
 from jobs.cli import flags
@@ -49,7 +49,7 @@ EQUAL = 0.999
 class Encoders:
     """The sections about the encoder."""
 
-    table: Table
+    table: GPUTable
     budgets: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -268,7 +268,7 @@ def main() -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-    table = Table(device=device, small=args.small, minutes=args.minutes)
+    table = GPUTable(device=device, small=args.small, minutes=args.minutes)
     encoders, models = Encoders(table), gpu_lm.LanguageModels(table)
     sections = [
         *(encoders.agreement, encoders.waits, encoders.encode, encoders.parts),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.bench.gpu_table import Table
+from jobs.bench.gpu_table import GPUTable
 from lm.attention import BandAttention, FlexAttention
 from lm.config import PRESETS, START, LMConfig
 from lm.generation import Generator, Sampling
@@ -21,7 +21,7 @@ PARTS = ("output", "gradient of q", "of k", "of v", "of the gate", "of the bias"
 class LanguageModels:
     """Training and generation in the shape of `large`, of `tiny` with --small."""
 
-    table: Table
+    table: GPUTable
 
     def config(self) -> LMConfig:
         """Learned embeddings as inputs."""

@@ -15,7 +15,7 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 1
 
 
 @dataclass(kw_only=True)
-class Table:
+class GPUTable:
     """Prints rows as they come. minutes: after which no section begins."""
 
     device: str
@@ -49,7 +49,7 @@ class Table:
             except Exception as error:
                 traceback.print_exc()
                 lines = str(error).splitlines() or [""]
-                self.row(section.__name__, type(error).__name__, False, lines[0][:120])
+                self.row(section.__name__, type(error).__name__, False, note=lines[0][:120])
             if self.device == "cuda":
                 torch.cuda.empty_cache()
             print(f"   {time.monotonic() - started:.0f} s", flush=True)
@@ -82,7 +82,7 @@ class Table:
         note = ""
         if precision == "bf16" and (peak := self.stated_peak()):
             note = f"{rate / peak:.2f} of the {peak / 1e12:.0f} that the maker states"
-        self.row(f"matrix products, {precision}", f"{rate / 1e12:.2f} TFLOP/s", None, note)
+        self.row(f"matrix products, {precision}", f"{rate / 1e12:.2f} TFLOP/s", None, note=note)
         return rate
 
     def stated_peak(self) -> float | None:
