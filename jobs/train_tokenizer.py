@@ -56,6 +56,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Flags in, a training, a summary out."""
     args = parse()
+    args.precision = flags.settled_precision(args)
     # After parsing, and one of them alone: they import Ray, PyTorch and transformers.
     if args.method == "distill":
         from jobs.cli.training.distillation import train

@@ -26,7 +26,7 @@ import numpy as np
 import ray
 import soundfile
 
-from jobs.bench.speech import CONTAINERS, make_utterances, write_container
+from jobs.bench.support.speech import CONTAINERS, make_utterances, write_container
 from jobs.cli import flags
 from pipeline.cluster.connect import connect
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE

@@ -24,8 +24,8 @@ import faiss
 import numpy as np
 import torch
 
-from jobs.bench.speech import make_utterances, write_shards
-from jobs.bench.timing import Row, take_turns
+from jobs.bench.support.speech import make_utterances, write_shards
+from jobs.bench.support.timing import Row, take_turns
 from jobs.cli import flags
 from jobs.cli.rates import add_rates, record
 from pipeline.training.lloyd.assignment import Nearest, Sums

@@ -49,7 +49,12 @@ class EncoderActor:
 
     def encode(self, windows: list[RawWindow]) -> list[np.ndarray]:
         """Windows at 16 kHz → tokens of each."""
-        return self._run(self.tokenizer.encode_windows, windows)
+        if self.copies is None:
+            return self._run(self.tokenizer.encode_windows, windows)
+        batch = self.copied(windows, self.tokenizer.device, self.copies)
+        # The next batch is started while this one's tokens are waited for.
+        start = self.compute.submit(lambda: self.tokenizer.start_windows(batch.waveforms()))
+        return start.result()()
 
     def features(self, windows: list[RawWindow]) -> list[np.ndarray]:
         """Windows at 16 kHz → features of each, (frames, dim)."""
