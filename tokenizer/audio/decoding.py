@@ -161,6 +161,24 @@ def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
     return _mono(chain([first], sounds), first.sample_rate), first.sample_rate
 
 
+def decode_channels(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
+    """As `decode`, with all channels: (n, channels) float32 blocks, and their rate.
+
+    Samples that are not finite are passed on. Of joined streams each may have other channels.
+    """
+    sounds = map(_open, _parts(file))
+    first = next(sounds, None)
+    if first is None:
+        raise AudioError(EMPTY)
+    rate = first.sample_rate
+    blocks = (
+        block
+        for sound in chain([first], sounds)
+        for block in resample(sound.blocks, sound.sample_rate, new_rate=rate)
+    )
+    return blocks, rate
+
+
 def _mono(sounds: Iterable[Sound], rate: int) -> Iterator[np.ndarray]:
     mixer = Mixer()
     for sound in sounds:
@@ -232,14 +250,26 @@ def _read_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
 def resample(
     blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int = SAMPLE_RATE
 ) -> Iterator[np.ndarray]:
-    """Mono blocks at any rate → mono float32 blocks at a new one, 16 kHz unless given."""
+    """Blocks at any rate → float32 blocks at a new one, 16 kHz unless given.
+
+    blocks: (n,) or (n, channels), all with the same number of channels.
+    """
     if sample_rate == new_rate:
         yield from blocks
         return
-    try:
-        stream = soxr.ResampleStream(sample_rate, new_rate, 1, "float32", "HQ")
-    except (ValueError, RuntimeError) as error:
-        raise AudioError(NOT_AUDIO, f"cannot resample from {sample_rate} Hz: {error}") from error
+    stream, shape = None, (0,)
     for block in blocks:
+        if stream is None:
+            shape = (0, *block.shape[1:])
+            channels = block.shape[1] if block.ndim == 2 else 1
+            stream = _resampler(sample_rate, new_rate, channels=channels)
         yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+    if stream is not None:
+        yield stream.resample_chunk(np.empty(shape, np.float32), last=True)
+
+
+def _resampler(rate: int, new_rate: int, *, channels: int) -> soxr.ResampleStream:
+    try:
+        return soxr.ResampleStream(rate, new_rate, channels, "float32", "HQ")
+    except (ValueError, RuntimeError) as error:
+        raise AudioError(NOT_AUDIO, f"cannot resample from {rate} Hz: {error}") from error

@@ -8,10 +8,10 @@ from conftest import SPEECH
 from s3fs import S3FileSystem
 from tars import tar
 
+from pipeline.ingest.loose import find_loose
 from pipeline.settings import TokenizeSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.listing import check_outside
-from pipeline.tokenize.ingest import find_audio
 from pipeline.tokenize.job import open_output
 from tokenizer.errors import UsageError
 from tokenizer.storage.fetch import PRETRAINED
@@ -155,8 +155,8 @@ def test_ingest_counts_what_it_leaves_out(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "linked.flac").symlink_to("a.wav")
-    files, left_out = find_audio([str(tmp_path)])
-    assert [file.key for file in files] == ["a", "linked"]
+    sources, left_out = find_loose([str(tmp_path)])
+    assert [source.entries[0].key for source in sources] == ["a", "linked"]
     assert dict(left_out) == {".xyz": 2, ".json": 1, "no ending": 1, ".txt": 1}
 
 

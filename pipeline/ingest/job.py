@@ -1,0 +1,118 @@
+"""Sources → audio shards of similar size: plan tasks, run those that are missing, sum up."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+
+from pipeline.cluster.connect import connect
+from pipeline.cluster.run_shards import run_shards
+from pipeline.ingest.cutting import Segmenter
+from pipeline.ingest.report import finished_tasks, gather
+from pipeline.ingest.settings import IngestSettings
+from pipeline.ingest.shard_task import ingest_sources
+from pipeline.ingest.sources import Source
+from pipeline.shards.inputs import Shard
+from tokenizer.storage.folder import Folder
+
+
+def plan_tasks(sources: Iterable[Source], shard_bytes: int) -> list[list[Source]]:
+    """Cut the sources, in order, into tasks; each ends with the source that fills a shard."""
+    tasks: list[list[Source]] = []
+    size = shard_bytes
+    for source in sources:
+        if size >= shard_bytes:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(source)
+        size += max(source.size, 0)
+    return tasks
+
+
+def open_output(output: Folder, sources: list[Source], settings: IngestSettings) -> None:
+    """Claim the output for these sources: write ingest.json, or check the one that is there.
+
+    Raises UsageError when it was made from other files or with other settings.
+    """
+    digest = hashlib.sha256()
+    plain = [
+        (source.entries[0].key, source.path, source.size) for source in sources if _loose(source)
+    ]
+    if len(plain) == len(sources):
+        # As it was written when loose files were all there was: such outputs are continued.
+        digest.update(json.dumps([[list(each) for each in plain], settings.shard_bytes]).encode())
+    else:
+        for source in sources:
+            digest.update(repr((source.kind, source.path, source.size, source.entries)).encode())
+        digest.update(str(settings.shard_bytes).encode())
+    made_from: dict[str, Any] = {
+        "files": len(sources),
+        "shard_bytes": settings.shard_bytes,
+        "sha256_of_listing": digest.hexdigest(),
+    }
+    if decisive := settings.decisive():
+        made_from["settings"] = decisive
+    before = output.claim("ingest.json", made_from)
+    if before != made_from:
+        raise output.refused(
+            "it was made from other files or with other settings; see its ingest.json",
+            "give another folder",
+        )
+
+
+def _loose(source: Source) -> bool:
+    return len(source.entries) == 1 and not source.entries[0].place
+
+
+def ingest(sources: list[Source], output: Folder, settings: IngestSettings) -> dict:
+    """Write the shards and reports that are missing, manifest.parquet and summary.json.
+
+    Returns the summary: totals of all reports, as `gather`, with "bytes" of the sources and
+    "failed": {task name: why}. Raises UsageError as `open_output`.
+    """
+    open_output(output, sources, settings)
+    finished = set(finished_tasks(output))
+    tasks = {
+        f"shard-{number:06d}": part
+        for number, part in enumerate(plan_tasks(sources, settings.shard_bytes))
+    }
+    todo = [
+        Shard(name, "", sum(max(source.size, 0) for source in part))
+        for name, part in tasks.items()
+        if name not in finished
+    ]
+    failed: dict[str, str] = {}
+    if todo:
+        connect()
+
+        def arguments(*, shard: Shard, **_: Any) -> dict[str, Any]:
+            return {
+                "output": output.url,
+                "sources": tasks[shard.name],
+                "settings": settings,
+                "new_segmenter": segmenter_of(settings),
+            }
+
+        _, failed = run_shards(
+            "ingest",
+            todo,
+            at_once=max(1, int(ray.cluster_resources().get("CPU", 1))),
+            num_cpus=1,
+            function=ingest_sources,
+            arguments=arguments,
+        )
+        output.sweep()
+    totals = gather(output)
+    total = sum(max(source.size, 0) for source in sources)
+    summary = {**totals, "bytes": total, "failed": failed}
+    output.publish_text(json.dumps(summary, indent=2) + "\n", "summary.json")
+    return summary
+
+
+def segmenter_of(settings: IngestSettings) -> Callable[[], Segmenter] | None:
+    """What makes a segmenter for a recording; None where recordings stay whole."""
+    if settings.segment is None:
+        return None
+    raise NotImplementedError(settings.segment)
