@@ -5,7 +5,7 @@ from collections import Counter
 
 from pipeline.ingest.sources import AUDIO, Entry, Source, as_json, key_of
 from pipeline.shards.inputs import find_files
-from pipeline.shards.samples import AUDIO_ENDINGS
+from pipeline.shards.members import AUDIO_ENDINGS
 from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError
 

@@ -6,16 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from pipeline.ingest.sources import AUDIO, Entry, Source
+from pipeline.ingest.sources import Entry, Source
 from pipeline.shards.inputs import Shard
+from pipeline.shards.metadata import LARGEST_JSON
 from pipeline.shards.reading import open_shard
-from pipeline.shards.samples import LARGEST_AUDIO, LARGEST_JSON, SPOOL_BYTES, TOO_LARGE
+from pipeline.shards.samples import LARGEST_AUDIO, MOST_BESIDE, SPOOL_BYTES, TOO_LARGE
 from tokenizer.storage.folder import filesystem
 from tokenizer.storage.retries import patiently
 
 MISSING_FILE = "missing_file"
-# What lies beside a recording is kept up to this size in all.
-MOST_BESIDE = 1 << 20
 
 
 @dataclass
@@ -37,19 +36,12 @@ class Recording:
     problem: str | None = None
 
 
-def read_recordings(source: Source) -> Iterator[Recording]:
-    """The recordings of a source, in order.
+def read_audio_file(source: Source) -> Iterator[Recording]:
+    """The one recording of an audio file.
 
     A file that is not there, and one that is too large, come with their problem. Raises OSError
-    where the store fails, and InputChanged for a source that changes while it is read.
+    where the store fails, and InputChanged for a file that changes while it is read.
     """
-    if source.kind == AUDIO:
-        yield from _audio_file(source)
-        return
-    raise NotImplementedError(source.kind)
-
-
-def _audio_file(source: Source) -> Iterator[Recording]:
     ending = source.path.rpartition(".")[2].lower()
     recording = Recording(source.path, ending, source.entries, problem=source.problem)
     if recording.problem is None and source.size > LARGEST_AUDIO:

@@ -2,24 +2,27 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ray.actor import ActorHandle
 
 from pipeline.ingest.cutting import Piece, Segmenter, cut
-from pipeline.ingest.recordings import Recording, read_recordings
+from pipeline.ingest.parquet import read_parquet
+from pipeline.ingest.recordings import Recording, read_audio_file
 from pipeline.ingest.report import SAMPLE, SOURCE, IngestReport
 from pipeline.ingest.settings import MIX, IngestSettings
-from pipeline.ingest.sources import Entry, Source, as_json
+from pipeline.ingest.sources import PARQUET, TAR, Entry, Source, as_json
+from pipeline.ingest.tars import read_tar
 from pipeline.shards.inputs import Shard
+from pipeline.shards.metadata import Metadata
 from tokenizer.audio.reasons import AudioError
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.tars import TarWriter
 
 NO_SPEECH = "no_speech"
-# A name, its content, and its size.
+# An ending, its content, and its size.
 Member = tuple[str, BinaryIO | bytes, int]
 
 
@@ -30,6 +33,8 @@ class _Tars:
         self.folder, self.path, self.task = folder, scratch / "shard.tar", name
         self.shard_bytes, self.number, self.size = shard_bytes, 0, 0
         self.tar: TarWriter | None = None
+        # Of the samples in the open shard.
+        self.keys: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -38,14 +43,22 @@ class _Tars:
         number = self.number + full
         return f"{self.task}-{number:04d}" if number else self.task
 
-    def add(self, members: list[Member]) -> None:
-        """Append a sample's members: (name, file or bytes, size)."""
+    def add_late(self, name: str, content: bytes) -> None:
+        """Append one member to the open shard."""
+        assert self.tar is not None
+        self.tar.add(name, content)
+        self.size += len(content)
+
+    def add(self, key: str, members: list[Member]) -> None:
+        """Append a sample's members: (ending, file or bytes, size)."""
         if self.tar is not None and self.size >= self.shard_bytes:
             self.publish()
             self.number += 1
         if self.tar is None:
             self.tar, self.size = TarWriter(self.path), 0
-        for name, content, size in members:
+        self.keys.add(key)
+        for ending, content, size in members:
+            name = f"{key}.{ending}"
             if isinstance(content, bytes):
                 self.tar.add(name, content)
             else:
@@ -60,6 +73,7 @@ class _Tars:
         self.tar.close()
         self.folder.publish(self.path, f"{name}.tar")
         self.tar = None
+        self.keys.clear()
 
 
 def ingest_sources(
@@ -83,8 +97,9 @@ def ingest_sources(
         task = _Task(tars, report, settings, new_segmenter)
         done = 0
         for source in sources:
-            for recording in read_recordings(source):
+            for recording in _recordings(source, task):
                 task.take(recording)
+            task.add_late()
             done += max(source.size, 0)
             board.write.remote(shard.name, done, task.seconds)
         tars.publish()
@@ -92,6 +107,14 @@ def ingest_sources(
         report.write(path)
         folder.publish(path, f"reports/{shard.name}.parquet")
     return task.seconds
+
+
+def _recordings(source: Source, task: "_Task") -> Iterator[Recording]:
+    if source.kind == PARQUET:
+        return read_parquet(source)
+    if source.kind == TAR:
+        return read_tar(source, task.late, task.report.left_beside)
+    return read_audio_file(source)
 
 
 class _Task:
@@ -105,6 +128,8 @@ class _Task:
         self.tars, self.report = tars, report
         self.settings, self.new_segmenter = settings, new_segmenter
         self.seconds = 0.0
+        # Of tars: metadata that came after its sample, by the sample's key.
+        self.late: dict[str, Metadata] = {}
 
     def take(self, recording: Recording) -> None:
         """Add a recording's samples to the shards, and rows for it and for each of them."""
@@ -121,6 +146,19 @@ class _Task:
             self._copy_all(recording, good)
         else:
             self._cut(recording, good)
+
+    def add_late(self) -> None:
+        """Append metadata that came after its sample, where its shard is open still.
+
+        Readers of these shards take json that lies apart from its audio.
+        """
+        for key, metadata in self.late.items():
+            if key in self.tars.keys and metadata.error is None:
+                text = json.dumps(metadata.value).encode()
+                self.tars.add_late(f"{key}.json", text)
+            else:
+                self.report.left_beside["json"] += 1
+        self.late.clear()
 
     def _as_it_is(self, entries: tuple[Entry, ...]) -> bool:
         """Whether the recording is copied without being decoded."""
@@ -187,10 +225,10 @@ class _Task:
             else:
                 metadata = _of_piece(recording, piece, start=start, end=end)
                 members: list[Member] = [
-                    (f"{piece.key}.flac", piece.flac.file, piece.flac.size),
-                    (f"{piece.key}.json", metadata, len(metadata)),
+                    ("flac", piece.flac.file, piece.flac.size),
+                    ("json", metadata, len(metadata)),
                 ]
-                self.tars.add(members)
+                self.tars.add(piece.key, members)
         self._row(recording, piece.entry, **row)
         return end
 
@@ -200,11 +238,9 @@ class _Task:
         recording.audio.seek(0)
         beside = dict(recording.beside)
         beside.setdefault("json", entry.metadata.encode())
-        members: list[Member] = [(f"{key}.{recording.ending}", recording.audio, recording.size)]
-        members += [
-            (f"{key}.{ending}", content, len(content)) for ending, content in beside.items()
-        ]
-        self.tars.add(members)
+        members: list[Member] = [(recording.ending, recording.audio, recording.size)]
+        members += [(ending, content, len(content)) for ending, content in beside.items()]
+        self.tars.add(key, members)
 
     def _row(self, recording: Recording, entry: Entry, **more: Any) -> None:
         row = {"source": recording.path, "place": entry.place or None, "key": entry.key, **more}

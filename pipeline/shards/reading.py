@@ -7,7 +7,8 @@ from typing import Any, BinaryIO, cast
 
 from pipeline.shards.inputs import Shard
 from pipeline.shards.listing import version_of
-from pipeline.shards.samples import Metadata, Sample, read_samples
+from pipeline.shards.metadata import Metadata
+from pipeline.shards.samples import Sample, read_samples
 from tokenizer.audio.decoding import AudioError, Utterance, read_utterance
 from tokenizer.storage.folder import READ_AHEAD, filesystem, public_url
 from tokenizer.storage.unpacking import Readable
