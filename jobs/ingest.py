@@ -1,9 +1,12 @@
-"""Pack loose audio files into WebDataset shards, which the other jobs read.
+"""Pack audio as people have it into WebDataset shards, which the other jobs read.
 
-Audio is copied unchanged. A .json file beside an audio file, of the same name, is packed with it;
-where there is none, a .json with the file's path is made. Run it again to finish what is missing.
-Exit status: 0 all done; 1 a shard failed, or more was rejected than --max-reject-rate; 2 unusable
-arguments.
+An input is a folder or glob of loose audio files; a manifest: JSON lines (NeMo's and others), CSV
+or TSV, a Kaldi folder, lhotse's cuts or recordings; Parquet tables as Hugging Face's `datasets`
+writes them (hf://datasets/... too); or ready tars. It is told by what it holds. Whole recordings
+are copied unchanged; parts are cut exactly, and written as FLAC. What lies beside the audio under
+its name (json, txt, TextGrid and others) goes with it, and each row's other fields become the
+sample's json. Run it again to finish what is missing. Exit status: 0 all done; 1 a shard failed, or
+more was rejected than --max-reject-rate; 2 unusable arguments.
 """
 
 import sys
@@ -13,21 +16,19 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
 from jobs.cli.figures import failed_problems, print_problems, reject_problems
+from jobs.cli.ingest import add_ingest, ingest_settings
 
 
 def parse() -> flags.argparse.Namespace:
     """The command line."""
     parser = flags.parser(
-        __doc__, "python jobs/ingest.py --input recordings/ --output s3://bucket/shards"
+        __doc__,
+        """python jobs/ingest.py --input recordings/ --output s3://bucket/shards
+        python jobs/ingest.py --input train.jsonl --output out/train --channels split""",
     )
-    flags.add_input(parser, "audio files (flac, wav, mp3, m4a and others)")
+    flags.add_input(parser, "audio, manifests of it, Parquet tables or tars")
     flags.add_output(parser, "the shards")
-    parser.add_argument(
-        "--shard-size-mb",
-        type=flags.positive_number,
-        default=512,
-        help="a shard ends with the file that fills it (default: %(default)s)",
-    )
+    add_ingest(parser)
     flags.add_max_reject_rate(parser, "samples")
     return parser.parse_args()
 
@@ -35,17 +36,19 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
+    from pipeline.ingest.inputs import find_sources
     from pipeline.ingest.job import ingest
-    from pipeline.ingest.loose import find_loose
-    from pipeline.ingest.settings import IngestSettings
     from pipeline.shards.listing import check_outside
     from tokenizer.storage.folder import Folder
 
-    sources, left_out = flags.named("--input", find_loose, args.input)
+    settings = ingest_settings(args)
+    with flags.naming("--input", " ".join(args.input)):
+        sources, left_out = find_sources(
+            args.input, args.format, audio_root=args.audio_root, path_column=args.path_column
+        )
     with flags.naming("--output", args.output):
         check_outside(args.input, args.output)
     output = flags.named("--output", Folder, args.output)
-    settings = IngestSettings(shard_bytes=int(args.shard_size_mb * 2**20))
     done = ingest(sources, output, settings)
     print(
         f"{done['sources']:,} files, {done['bytes'] / 2**20:,.1f} MB: {done['samples']:,} samples, "
@@ -53,12 +56,17 @@ def main() -> int:
     )
     for reason, count in done["rejected_by_reason"].items():
         print(f"  {count:,} {reason}")
-    if left_out:
-        kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(left_out.items()))
-        print(f"left out, as they are no audio files: {kinds}")
+    _print_left_out("files left out, as they are no audio", left_out)
+    _print_left_out("members beside the audio left out", done["left_beside"])
     print(f"written to {args.output}: shards, reports/, manifest.parquet, summary.json")
     problems = failed_problems(done["failed"])
     return print_problems(problems + reject_problems(done, args.max_reject_rate))
+
+
+def _print_left_out(what: str, counts: dict[str, int]) -> None:
+    if counts:
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items()))
+        print(f"{what}: {kinds}")
 
 
 if __name__ == "__main__":

@@ -112,9 +112,16 @@ def _kind_of(value: str) -> str:
         _, files = find_files([value], ("",))
         kinds = {_kind_of_name(name) for name in files}
         sound = any(name.lower().endswith(SOUNDS) for name in files)
-        if PARQUET in kinds and not sound:
-            return PARQUET
-        return TAR if TAR in kinds and not sound else AUDIO
+        # Tars of an earlier ingest have Parquet reports beside them.
+        found = [kind for kind in (TAR, PARQUET) if kind in kinds]
+        if found and sound:
+            raise UsageError(
+                f"it holds audio files and {'tars' if TAR in kinds else 'Parquet tables'}",
+                "name the format",
+                value=value,
+                argument="format",
+            )
+        return found[0] if found else AUDIO
     if named == JSON_LINES:
         _, files = find_files([value], ENDINGS[JSON_LINES])
         return LHOTSE if _is_lhotse(next(iter(files.values())).url) else JSON_LINES

@@ -29,7 +29,7 @@ def read_table(url: str, name: str, path_column: str | None = None) -> Iterator[
         with open_text(url) as text:
             first = text.readline(LONGEST_LINE)
         with open_text(url) as text:
-            separator = "\t" if "\t" in first else "|" if "|" in first and "," not in first else ","
+            separator = _separator(first)
             quoted = separator == ","
             reader = csv.reader(
                 text,
@@ -58,6 +58,16 @@ def read_table(url: str, name: str, path_column: str | None = None) -> Iterator[
             "mend it, or make it again",
             value=url,
         ) from error
+
+
+def _separator(header: str) -> str:
+    """Which letter parts the columns: one that gives a column of audio, where there is one."""
+    names = {*PATHS, "id"}
+    kinds = [each for each in "\t|," if each in header]
+    usual = [
+        each for each in kinds if names & {name.strip('"\r\n ') for name in header.split(each)}
+    ]
+    return (usual or kinds or [","])[0]
 
 
 def _row(values: list[str], header: list[str], *, column: str, place: str) -> Row:
