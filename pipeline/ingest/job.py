@@ -9,7 +9,7 @@ import ray
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
-from pipeline.ingest.cutting import Segmenter
+from pipeline.ingest.cutting.cut import Segmenter
 from pipeline.ingest.report import finished_tasks, gather
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.shard_task import ingest_sources

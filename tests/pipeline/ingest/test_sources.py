@@ -36,7 +36,7 @@ def lines(path, rows, opened=open):
 
 
 def test_json_lines(audio, tmp_path):
-    folder, one, two = audio
+    folder, _, two = audio
     rows = [
         {"audio_filepath": "one.flac", "duration": 2.0, "text": "all of it", "x": float("inf")},
         {"audio_filepath": "two.wav", "offset": 0.5, "duration": 1.25, "text": "a part"},
@@ -63,7 +63,8 @@ def test_json_lines(audio, tmp_path):
     assert about["source"] == "two.wav" and (about["start"], about["end"]) == (1.0, 2.0)
     assert about["speaker"] == 3 and about["manifest_start"] == "y"
     name = "train.jsonl.gz"
-    assert {row["place"]: row["reason"] for row in rows_of(tmp_path) if row["reason"] and row["place"]} == {
+    rejected = [row for row in rows_of(tmp_path) if row["reason"] and row["place"]]
+    assert {row["place"]: row["reason"] for row in rejected} == {
         f"{name}:4": "missing_file",
         f"{name}:5": "bad_line",
         f"{name}:6": "bad_line",
@@ -117,7 +118,7 @@ def test_kaldi(audio, tmp_path):
 
 
 def test_lhotse(audio, tmp_path):
-    folder, one, two = audio
+    folder, _, two = audio
     source = {"type": "file", "channels": [0, 1], "source": f"{folder}/two.wav"}
     recording = {"id": "r", "sources": [source], "sampling_rate": RATE, "duration": 3.0}
     recording["num_samples"] = 3 * RATE
@@ -139,7 +140,7 @@ def test_lhotse(audio, tmp_path):
 
 
 def test_parquet(audio, tmp_path):
-    folder, one, _ = audio
+    folder, _, _ = audio
     data = (folder / "one.flac").read_bytes()
     rows = [
         {"audio": {"bytes": data, "path": "a.b.flac"}, "text": "x", "n": 1},
@@ -161,6 +162,8 @@ def test_parquet(audio, tmp_path):
     assert json_of(samples["a_b"]) == {"text": "x", "n": 1}
     reasons = reasons_of(tmp_path / "out")
     assert reasons == {"00000003": "bad_line", "out": "missing_file"}
+    (source,) = [row for row in rows_of(tmp_path / "out") if row["kind"] == "source"]
+    assert source["source"] == "train.parquet" and source["samples"] == 3
 
 
 def test_tars_and_what_lies_beside(audio, tmp_path):

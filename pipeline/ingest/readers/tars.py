@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from pipeline.ingest.recordings import Recording
+from pipeline.ingest.readers.recordings import Recording
 from pipeline.ingest.sources import Entry, Source, as_json
 from pipeline.shards.inputs import Shard
 from pipeline.shards.metadata import Metadata
@@ -29,7 +29,7 @@ def read_tar(
             place = f"{source.path}:{sample.place}"
             entry = Entry(key=key, metadata=_text(sample.metadata), place=place)
             recording = Recording(
-                f"{source.path}:{sample.key}", sample.ending, (entry,), problem=sample.problem
+                source.path, sample.ending, (entry,), problem=sample.problem, is_source=False
             )
             recording.beside = sample.beside
             if sample.audio is None:

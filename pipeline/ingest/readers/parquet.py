@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ingest.recordings import MISSING_FILE, Recording
+from pipeline.ingest.readers.recordings import MISSING_FILE, Recording
 from pipeline.ingest.sources import BAD_LINE, DUPLICATE_KEY, Entry, Source, as_json, key_of
 from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError, one_line
@@ -98,7 +98,9 @@ def _recording(
         problem = problem or DUPLICATE_KEY
     seen.add(key)
     entry = Entry(key=key, metadata=as_json(_plain(more)), place=place, problem=problem)
-    recording = Recording(place, _ending(ending, data), (entry,), problem=problem)
+    recording = Recording(
+        source.path, _ending(ending, data), (entry,), problem=problem, is_source=False
+    )
     if problem is None:
         recording.audio, recording.size = io.BytesIO(data), len(data)
     return recording

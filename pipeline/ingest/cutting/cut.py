@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import soxr
 
-from pipeline.ingest.flac import FlacWriter
+from pipeline.ingest.cutting.flac import FlacWriter
 from pipeline.ingest.settings import FIRST, SPLIT, IngestSettings
 from pipeline.ingest.sources import Entry
 from tokenizer.audio.decoding import decode_channels, mixed_down, resample

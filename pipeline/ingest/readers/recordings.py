@@ -21,9 +21,10 @@ MISSING_FILE = "missing_file"
 class Recording:
     """One audio file of a source.
 
-    path: of it, for records. ending: of its name, such as "flac". audio: seekable, closed when the
-    next recording is asked for; None where `problem` says why there is none. size: in bytes.
-    beside: {ending: content} of what shares its name. left_beside: endings left out, as too large.
+    path: of it, for records. is_source: whether the file is a source, and not a part of one.
+    ending: of its name, such as "flac". audio: seekable, closed when the next recording is asked
+    for; None where `problem` says why there is none. size: in bytes. beside: {ending: content} of
+    what shares its name. left_beside: endings left out, as too large.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Recording:
     beside: dict[str, bytes] = field(default_factory=dict)
     left_beside: list[str] = field(default_factory=list)
     problem: str | None = None
+    is_source: bool = True
 
 
 def read_audio_file(source: Source) -> Iterator[Recording]:

@@ -1,0 +1,180 @@
+"""Recordings → samples in shards, and the rows that account for them."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.ingest.cutting.cut import Piece, Segmenter, cut
+from pipeline.ingest.readers.recordings import Recording
+from pipeline.ingest.report import SAMPLE, SOURCE, IngestReport
+from pipeline.ingest.settings import MIX, IngestSettings
+from pipeline.ingest.shard_writer import Member, ShardWriter
+from pipeline.ingest.sources import AUDIO, Entry, Source, as_json
+from pipeline.shards.metadata import Metadata
+from tokenizer.audio.reasons import AudioError
+
+NO_SPEECH = "no_speech"
+
+
+class Packer:
+    """Adds the samples of recordings to shards, and a row for each of them to the report."""
+
+    def __init__(
+        self,
+        shards: ShardWriter,
+        report: IngestReport,
+        settings: IngestSettings,
+        new_segmenter: Callable[[], Segmenter] | None,
+    ) -> None:
+        self.shards, self.report = shards, report
+        self.settings, self.new_segmenter = settings, new_segmenter
+        # Of audio that was decoded, and of samples that were added.
+        self.seconds, self.samples = 0.0, 0
+        # Of tars: metadata that came after its sample, by the sample's key.
+        self.late: dict[str, Metadata] = {}
+
+    def take(self, recording: Recording) -> None:
+        """Add a recording's samples to the shards, and rows for it and for each of them.
+
+        One of a table or a tar is no source, and has only the rows of its samples.
+        """
+        self.report.left_beside.update(recording.left_beside)
+        good = tuple(entry for entry in recording.entries if entry.problem is None)
+        for entry in recording.entries:
+            reason = entry.problem or recording.problem
+            if reason is not None and (entry.place or recording.problem is None):
+                self._row(recording, entry, reason=reason)
+        if recording.audio is None:
+            self._source(recording, reason=recording.problem, samples=0)
+            return
+        if self._as_it_is(good):
+            self._copy_all(recording, good)
+        else:
+            self._cut(recording, good)
+
+    def end_source(self, source: Source, samples: int, reason: str | None = None) -> None:
+        """Add the row of a table or a tar. samples: made of it. reason: of damage to it."""
+        self.add_late()
+        if source.kind != AUDIO:
+            self.report.add(SOURCE, source=source.path, samples=samples, reason=reason)
+
+    def add_late(self) -> None:
+        """Append metadata that came after its sample, where its shard is open still.
+
+        Readers of these shards take json that lies apart from its audio.
+        """
+        for key, metadata in self.late.items():
+            if key in self.shards.keys and metadata.error is None:
+                text = json.dumps(metadata.value).encode()
+                self.shards.add_late(f"{key}.json", text)
+            else:
+                self.report.left_beside["json"] += 1
+        self.late.clear()
+
+    def _as_it_is(self, entries: tuple[Entry, ...]) -> bool:
+        """Whether the recording is copied without being decoded."""
+        settings = self.settings
+        return (
+            all(entry.whole for entry in entries)
+            and self.new_segmenter is None
+            and settings.channels == MIX
+            and settings.sample_rate is None
+        )
+
+    def _copy_all(self, recording: Recording, entries: tuple[Entry, ...]) -> None:
+        shard = None
+        for entry in entries:
+            shard = self.shards.name
+            self._copy(recording, entry, entry.key)
+            if entry.place:
+                self._row(recording, entry, shard=shard)
+        self.samples += len(entries)
+        self._source(recording, shard=shard, samples=len(entries))
+
+    def _cut(self, recording: Recording, entries: tuple[Entry, ...]) -> None:
+        assert recording.audio is not None
+        samples, pieces, reason, end = 0, 0, None, 0.0
+        try:
+            for piece in cut(recording.audio, entries, self.settings, self.new_segmenter):
+                pieces += 1
+                samples += piece.problem is None
+                end = max(end, self._add_piece(recording, piece))
+        except AudioError as error:
+            reason = error.reason
+        self.seconds += end
+        self.samples += samples
+        if pieces and recording.is_source:
+            self.report.add(SOURCE, source=recording.path, reason=reason, samples=samples)
+            return
+        # Of a table or a tar, what is wrong behind the last good piece needs a row too.
+        reason = reason or (None if pieces else NO_SPEECH)
+        for entry in entries:
+            if entry.place and reason is not None:
+                self._row(recording, entry, reason=reason)
+        self._source(recording, reason=reason, samples=0)
+
+    def _source(self, recording: Recording, **more: Any) -> None:
+        """The row of a source; of a loose file it is its sample's too, and has the key."""
+        if not recording.is_source:
+            return
+        key = None
+        if len(recording.entries) == 1 and not recording.entries[0].place:
+            key = recording.entries[0].key
+        else:
+            more.pop("shard", None)
+        self.report.add(SOURCE, source=recording.path, key=key, **more)
+
+    def _add_piece(self, recording: Recording, piece: Piece) -> float:
+        """Add a piece's sample and its row; returns its end in seconds."""
+        start, end = piece.start / piece.rate, (piece.start + piece.samples) / piece.rate
+        row = {
+            "key": piece.key,
+            "start_s": start,
+            "end_s": end,
+            "duration_s": end - start,
+            "reason": piece.problem,
+        }
+        if piece.problem is None:
+            row["shard"] = self.shards.name
+            if piece.flac is None:
+                self._copy(recording, piece.entry, piece.key)
+            else:
+                metadata = _of_piece(recording, piece, start=start, end=end)
+                members: list[Member] = [
+                    ("flac", piece.flac.file, piece.flac.size),
+                    ("json", metadata, len(metadata)),
+                ]
+                self.shards.add(piece.key, members)
+        self._row(recording, piece.entry, **row)
+        return end
+
+    def _copy(self, recording: Recording, entry: Entry, key: str) -> None:
+        """Append the recording as it is, with what lies beside it."""
+        assert recording.audio is not None
+        recording.audio.seek(0)
+        beside = dict(recording.beside)
+        beside.setdefault("json", entry.metadata.encode())
+        members: list[Member] = [(recording.ending, recording.audio, recording.size)]
+        members += [(ending, content, len(content)) for ending, content in beside.items()]
+        self.shards.add(key, members)
+
+    def _row(self, recording: Recording, entry: Entry, **more: Any) -> None:
+        row = {"source": recording.path, "place": entry.place or None, "key": entry.key, **more}
+        self.report.add(SAMPLE, **row)
+
+
+def _of_piece(recording: Recording, piece: Piece, *, start: float, end: float) -> bytes:
+    """The json of a piece: that of its recording or entry, and where it was cut."""
+    text = recording.beside.get("json", piece.entry.metadata.encode())
+    try:
+        metadata = json.loads(text)
+    except ValueError:
+        metadata = {"json": text.decode(errors="replace")}
+    if not isinstance(metadata, dict):
+        metadata = {"json": metadata}
+    cut_from = {"source": recording.path, "start": start, "end": end}
+    if piece.channel is not None:
+        cut_from["channel"] = piece.channel
+    # What a manifest says under these names is kept beside what is true of the piece.
+    moved = {f"manifest_{name}": metadata.pop(name) for name in cut_from if name in metadata}
+    return as_json({**metadata, **moved, **cut_from}).encode()
