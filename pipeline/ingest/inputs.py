@@ -10,10 +10,10 @@ from pipeline.ingest.manifests.json_lines import read_json_lines
 from pipeline.ingest.manifests.kaldi import WAVS, read_kaldi
 from pipeline.ingest.manifests.lhotse import is_lhotse, read_lhotse
 from pipeline.ingest.manifests.places import Listings, Places
-from pipeline.ingest.manifests.rows import Row, sources_of
+from pipeline.ingest.manifests.rows import ManifestRow, sources_of
 from pipeline.ingest.manifests.tables import read_table
 from pipeline.ingest.manifests.text import numbered_lines
-from pipeline.ingest.sources import AUDIO, PARQUET, TAR, Source, key_of
+from pipeline.ingest.sources import AUDIO, PARQUET, TAR, SourceFile, key_of
 from pipeline.shards.inputs import SHARD_ENDINGS, find_files
 from pipeline.shards.listing import has_magic
 from tokenizer.audio.containers.find import SOUND_ENDINGS
@@ -37,7 +37,7 @@ def find_sources(
     *,
     audio_root: str | None = None,
     path_column: str | None = None,
-) -> tuple[list[Source], Counter[str]]:
+) -> tuple[list[SourceFile], Counter[str]]:
     """The sources that the inputs name, in order, and the endings of files that are left out.
 
     format: one of FORMATS, or None to tell it from the inputs, which are then all of one kind.
@@ -53,7 +53,7 @@ def find_sources(
     rows = _rows(values, kind, path_column=path_column)
     placed: dict[str, Places] = {}
 
-    def with_places() -> Iterator[tuple[Row, Places]]:
+    def with_places() -> Iterator[tuple[ManifestRow, Places]]:
         for manifest, row in rows:
             if manifest not in placed:
                 placed[manifest] = Places(manifest, listings, audio_root)
@@ -65,7 +65,9 @@ def find_sources(
     return sources, Counter()
 
 
-def _rows(values: list[str], kind: str, *, path_column: str | None) -> Iterator[tuple[str, Row]]:
+def _rows(
+    values: list[str], kind: str, *, path_column: str | None
+) -> Iterator[tuple[str, ManifestRow]]:
     """(URL of the manifest, row) of every row."""
     if kind == KALDI:
         for value in values:
@@ -143,14 +145,14 @@ def _is_lhotse(url: str) -> bool:
     return isinstance(value, dict) and is_lhotse(value)
 
 
-def _tables_or_tars(values: list[str], kind: str) -> list[Source]:
+def _tables_or_tars(values: list[str], kind: str) -> list[SourceFile]:
     """Each file a source; the keys of its samples begin with its name."""
     _, files = find_files(values, ENDINGS[kind])
     sources = []
     for path, file in files.items():
         stem = next(path[: -len(each)] for each in ENDINGS[kind] if path.lower().endswith(each))
         sources.append(
-            Source(
+            SourceFile(
                 kind=kind,
                 path=path,
                 url=file.url,

@@ -13,14 +13,14 @@ from pipeline.ingest.cutting.cut import Segmenter
 from pipeline.ingest.report import finished_tasks, gather
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.shard_task import ingest_sources
-from pipeline.ingest.sources import Source
+from pipeline.ingest.sources import SourceFile
 from pipeline.shards.inputs import Shard
 from tokenizer.storage.folder import Folder
 
 
-def plan_tasks(sources: Iterable[Source], shard_bytes: int) -> list[list[Source]]:
+def plan_tasks(sources: Iterable[SourceFile], shard_bytes: int) -> list[list[SourceFile]]:
     """Cut the sources, in order, into tasks; each ends with the source that fills a shard."""
-    tasks: list[list[Source]] = []
+    tasks: list[list[SourceFile]] = []
     size = shard_bytes
     for source in sources:
         if size >= shard_bytes:
@@ -31,7 +31,7 @@ def plan_tasks(sources: Iterable[Source], shard_bytes: int) -> list[list[Source]
     return tasks
 
 
-def open_output(output: Folder, sources: list[Source], settings: IngestSettings) -> None:
+def open_output(output: Folder, sources: list[SourceFile], settings: IngestSettings) -> None:
     """Claim the output for these sources: write ingest.json, or check the one that is there.
 
     Raises UsageError when it was made from other files or with other settings.
@@ -62,11 +62,11 @@ def open_output(output: Folder, sources: list[Source], settings: IngestSettings)
         )
 
 
-def _loose(source: Source) -> bool:
+def _loose(source: SourceFile) -> bool:
     return len(source.entries) == 1 and not source.entries[0].place
 
 
-def ingest(sources: list[Source], output: Folder, settings: IngestSettings) -> dict:
+def ingest(sources: list[SourceFile], output: Folder, settings: IngestSettings) -> dict:
     """Write the shards and reports that are missing, manifest.parquet and summary.json.
 
     Returns the summary: totals of all reports, as `gather`, with "bytes" of the sources and

@@ -3,7 +3,7 @@
 import posixpath
 from collections import Counter
 
-from pipeline.ingest.sources import AUDIO, Entry, Source, as_json, key_of
+from pipeline.ingest.sources import AUDIO, Entry, SourceFile, as_json, key_of
 from pipeline.shards.inputs import find_files
 from pipeline.shards.members import AUDIO_ENDINGS
 from tokenizer.audio.containers.find import SOUND_ENDINGS
@@ -13,7 +13,7 @@ from tokenizer.errors import UsageError
 BESIDE_ENDINGS = ("json", "txt", "lab", "TextGrid", "ctm", "cls")
 
 
-def find_loose(values: list[str]) -> tuple[list[Source], Counter[str]]:
+def find_loose(values: list[str]) -> tuple[list[SourceFile], Counter[str]]:
     """The audio files that the inputs name, sorted by path, each with its own key.
 
     Also the endings of all other files, but for those beside an audio file, and how many have each.
@@ -48,7 +48,7 @@ def find_loose(values: list[str]) -> tuple[list[Source], Counter[str]]:
                 left_out[f".{each.lower()}"] -= 1
         entry = Entry(key=key, metadata=as_json({"path": path}))
         sources.append(
-            Source(
+            SourceFile(
                 kind=AUDIO, path=path, url=file.url, size=file.size, version=file.version,
                 entries=(entry,), beside=beside,
             )

@@ -1,15 +1,15 @@
 """Recordings → samples in shards, and the rows that account for them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.ingest.cutting.cut import Piece, Segmenter, cut
-from pipeline.ingest.readers.recordings import Recording
+from pipeline.ingest.readers.recordings import OpenRecording
 from pipeline.ingest.report import SAMPLE, SOURCE, IngestReport
 from pipeline.ingest.settings import MIX, IngestSettings
 from pipeline.ingest.shard_writer import Member, ShardWriter
-from pipeline.ingest.sources import AUDIO, Entry, Source, as_json
+from pipeline.ingest.sources import AUDIO, Entry, SourceFile, as_json
 from pipeline.shards.metadata import Metadata
 from tokenizer.audio.reasons import AudioError
 
@@ -23,6 +23,7 @@ class Packer:
         self,
         shards: ShardWriter,
         report: IngestReport,
+        *,
         settings: IngestSettings,
         new_segmenter: Callable[[], Segmenter] | None,
     ) -> None:
@@ -33,7 +34,7 @@ class Packer:
         # Of tars: metadata that came after its sample, by the sample's key.
         self.late: dict[str, Metadata] = {}
 
-    def take(self, recording: Recording) -> None:
+    def take(self, recording: OpenRecording) -> None:
         """Add a recording's samples to the shards, and rows for it and for each of them.
 
         One of a table or a tar is no source, and has only the rows of its samples.
@@ -52,7 +53,7 @@ class Packer:
         else:
             self._cut(recording, good)
 
-    def end_source(self, source: Source, samples: int, reason: str | None = None) -> None:
+    def end_source(self, source: SourceFile, samples: int, reason: str | None = None) -> None:
         """Add the row of a table or a tar. samples: made of it. reason: of damage to it."""
         self.add_late()
         if source.kind != AUDIO:
@@ -81,7 +82,7 @@ class Packer:
             and settings.sample_rate is None
         )
 
-    def _copy_all(self, recording: Recording, entries: tuple[Entry, ...]) -> None:
+    def _copy_all(self, recording: OpenRecording, entries: tuple[Entry, ...]) -> None:
         shard = None
         for entry in entries:
             shard = self.shards.name
@@ -91,11 +92,10 @@ class Packer:
         self.samples += len(entries)
         self._source(recording, shard=shard, samples=len(entries))
 
-    def _cut(self, recording: Recording, entries: tuple[Entry, ...]) -> None:
-        assert recording.audio is not None
+    def _cut(self, recording: OpenRecording, entries: tuple[Entry, ...]) -> None:
         samples, pieces, reason, end = 0, 0, None, 0.0
         try:
-            for piece in cut(recording.audio, entries, self.settings, self.new_segmenter):
+            for piece in self._pieces(recording, entries):
                 pieces += 1
                 samples += piece.problem is None
                 end = max(end, self._add_piece(recording, piece))
@@ -113,7 +113,12 @@ class Packer:
                 self._row(recording, entry, reason=reason)
         self._source(recording, reason=reason, samples=0)
 
-    def _source(self, recording: Recording, **more: Any) -> None:
+    def _pieces(self, recording: OpenRecording, entries: tuple[Entry, ...]) -> Iterator[Piece]:
+        assert recording.audio is not None
+        make = self.new_segmenter
+        return cut(recording.audio, entries, settings=self.settings, new_segmenter=make)
+
+    def _source(self, recording: OpenRecording, **more: Any) -> None:
         """The row of a source; of a loose file it is its sample's too, and has the key."""
         if not recording.is_source:
             return
@@ -124,7 +129,7 @@ class Packer:
             more.pop("shard", None)
         self.report.add(SOURCE, source=recording.path, key=key, **more)
 
-    def _add_piece(self, recording: Recording, piece: Piece) -> float:
+    def _add_piece(self, recording: OpenRecording, piece: Piece) -> float:
         """Add a piece's sample and its row; returns its end in seconds."""
         start, end = piece.start / piece.rate, (piece.start + piece.samples) / piece.rate
         row = {
@@ -148,7 +153,7 @@ class Packer:
         self._row(recording, piece.entry, **row)
         return end
 
-    def _copy(self, recording: Recording, entry: Entry, key: str) -> None:
+    def _copy(self, recording: OpenRecording, entry: Entry, key: str) -> None:
         """Append the recording as it is, with what lies beside it."""
         assert recording.audio is not None
         recording.audio.seek(0)
@@ -158,12 +163,12 @@ class Packer:
         members += [(ending, content, len(content)) for ending, content in beside.items()]
         self.shards.add(key, members)
 
-    def _row(self, recording: Recording, entry: Entry, **more: Any) -> None:
+    def _row(self, recording: OpenRecording, entry: Entry, **more: Any) -> None:
         row = {"source": recording.path, "place": entry.place or None, "key": entry.key, **more}
         self.report.add(SAMPLE, **row)
 
 
-def _of_piece(recording: Recording, piece: Piece, *, start: float, end: float) -> bytes:
+def _of_piece(recording: OpenRecording, piece: Piece, *, start: float, end: float) -> bytes:
     """The json of a piece: that of its recording or entry, and where it was cut."""
     text = recording.beside.get("json", piece.entry.metadata.encode())
     try:

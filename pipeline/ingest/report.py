@@ -44,7 +44,7 @@ ROW_GROUP = 1 << 17
 
 
 class IngestReport:
-    """The rows of one task. Row: see SCHEMA; what is not given is null."""
+    """The rows of one task. ManifestRow: see SCHEMA; what is not given is null."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}

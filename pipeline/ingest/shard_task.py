@@ -10,12 +10,12 @@ from ray.actor import ActorHandle
 from pipeline.ingest.cutting.cut import Segmenter
 from pipeline.ingest.packer import Packer
 from pipeline.ingest.readers.parquet import read_parquet
-from pipeline.ingest.readers.recordings import Recording, read_audio_file
+from pipeline.ingest.readers.recordings import OpenRecording, read_audio_file
 from pipeline.ingest.readers.tars import read_tar
 from pipeline.ingest.report import IngestReport
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.shard_writer import ShardWriter
-from pipeline.ingest.sources import PARQUET, TAR, Source
+from pipeline.ingest.sources import PARQUET, TAR, SourceFile
 from pipeline.shards.inputs import Shard
 from tokenizer.storage.folder import Folder
 
@@ -27,7 +27,7 @@ def ingest_sources(
     board: ActorHandle,
     *,
     output: str,
-    sources: list[Source],
+    sources: list[SourceFile],
     settings: IngestSettings,
     new_segmenter: Callable[[], Segmenter] | None = None,
 ) -> float:
@@ -42,7 +42,7 @@ def ingest_sources(
         shards = ShardWriter(
             folder, Path(scratch), name=shard.name, shard_bytes=settings.shard_bytes
         )
-        packer = Packer(shards, report, settings, new_segmenter)
+        packer = Packer(shards, report, settings=settings, new_segmenter=new_segmenter)
         done = 0
         for source in sources:
             _pack(source, packer)
@@ -55,7 +55,7 @@ def ingest_sources(
     return packer.seconds
 
 
-def _pack(source: Source, packer: Packer) -> None:
+def _pack(source: SourceFile, packer: Packer) -> None:
     before, reason = packer.samples, None
     try:
         for recording in _recordings(source, packer):
@@ -65,7 +65,7 @@ def _pack(source: Source, packer: Packer) -> None:
     packer.end_source(source, packer.samples - before, reason)
 
 
-def _recordings(source: Source, packer: Packer) -> Iterator[Recording]:
+def _recordings(source: SourceFile, packer: Packer) -> Iterator[OpenRecording]:
     if source.kind == PARQUET:
         return read_parquet(source)
     if source.kind == TAR:

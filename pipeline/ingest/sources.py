@@ -46,7 +46,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class SourceFile:
     """A file that one task reads from its start to its end, once.
 
     kind: AUDIO, TAR or PARQUET. path: below the inputs' common folder, for records. size: in bytes,

@@ -138,6 +138,7 @@ class _Track:
 def cut(
     audio: BinaryIO,
     entries: tuple[Entry, ...],
+    *,
     settings: IngestSettings,
     new_segmenter: Callable[[], Segmenter] | None = None,
 ) -> Iterator[Piece]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from pipeline.ingest.manifests.rows import Row, first_of, text_key, with_span
+from pipeline.ingest.manifests.rows import ManifestRow, first_of, text_key, with_span
 from pipeline.ingest.manifests.text import numbered_lines
 from pipeline.ingest.sources import BAD_LINE
 from pipeline.shards.metadata import finite
@@ -14,7 +14,7 @@ KEYS = ("key", "id", "utt_id", "utt")
 STARTS, ENDS = ("offset", "start", "start_time"), ("end", "end_time")
 
 
-def read_json_lines(url: str, name: str) -> Iterator[Row]:
+def read_json_lines(url: str, name: str) -> Iterator[ManifestRow]:
     """The rows of a file of JSON lines. name: of the file, for their places.
 
     "duration" is a part's length where there is an offset; else it only says how long the file is.
@@ -27,17 +27,17 @@ def read_json_lines(url: str, name: str) -> Iterator[Row]:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            yield Row(place=place, problem=BAD_LINE, metadata={"line": line[:1000]})
+            yield ManifestRow(place=place, problem=BAD_LINE, metadata={"line": line[:1000]})
             continue
         yield row_of(place, value)
 
 
-def row_of(place: str, value: dict, path_field: str | None = None) -> Row:
+def row_of(place: str, value: dict, path_field: str | None = None) -> ManifestRow:
     """A row of named fields. path_field: that names the audio; None looks for one of PATHS."""
     path_field = path_field or first_of(value, PATHS)
     key_field = first_of(value, KEYS)
     path = value.get(path_field) if path_field else None
-    row = Row(place=place, key=text_key(value.get(key_field)) if key_field else None)
+    row = ManifestRow(place=place, key=text_key(value.get(key_field)) if key_field else None)
     row.metadata = value
     if not isinstance(path, str):
         row.problem = BAD_LINE

@@ -5,7 +5,7 @@ Formats: https://kaldi-asr.org/doc/data_prep.html. A wav.scp may name shell comm
 
 from collections.abc import Iterator
 
-from pipeline.ingest.manifests.rows import Row, with_span
+from pipeline.ingest.manifests.rows import ManifestRow, with_span
 from pipeline.ingest.manifests.text import numbered_lines
 from pipeline.ingest.sources import BAD_LINE, COMMAND
 from tokenizer.storage.folder import Folder
@@ -22,7 +22,7 @@ ABOUT = {
 CHANNEL_NAMES = {"A": 0, "1": 0, "B": 1, "2": 1}
 
 
-def read_kaldi(url: str, name: str) -> Iterator[Row]:
+def read_kaldi(url: str, name: str) -> Iterator[ManifestRow]:
     """The rows of a data folder: its segments, or its recordings where it has no segments.
 
     name: of the folder, for their places. Raises UsageError for a file that cannot be read.
@@ -33,7 +33,7 @@ def read_kaldi(url: str, name: str) -> Iterator[Row]:
         if len(values) == 2 and values[0] not in wavs:
             wavs[values[0]] = (values[1], place)
         else:
-            yield Row(place=place, key=values[0], problem=BAD_LINE)
+            yield ManifestRow(place=place, key=values[0], problem=BAD_LINE)
     about = {
         field: {values[0]: values[1] for _, values in _table(folder, name, file) if len(values) > 1}
         for file, field in ABOUT.items()
@@ -47,7 +47,7 @@ def read_kaldi(url: str, name: str) -> Iterator[Row]:
     for place, values in _table(folder, name, SEGMENTS):
         key, parts = values[0], (values[1].split() if len(values) > 1 else [])
         if len(parts) not in (3, 4) or parts[0] not in wavs:
-            yield Row(place=place, key=key, problem=BAD_LINE, metadata={"segment": parts})
+            yield ManifestRow(place=place, key=key, problem=BAD_LINE, metadata={"segment": parts})
             continue
         recording = parts[0]
         row = _row(
@@ -69,9 +69,9 @@ def _row(
     about: dict[str, dict[str, str]],
     key: str,
     channels: dict[str, int],
-) -> Row:
+) -> ManifestRow:
     metadata = {field: values[key] for field, values in about.items() if key in values}
-    row = Row(place=place, key=key, path=path, metadata=metadata)
+    row = ManifestRow(place=place, key=key, path=path, metadata=metadata)
     row.channel = channels.get(recording)
     if path.rstrip().endswith("|"):
         row.path, row.problem = None, COMMAND

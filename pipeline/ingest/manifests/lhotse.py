@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.ingest.manifests.rows import Row, with_span
+from pipeline.ingest.manifests.rows import ManifestRow, with_span
 from pipeline.ingest.manifests.text import numbered_lines
 from pipeline.ingest.sources import BAD_LINE, COMMAND
 from pipeline.shards.metadata import finite
@@ -33,7 +33,7 @@ def is_supervision(value: dict) -> bool:
     return "recording_id" in value and "duration" in value and "recording" not in value
 
 
-def read_lhotse(urls: list[tuple[str, str]]) -> Iterator[Row]:
+def read_lhotse(urls: list[tuple[str, str]]) -> Iterator[ManifestRow]:
     """The rows of manifests: their cuts; else the supervisions; else the recordings.
 
     urls: (URL, name for places) of each file. Supervisions find their recordings in any of the
@@ -49,7 +49,7 @@ def read_lhotse(urls: list[tuple[str, str]]) -> Iterator[Row]:
             except (ValueError, RecursionError):
                 value = None
             if not isinstance(value, dict) or not is_lhotse(value):
-                yield Row(place=place, problem=BAD_LINE, metadata={"line": line[:1000]})
+                yield ManifestRow(place=place, problem=BAD_LINE, metadata={"line": line[:1000]})
             elif is_recording(value):
                 recordings[str(value.get("id"))] = (place, value)
             elif is_supervision(value):
@@ -65,9 +65,9 @@ def read_lhotse(urls: list[tuple[str, str]]) -> Iterator[Row]:
             yield from _rows(place, {"id": value.get("id")}, value, about=_without_audio(value))
 
 
-def _cut_rows(place: str, cut: dict) -> Iterator[Row]:
+def _cut_rows(place: str, cut: dict) -> Iterator[ManifestRow]:
     if cut.get("type") in ("MixedCut", "PaddingCut") or "tracks" in cut:
-        yield Row(place=place, key=str(cut.get("id")), problem=UNSUPPORTED)
+        yield ManifestRow(place=place, key=str(cut.get("id")), problem=UNSUPPORTED)
         return
     yield from _rows(place, cut, cut.get("recording"), about=_without_audio(cut))
 
@@ -83,16 +83,16 @@ def _without_audio(value: dict) -> dict:
 
 def _rows(
     place: str, part: dict[str, Any], recording: dict | None, *, about: dict
-) -> Iterator[Row]:
+) -> Iterator[ManifestRow]:
     """A row for each channel of a part. part: has id, start, duration and channel."""
     key = str(part.get("id"))
     if not isinstance(recording, dict) or not isinstance(recording.get("sources"), list):
-        yield Row(place=place, key=key, problem=BAD_LINE, metadata=about)
+        yield ManifestRow(place=place, key=key, problem=BAD_LINE, metadata=about)
         return
     channel = part.get("channel")
     channels = channel if isinstance(channel, list) else [channel]
     for each in channels:
-        row = Row(place=place, key=key, metadata=about)
+        row = ManifestRow(place=place, key=key, metadata=about)
         if len(channels) > 1:
             row.key = f"{key}-ch{each}"
         _find_channel(row, recording, each)
@@ -104,7 +104,7 @@ def _rows(
         yield row
 
 
-def _find_channel(row: Row, recording: dict, channel: Any) -> None:
+def _find_channel(row: ManifestRow, recording: dict, channel: Any) -> None:
     """The file that holds a channel of a recording, and which of the file's channels it is."""
     sources = [each for each in recording["sources"] if isinstance(each, dict)]
     if channel is not None:

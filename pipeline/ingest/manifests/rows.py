@@ -15,14 +15,14 @@ from pipeline.ingest.sources import (
     BAD_SPAN,
     DUPLICATE_KEY,
     Entry,
-    Source,
+    SourceFile,
     as_json,
     key_of,
 )
 
 
 @dataclass(kw_only=True, slots=True)
-class Row:
+class ManifestRow:
     """One line of a manifest.
 
     place: "FILE:NUMBER". key: as the manifest names it, or None to take the path's. path: of the
@@ -51,7 +51,9 @@ def seconds(value: Any) -> float:
     return number
 
 
-def with_span(row: Row, *, start: Any, end: Any = None, duration: Any = None) -> Row:
+def with_span(
+    row: ManifestRow, *, start: Any, end: Any = None, duration: Any = None
+) -> ManifestRow:
     """Give a row its times, as the manifest has them; BAD_SPAN where they cannot be a part."""
     try:
         row.start = 0.0 if start is None else seconds(start)
@@ -67,7 +69,7 @@ def with_span(row: Row, *, start: Any, end: Any = None, duration: Any = None) ->
     return row
 
 
-def sources_of(rows: Iterable[tuple[Row, Places]], listings: Listings) -> list[Source]:
+def sources_of(rows: Iterable[tuple[ManifestRow, Places]], listings: Listings) -> list[SourceFile]:
     """Group rows by their audio file, in the order in which each file comes first.
 
     Rows that name no audio are a source of their own each, so that each has a row in the report.
@@ -87,7 +89,7 @@ def sources_of(rows: Iterable[tuple[Row, Places]], listings: Listings) -> list[S
         usable = any(entry.problem is None for entry in group)
         size, version = listings.version(url) if usable else (-1, "")
         sources.append(
-            Source(
+            SourceFile(
                 kind=AUDIO,
                 path=names[url],
                 url=url,
@@ -100,7 +102,7 @@ def sources_of(rows: Iterable[tuple[Row, Places]], listings: Listings) -> list[S
     return sources
 
 
-def _entry(row: Row, place: Place, seen: set[int]) -> Entry:
+def _entry(row: ManifestRow, place: Place, seen: set[int]) -> Entry:
     problem = row.problem or place.problem
     stem = posixpath.splitext(place.name)[0] if row.path is not None else place.name
     try:

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 
 from pipeline.ingest.manifests.json_lines import PATHS, row_of
-from pipeline.ingest.manifests.rows import Row, first_of
+from pipeline.ingest.manifests.rows import ManifestRow, first_of
 from pipeline.ingest.manifests.text import LONGEST_LINE, open_text
 from pipeline.ingest.sources import BAD_LINE
 from tokenizer.errors import UsageError, one_line
@@ -18,7 +18,7 @@ ENDINGS = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus")
 LJSPEECH = ("id", "text", "normalized_text")
 
 
-def read_table(url: str, name: str, path_column: str | None = None) -> Iterator[Row]:
+def read_table(url: str, name: str, path_column: str | None = None) -> Iterator[ManifestRow]:
     """The rows of a table. name: of the file, for their places.
 
     path_column: that names the audio; None looks for a usual name. Raises UsageError for a table
@@ -70,9 +70,9 @@ def _separator(header: str) -> str:
     return (usual or kinds or [","])[0]
 
 
-def _row(values: list[str], header: list[str], *, column: str, place: str) -> Row:
+def _row(values: list[str], header: list[str], *, column: str, place: str) -> ManifestRow:
     if len(values) > len(header):
-        return Row(place=place, problem=BAD_LINE, metadata={"line": values})
+        return ManifestRow(place=place, problem=BAD_LINE, metadata={"line": values})
     row = row_of(place, dict(zip(header, values)), path_field=column)
     if row.path is not None:
         tries = [

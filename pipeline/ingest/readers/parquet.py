@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ingest.readers.recordings import MISSING_FILE, Recording
-from pipeline.ingest.sources import BAD_LINE, DUPLICATE_KEY, Entry, Source, as_json, key_of
+from pipeline.ingest.readers.recordings import MISSING_FILE, OpenRecording
+from pipeline.ingest.sources import BAD_LINE, DUPLICATE_KEY, Entry, SourceFile, as_json, key_of
 from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import filesystem
@@ -38,7 +38,7 @@ def audio_column(schema: pa.Schema) -> str | None:
     return (usual or found or [None])[0]
 
 
-def check_table(source: Source) -> None:
+def check_table(source: SourceFile) -> None:
     """Raises UsageError for a file that is no Parquet table with a column of audio."""
     fs, path = filesystem(source.url)
     try:
@@ -56,7 +56,7 @@ def check_table(source: Source) -> None:
         )
 
 
-def read_parquet(source: Source) -> Iterator[Recording]:
+def read_parquet(source: SourceFile) -> Iterator[OpenRecording]:
     """The recordings of a table, a row each, in order.
 
     A key is the name of the row's file, or the row's number, below the source's prefix; the other
@@ -73,13 +73,13 @@ def read_parquet(source: Source) -> Iterator[Recording]:
             audio = batch.column(column).to_pylist()
             others = batch.drop_columns([column]).to_pylist()
             for value, more in zip(audio, others, strict=True):
-                yield _recording(source, number, value, more, seen=seen)
+                yield _recording(source, number, value=value, more=more, seen=seen)
                 number += 1
 
 
 def _recording(
-    source: Source, number: int, value: Any, more: dict[str, Any], *, seen: set[str]
-) -> Recording:
+    source: SourceFile, number: int, *, value: Any, more: dict[str, Any], seen: set[str]
+) -> OpenRecording:
     place = f"{source.path}:{number}"
     name, data = "", value
     if isinstance(value, dict):
@@ -98,7 +98,7 @@ def _recording(
         problem = problem or DUPLICATE_KEY
     seen.add(key)
     entry = Entry(key=key, metadata=as_json(_plain(more)), place=place, problem=problem)
-    recording = Recording(
+    recording = OpenRecording(
         source.path, _ending(ending, data), (entry,), problem=problem, is_source=False
     )
     if problem is None:
@@ -106,7 +106,7 @@ def _recording(
     return recording
 
 
-def _beside(source: Source, name: str) -> bytes | None:
+def _beside(source: SourceFile, name: str) -> bytes | None:
     """The content of a file that a row names, below the table's folder."""
     fs, path = filesystem(source.url)
     root = posixpath.dirname(path)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from pipeline.ingest.sources import Entry, Source
+from pipeline.ingest.sources import Entry, SourceFile
 from pipeline.shards.inputs import Shard
 from pipeline.shards.metadata import LARGEST_JSON
 from pipeline.shards.reading import open_shard
@@ -18,7 +18,7 @@ MISSING_FILE = "missing_file"
 
 
 @dataclass
-class Recording:
+class OpenRecording:
     """One audio file of a source.
 
     path: of it, for records. is_source: whether the file is a source, and not a part of one.
@@ -38,14 +38,14 @@ class Recording:
     is_source: bool = True
 
 
-def read_audio_file(source: Source) -> Iterator[Recording]:
+def read_audio_file(source: SourceFile) -> Iterator[OpenRecording]:
     """The one recording of an audio file.
 
     A file that is not there, and one that is too large, come with their problem. Raises OSError
     where the store fails, and InputChanged for a file that changes while it is read.
     """
     ending = source.path.rpartition(".")[2].lower()
-    recording = Recording(source.path, ending, source.entries, problem=source.problem)
+    recording = OpenRecording(source.path, ending, source.entries, problem=source.problem)
     if recording.problem is None and source.size > LARGEST_AUDIO:
         recording.problem = TOO_LARGE
     if recording.problem is not None:
@@ -64,7 +64,7 @@ def read_audio_file(source: Source) -> Iterator[Recording]:
 
 
 @contextmanager
-def _local_copy(source: Source) -> Iterator[tuple[BinaryIO, int]]:
+def _local_copy(source: SourceFile) -> Iterator[tuple[BinaryIO, int]]:
     """(a file's content, its size), in memory or on the local disk: read once, whole."""
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as copy:
         with open_shard(Shard(source.path, source.url, source.size)) as stream:
@@ -75,7 +75,7 @@ def _local_copy(source: Source) -> Iterator[tuple[BinaryIO, int]]:
         yield cast(BinaryIO, copy), stream.bytes_read
 
 
-def _read_beside(recording: Recording, source: Source) -> None:
+def _read_beside(recording: OpenRecording, source: SourceFile) -> None:
     room = MOST_BESIDE
     for ending, url in source.beside.items():
         fs, path = filesystem(url)

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from pipeline.ingest.readers.recordings import Recording
-from pipeline.ingest.sources import Entry, Source, as_json
+from pipeline.ingest.readers.recordings import OpenRecording
+from pipeline.ingest.sources import Entry, SourceFile, as_json
 from pipeline.shards.inputs import Shard
 from pipeline.shards.metadata import Metadata
 from pipeline.shards.reading import open_shard
@@ -14,8 +14,8 @@ from pipeline.shards.samples import read_samples
 
 
 def read_tar(
-    source: Source, late: dict[str, Metadata], left_beside: Counter[str]
-) -> Iterator[Recording]:
+    source: SourceFile, late: dict[str, Metadata], left_beside: Counter[str]
+) -> Iterator[OpenRecording]:
     """The recordings of a tar, in order.
 
     late: is given the metadata that comes after its sample, by the sample's key in the output.
@@ -28,7 +28,7 @@ def read_tar(
             key = posixpath.join(source.prefix, sample.key)
             place = f"{source.path}:{sample.place}"
             entry = Entry(key=key, metadata=_text(sample.metadata), place=place)
-            recording = Recording(
+            recording = OpenRecording(
                 source.path, sample.ending, (entry,), problem=sample.problem, is_source=False
             )
             recording.beside = sample.beside
