@@ -1,8 +1,10 @@
 """Sources → audio shards of similar size: plan tasks, run those that are missing, sum up."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import ray
@@ -10,11 +12,14 @@ import ray
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
 from pipeline.ingest.cutting.cut import Segmenter
+from pipeline.ingest.cutting.fixed import FixedSegmenter
+from pipeline.ingest.cutting.vad import VadSegmenter
 from pipeline.ingest.report import finished_tasks, gather
-from pipeline.ingest.settings import IngestSettings
+from pipeline.ingest.settings import VAD, IngestSettings
 from pipeline.ingest.shard_task import ingest_sources
 from pipeline.ingest.sources import SourceFile
 from pipeline.shards.inputs import Shard
+from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 
 
@@ -115,4 +120,13 @@ def segmenter_of(settings: IngestSettings) -> Callable[[], Segmenter] | None:
     """What makes a segmenter for a recording; None where recordings stay whole."""
     if settings.segment is None:
         return None
-    raise NotImplementedError(settings.segment)
+    if settings.segment == VAD:
+        if find_spec("silero_vad") is None or find_spec("onnxruntime") is None:
+            raise UsageError(
+                "it needs the packages silero-vad and onnxruntime",
+                "pip install 'wavmill[ingest]'",
+                value=settings.segment,
+                argument="segment",
+            )
+        return functools.partial(VadSegmenter, settings)
+    return functools.partial(FixedSegmenter, settings)

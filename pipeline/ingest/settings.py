@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from tokenizer.errors import UsageError
 
+VAD, FIXED = "vad", "fixed"
 MIX, FIRST, SPLIT = "mix", "first", "split"
 
 

@@ -21,6 +21,7 @@ from tokenizer.audio.mixing import Mixer
 from tokenizer.audio.reasons import EMPTY, NOT_FINITE, AudioError
 
 PAST_END = "past_end"
+SHORT_SEGMENT = "short_segment"
 NO_CHANNEL = "no_such_channel"
 # Manifests round: an end this many seconds behind the recording's is taken for its end.
 END_SLACK = 0.1
@@ -29,8 +30,9 @@ END_SLACK = 0.1
 class Segmenter(Protocol):
     """Decides, while a recording is decoded, where it is cut. All times are in seconds."""
 
-    # Nothing before it is wanted any more.
-    undecided_from: float
+    @property
+    def undecided_from(self) -> float:
+        """Nothing before it is wanted any more."""
 
     def feed(self, block: np.ndarray) -> Iterable[tuple[float, float]]:
         """More of the recording, (n,) float32 at 16 kHz → segments (start, end) that are certain
@@ -231,7 +233,7 @@ class _Cutting:
 
     def _add(
         self, key: str, entry: Entry, *, start: int, end: int | None, channel: int | None
-    ) -> None:
+    ) -> Piece:
         piece = Piece(key, entry, rate=self.rate, start=start, end=end, channel=channel)
         settings = self.settings
         whole = entry.whole and piece.start == 0 and piece.end is None
@@ -240,12 +242,15 @@ class _Cutting:
             piece.flac = FlacWriter(self.rate)
         heapq.heappush(self.waiting, (piece.start, self.count, piece))
         self.count += 1
+        return piece
 
     def _announce(self, track: _Track, segments: Iterable[tuple[float, float]]) -> None:
         for start, end in segments:
             key = f"{track.key}-{round(start * 1000):08d}-{round(end * 1000):08d}"
             first, last = round(start * self.rate), round(end * self.rate)
-            self._add(key, track.entry, start=first, end=last, channel=track.channel)
+            piece = self._add(key, track.entry, start=first, end=last, channel=track.channel)
+            if end - start < self.settings.min_seconds:
+                piece.reject(SHORT_SEGMENT)
 
     def _advance(self, block: np.ndarray) -> Iterator[Piece]:
         self.history.append((self.position, block))
