@@ -102,7 +102,7 @@ class VadSegmenter:
         """Nothing before it is wanted any more."""
         now = self._frame * SECONDS
         start = now if self._start is None else self._start
-        return max(self._given, start - max(MARGIN, self.least / 2), 0.0)
+        return max(self._given, start - max(MARGIN, self.least), 0.0)
 
     def feed(self, block: np.ndarray) -> Iterable[tuple[float, float]]:
         """More of the recording, (n,) at 16 kHz → segments (start, end) that are certain now."""
@@ -186,5 +186,6 @@ class VadSegmenter:
         if missing > 0:  # take in what is around it, no speech
             start = max(0.0, self._given, start - missing / 2)
             end = min(max(end, self._frame * SECONDS), start + self.least)
+            start = max(0.0, self._given, min(start, end - self.least))
         self._given = end
         return start, end
