@@ -160,7 +160,7 @@ class VadSegmenter:
         start, end = self._start, self._end
         self._start = None
         if end - start >= SHORTEST_SPEECH:
-            yield self._give(start, end + MARGIN)
+            yield self._give(start, min(end + MARGIN, self._frame * SECONDS))
 
     def _cut(self) -> tuple[float, float]:
         """The first part of the open segment, up to its quietest place."""
