@@ -245,7 +245,9 @@ class _Cutting:
         return piece
 
     def _announce(self, track: _Track, segments: Iterable[tuple[float, float]]) -> None:
-        for start, end in segments:
+        for start, decided in segments:
+            # A segmenter's last frame may reach past the recording's end.
+            end = min(decided, self.position / self.rate)
             key = f"{track.key}-{round(start * 1000):08d}-{round(end * 1000):08d}"
             first, last = round(start * self.rate), round(end * self.rate)
             piece = self._add(key, track.entry, start=first, end=last, channel=track.channel)
