@@ -85,7 +85,7 @@ class VadSegmenter:
     def __init__(self, settings: IngestSettings) -> None:
         self.least, self.most = settings.min_seconds, settings.max_seconds
         self._probabilities = SpeechProbabilities()
-        self._frame = 0
+        self._frame = self._samples = 0
         # Of the open segment: where its speech begins, or it was cut; where the last speech in it
         # ended; and the powers of its frames.
         self._start: float | None = None
@@ -106,14 +106,19 @@ class VadSegmenter:
 
     def feed(self, block: np.ndarray) -> Iterable[tuple[float, float]]:
         """More of the recording, (n,) at 16 kHz → segments (start, end) that are certain now."""
+        self._samples += len(block)
         return list(self._frames(*self._probabilities.feed(block)))
 
     def finish(self) -> Iterable[tuple[float, float]]:
         """The end of the recording → the segments that were left."""
         found = list(self._frames(*self._probabilities.feed(np.zeros(0, np.float32), last=True)))
         if self._speech:
-            self._end = self._frame * SECONDS
+            self._end = self._now()
         return [*found, *self._close()]
+
+    def _now(self) -> float:
+        """How far frames were looked at; the last one may reach past the recording's end."""
+        return min(self._frame * SECONDS, self._samples / SAMPLE_RATE)
 
     def _frames(
         self, probabilities: np.ndarray, powers: np.ndarray
@@ -160,7 +165,7 @@ class VadSegmenter:
         start, end = self._start, self._end
         self._start = None
         if end - start >= SHORTEST_SPEECH:
-            yield self._give(start, min(end + MARGIN, self._frame * SECONDS))
+            yield self._give(start, min(end + MARGIN, self._now()))
 
     def _cut(self) -> tuple[float, float]:
         """The first part of the open segment, up to its quietest place."""
@@ -185,7 +190,7 @@ class VadSegmenter:
         missing = self.least - (end - start)
         if missing > 0:  # take in what is around it, no speech
             start = max(0.0, self._given, start - missing / 2)
-            end = min(max(end, self._frame * SECONDS), start + self.least)
+            end = min(max(end, self._now()), start + self.least)
             start = max(0.0, self._given, min(start, end - self.least))
         self._given = end
         return start, end
