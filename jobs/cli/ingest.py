@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from jobs.cli.parser import positive, positive_number
+from jobs.cli.parser import positive, positive_number, rate
 
 if TYPE_CHECKING:
     from pipeline.ingest.settings import IngestSettings
@@ -62,6 +64,7 @@ def add_ingest(parser: argparse.ArgumentParser) -> None:
         metavar="HZ",
         help="of all audio that is written, which is then FLAC (default: each file's own)",
     )
+    _add_filters(parser)
     parser.add_argument(
         "--shard-size-mb",
         type=positive_number,
@@ -70,11 +73,43 @@ def add_ingest(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    limits = {
+        "--min-duration": "leave out samples under this many seconds",
+        "--max-duration": "leave out samples over this many seconds",
+        "--max-clipped": "leave out samples of which a larger share is at full scale",
+        "--max-silence": "leave out samples of which a larger share is under -60 dB",
+        "--min-bandwidth": "leave out samples without sound up to this many Hz",
+        "--min-snr": "leave out samples under this signal-to-noise ratio in dB",
+        "--min-dnsmos": "leave out samples under this DNSMOS, from 1 to 5; needs 'wavmill[scores]'",
+    }
+    for flag, text in limits.items():
+        take = rate if flag in ("--max-clipped", "--max-silence") else positive_number
+        parser.add_argument(flag, type=take, help=text, metavar="LIMIT")
+    parser.add_argument(
+        "--languages", nargs="+", default=(), help="leave out what the metadata does not call so"
+    )
+    parser.add_argument(
+        "--speakers", nargs="+", default=(), help="leave out what the metadata does not call so"
+    )
+
+
 def ingest_settings(args: argparse.Namespace) -> IngestSettings:
     """The settings that the flags give. Raises UsageError for those that do not go together."""
-    from jobs.cli.errors import naming
+    from jobs.cli.errors import naming, unusable
+    from pipeline.ingest.filters import Filters
     from pipeline.ingest.settings import IngestSettings
 
+    names = [field.name for field in fields(Filters) if field.init]
+    filters = {name: getattr(args, name) for name in names}
+    filters |= {name: tuple(filters[name]) for name in ("languages", "speakers")}
+    if args.min_dnsmos is not None and find_spec("speechmos") is None:
+        raise unusable(
+            "--min-dnsmos",
+            args.min_dnsmos,
+            "it needs the package speechmos",
+            remedy="pip install 'wavmill[scores]'",
+        )
     with naming("--min-seconds", args.min_seconds):
         return IngestSettings(
             shard_bytes=int(args.shard_size_mb * 2**20),
@@ -83,4 +118,5 @@ def ingest_settings(args: argparse.Namespace) -> IngestSettings:
             max_seconds=args.max_seconds,
             channels=args.channels,
             sample_rate=args.sample_rate,
+            filters=Filters(**filters),
         )

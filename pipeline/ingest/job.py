@@ -58,7 +58,7 @@ def open_output(output: Folder, sources: list[SourceFile], settings: IngestSetti
         "sha256_of_listing": digest.hexdigest(),
     }
     if decisive := settings.decisive():
-        made_from["settings"] = decisive
+        made_from["settings"] = json.loads(json.dumps(decisive))  # its tuples as lists
     before = output.claim("ingest.json", made_from)
     if before != made_from:
         raise output.refused(

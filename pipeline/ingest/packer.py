@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.ingest.cutting.cut import Piece, Segmenter, cut
+from pipeline.ingest.cutting.cut import Segmenter, cut
+from pipeline.ingest.cutting.piece import Piece
 from pipeline.ingest.readers.recordings import OpenRecording
 from pipeline.ingest.report import SAMPLE, SOURCE, IngestReport
 from pipeline.ingest.settings import MIX, IngestSettings
@@ -40,10 +41,12 @@ class Packer:
         One of a table or a tar is no source, and has only the rows of its samples.
         """
         self.report.left_beside.update(recording.left_beside)
-        good = tuple(entry for entry in recording.entries if entry.problem is None)
+        good = []
         for entry in recording.entries:
-            reason = entry.problem or recording.problem
-            if reason is not None and (entry.place or recording.problem is None):
+            reason = entry.problem or recording.problem or self._left_out(recording, entry)
+            if reason is None:
+                good.append(entry)
+            elif entry.place or recording.problem is None:
                 self._row(recording, entry, reason=reason)
         if recording.audio is None:
             self._source(recording, reason=recording.problem, samples=0)
@@ -51,7 +54,7 @@ class Packer:
         if self._as_it_is(good):
             self._copy_all(recording, good)
         else:
-            self._cut(recording, good)
+            self._cut(recording, tuple(good))
 
     def end_source(self, source: SourceFile, samples: int, reason: str | None = None) -> None:
         """Add the row of a table or a tar. samples: made of it. reason: of damage to it."""
@@ -72,7 +75,13 @@ class Packer:
                 self.report.left_beside["json"] += 1
         self.late.clear()
 
-    def _as_it_is(self, entries: tuple[Entry, ...]) -> bool:
+    def _left_out(self, recording: OpenRecording, entry: Entry) -> str | None:
+        """Why an entry is left out by its metadata, or None."""
+        if not self.settings.filters.need_metadata:
+            return None
+        return self.settings.filters.of_metadata(_metadata(recording, entry))
+
+    def _as_it_is(self, entries: list[Entry]) -> bool:
         """Whether the recording is copied without being decoded."""
         settings = self.settings
         return (
@@ -80,9 +89,10 @@ class Packer:
             and self.new_segmenter is None
             and settings.channels == MIX
             and settings.sample_rate is None
+            and not settings.filters.need_sound
         )
 
-    def _copy_all(self, recording: OpenRecording, entries: tuple[Entry, ...]) -> None:
+    def _copy_all(self, recording: OpenRecording, entries: list[Entry]) -> None:
         shard = None
         for entry in entries:
             shard = self.shards.name
@@ -138,6 +148,7 @@ class Packer:
             "end_s": end,
             "duration_s": end - start,
             "reason": piece.problem,
+            **piece.values,
         }
         if piece.problem is None:
             row["shard"] = self.shards.name
@@ -170,16 +181,20 @@ class Packer:
 
 def _of_piece(recording: OpenRecording, piece: Piece, *, start: float, end: float) -> bytes:
     """The json of a piece: that of its recording or entry, and where it was cut."""
-    text = recording.beside.get("json", piece.entry.metadata.encode())
-    try:
-        metadata = json.loads(text)
-    except ValueError:
-        metadata = {"json": text.decode(errors="replace")}
-    if not isinstance(metadata, dict):
-        metadata = {"json": metadata}
+    metadata = _metadata(recording, piece.entry)
     cut_from = {"source": recording.path, "start": start, "end": end}
     if piece.channel is not None:
         cut_from["channel"] = piece.channel
     # What a manifest says under these names is kept beside what is true of the piece.
     moved = {f"manifest_{name}": metadata.pop(name) for name in cut_from if name in metadata}
     return as_json({**metadata, **moved, **cut_from}).encode()
+
+
+def _metadata(recording: OpenRecording, entry: Entry) -> dict:
+    """What is known of a sample: the json beside its audio, or its entry's."""
+    text = recording.beside.get("json", entry.metadata.encode())
+    try:
+        metadata = json.loads(text)
+    except ValueError:
+        metadata = text.decode(errors="replace")
+    return metadata if isinstance(metadata, dict) else {"json": metadata}

@@ -1,7 +1,8 @@
 """The settings of ingest: what decides the bytes of its shards beside their sources."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
+from pipeline.ingest.filters import Filters
 from tokenizer.errors import UsageError
 
 VAD, FIXED = "vad", "fixed"
@@ -15,7 +16,7 @@ class IngestSettings:
     shard_bytes: a shard ends with the sample that fills it. segment: None keeps recordings whole;
     "vad" cuts at pauses, "fixed" evenly. min_seconds, max_seconds: of a segment. channels: MIX
     averages them, FIRST takes the first, SPLIT makes a sample of each. sample_rate: of cut audio;
-    None keeps the source's.
+    None keeps the source's. filters: which samples are left out.
     """
 
     shard_bytes: int
@@ -24,6 +25,7 @@ class IngestSettings:
     max_seconds: float = 30.0
     channels: str = MIX
     sample_rate: int | None = None
+    filters: Filters = field(default_factory=Filters)
 
     def __post_init__(self) -> None:
         if self.min_seconds > self.max_seconds / 2:
@@ -38,4 +40,8 @@ class IngestSettings:
     def decisive(self) -> dict:
         """The values that differ from the defaults, for the record of an output."""
         plain = asdict(IngestSettings(shard_bytes=self.shard_bytes))
-        return {key: value for key, value in asdict(self).items() if value != plain[key]}
+        values = {key: value for key, value in asdict(self).items() if value != plain[key]}
+        if "filters" in values:
+            limits = {key: value for key, value in values["filters"].items() if value}
+            values["filters"] = {**limits, "measured": sorted(self.filters.measured)}
+        return values

@@ -13,18 +13,18 @@ import numpy as np
 import soxr
 
 from pipeline.ingest.cutting.flac import FlacWriter
+from pipeline.ingest.cutting.piece import Piece
 from pipeline.ingest.settings import FIRST, SPLIT, IngestSettings
 from pipeline.ingest.sources import Entry
 from tokenizer.audio.decoding import decode_channels, mixed_down, resample
 from tokenizer.audio.frames import SAMPLE_RATE
-from tokenizer.audio.mixing import Mixer
-from tokenizer.audio.reasons import EMPTY, NOT_FINITE, AudioError
+from tokenizer.audio.reasons import EMPTY, AudioError
 
 PAST_END = "past_end"
 SHORT_SEGMENT = "short_segment"
-NO_CHANNEL = "no_such_channel"
 # Manifests round: an end this many seconds behind the recording's is taken for its end.
 END_SLACK = 0.1
+ROUNDING = 1e-3
 
 
 class Segmenter(Protocol):
@@ -41,72 +41,6 @@ class Segmenter(Protocol):
 
     def finish(self) -> Iterable[tuple[float, float]]:
         """The end of the recording → the segments that were left."""
-
-
-class Piece:
-    """A part of a recording that is wanted: its samples are added as they are decoded.
-
-    key, entry: of the sample. rate: of the recording. start, end: in samples of the recording; an
-    end of None is its last. channel: from 0, or None for the mean of all. flac: the samples, where
-    they are written. samples: so far. problem: why it is rejected, or None.
-    """
-
-    def __init__(
-        self,
-        key: str,
-        entry: Entry,
-        *,
-        rate: int,
-        start: int,
-        end: int | None,
-        channel: int | None,
-    ) -> None:
-        self.key, self.entry, self.rate = key, entry, rate
-        self.start, self.end, self.channel = start, end, channel
-        self.flac: FlacWriter | None = None
-        self.problem: str | None = None
-        self.samples = 0
-        self._mixer = Mixer()
-
-    def add(self, block: np.ndarray) -> None:
-        """The next samples, (n, channels) float32."""
-        self.samples += len(block)
-        if self.problem is not None:
-            return
-        try:
-            mono = self._mono(block)
-            if self.flac is not None:
-                self.flac.write(mono)
-        except AudioError as error:
-            self.reject(error.reason)
-
-    def finish(self) -> None:
-        """Its last sample was added."""
-        try:
-            self._mixer.check()
-        except AudioError as error:
-            self.reject(error.reason)
-        if self.flac is not None:
-            self.flac.finish()
-
-    def reject(self, reason: str) -> None:
-        """It cannot be a sample."""
-        self.problem = self.problem or reason
-
-    def close(self) -> None:
-        """Let go of its samples."""
-        if self.flac is not None:
-            self.flac.close()
-
-    def _mono(self, block: np.ndarray) -> np.ndarray:
-        if self.channel is None:
-            return self._mixer.mix(block)
-        if self.channel >= block.shape[1]:
-            raise AudioError(NO_CHANNEL, f"channel {self.channel} of {block.shape[1]}")
-        mono = block[:, self.channel]
-        if not np.isfinite(mono).all():
-            raise AudioError(NOT_FINITE)
-        return mono
 
 
 class _Track:
@@ -234,7 +168,15 @@ class _Cutting:
     def _add(
         self, key: str, entry: Entry, *, start: int, end: int | None, channel: int | None
     ) -> Piece:
-        piece = Piece(key, entry, rate=self.rate, start=start, end=end, channel=channel)
+        piece = Piece(
+            key,
+            entry,
+            rate=self.rate,
+            start=start,
+            end=end,
+            channel=channel,
+            filters=self.settings.filters,
+        )
         settings = self.settings
         whole = entry.whole and piece.start == 0 and piece.end is None
         copied = whole and piece.channel is None and settings.sample_rate is None
@@ -251,7 +193,7 @@ class _Cutting:
             key = f"{track.key}-{round(start * 1000):08d}-{round(end * 1000):08d}"
             first, last = round(start * self.rate), round(end * self.rate)
             piece = self._add(key, track.entry, start=first, end=last, channel=track.channel)
-            if end - start < self.settings.min_seconds:
+            if end - start < self.settings.min_seconds - ROUNDING:
                 piece.reject(SHORT_SEGMENT)
 
     def _advance(self, block: np.ndarray) -> Iterator[Piece]:

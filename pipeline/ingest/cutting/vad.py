@@ -78,8 +78,8 @@ class VadSegmenter:
     """Segments of speech, of `min_seconds` to `max_seconds` where the speech allows it.
 
     Speech with short pauses is one segment. One that is too long is cut at its quietest place, so
-    that both parts are long enough. One that is too short goes on over a longer pause, and else takes
-    in some of what is around it.
+    that both parts are long enough. One that is too short goes on over a longer pause, and else
+    takes in some of what is around it.
     """
 
     def __init__(self, settings: IngestSettings) -> None:
