@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from jobs.cli.figures import failed_problems, print_problems, reject_problems
+from jobs.cli.figures import failed_problems, kinds, print_problems, reject_problems
 from jobs.cli.ingest import add_ingest, ingest_settings
 
 
@@ -56,17 +56,17 @@ def main() -> int:
     )
     for reason, count in done["rejected_by_reason"].items():
         print(f"  {count:,} {reason}")
-    _print_left_out("files left out, as they are no audio", left_out)
-    _print_left_out("members beside the audio left out", done["left_beside"])
+    if left_out.endings:
+        print(f"left out, as they are no audio files: {kinds(left_out.endings)}")
+    if left_out.unusable:
+        names = ", ".join(map(repr, left_out.unusable))
+        count = f"{len(left_out.unusable):,}"
+        print(f"left out, as they are dead links or no regular files: {count}, {names}")
+    if done["left_beside"]:
+        print(f"left out beside the audio, as too large: {kinds(done['left_beside'])}")
     print(f"written to {args.output}: shards, reports/, manifest.parquet, summary.json")
     problems = failed_problems(done["failed"])
     return print_problems(problems + reject_problems(done, args.max_reject_rate))
-
-
-def _print_left_out(what: str, counts: dict[str, int]) -> None:
-    if counts:
-        kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items()))
-        print(f"{what}: {kinds}")
 
 
 if __name__ == "__main__":

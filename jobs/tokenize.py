@@ -13,6 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from jobs.cli import flags
 from jobs.cli.figures import (
     failed_problems,
+    kinds,
     print_codes,
     print_problems,
     print_samples,
@@ -46,10 +47,11 @@ def main() -> int:
     """Flags in, one call into the pipeline, a summary out."""
     args = parse()
     from pipeline.shards.inputs import find_shards
-    from pipeline.shards.listing import check_outside
+    from pipeline.shards.listing import LeftOut, check_outside
     from pipeline.tokenize.job import changed_text, open_output, tokenize
 
-    root, shards = flags.named("--input", find_shards, args.input)
+    left_out = LeftOut()
+    root, shards = flags.named("--input", find_shards, args.input, left_out)
     with flags.naming("--output", args.output):
         check_outside(args.input, args.output)
     files = flags.read_tokenizer(args.tokenizer)
@@ -58,8 +60,9 @@ def main() -> int:
         args.output, files, source=args.tokenizer, settings=settings, inputs_root=root
     )
     flags.warn_of_bf16(files, args.precision)
-    with flags.naming("--on-changed", args.on_changed):
-        summary = tokenize(shards, output, flags.encoder_settings(args), on_changed=args.on_changed)
+    summary = tokenize(shards, output, flags.encoder_settings(args), on_changed=args.on_changed)
+    if left_out.endings:
+        print(f"note: --input also has {kinds(left_out.endings)}; only tars are shards")
     if summary["changed"]:
         print(f"note: {changed_text(summary['changed'])}; --on-changed redo makes them again")
     print_samples(summary, "samples")

@@ -6,10 +6,8 @@ OUTPUT/KEY.joined.wav    the decoded prompt, followed by that sound
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -20,6 +18,7 @@ from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.codec.decoder import Decoding
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 SOUND_ENDINGS = ("joined.wav", "wav")
@@ -118,8 +117,8 @@ def _seed(seed: int, key: str, sample: int) -> int:
 def _write(
     output: Folder, key: str, prompt: np.ndarray, tokens: np.ndarray, decoding: Decoding | None
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        path = Path(scratch) / "file"
+    with scratch_folder() as scratch:
+        path = scratch / "file"
         with path.open("wb") as file:
             np.save(file, tokens.astype(np.uint32 if tokens.max() > 0xFFFF else np.uint16))
         output.publish(path, f"{key}.{TOKENS_ENDING}")

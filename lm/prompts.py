@@ -1,5 +1,6 @@
 """What a language model continues: utterances of audio files, or tokens of shards and arrays."""
 
+import io
 import posixpath
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ from lm.generation import Generator
 from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, read_utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.file_stream import FileStream, read_whole
 from tokenizer.storage.folder import filesystem
-from tokenizer.storage.token_folder import check_shard_tokenizer
-from tokenizer.storage.token_shards import check_array, read_tokens
+from tokenizer.storage.token_folder import as_reported, check_shard_tokenizer, find_report
+from tokenizer.storage.token_shards import TokenUtterance, parse_tokens, read_tokens
 from tokenizer.tokenizer import Tokenizer
 
 TOKENS_ENDING = ".npy"
@@ -52,8 +54,8 @@ def audio_prompts(
 def _encode(url: str, tokenizer: Tokenizer) -> np.ndarray:
     fs, path = filesystem(url)
     try:
-        with fs.open(path, "rb") as file:
-            waveform = read_utterance(file, keep_samples=1 << 62).waveform
+        file = io.BytesIO(read_whole(fs, path))
+        waveform = read_utterance(file, keep_samples=1 << 62).waveform
         assert waveform is not None
         return tokenizer.encode(waveform)
     except AudioError as error:
@@ -89,15 +91,15 @@ def _tokens(
     """(key, (T,) tokens) of the first `limit` utterances of one file."""
     fs, place = filesystem(url)
     try:
-        with fs.open(place, "rb") as file:
+        with FileStream(fs, place) as file:
             if path.endswith(TOKENS_ENDING):
                 key = path.removesuffix(TOKENS_ENDING).removesuffix(".tokens")
-                tokens = np.load(file, allow_pickle=False)
-                check_array(tokens, None, name=key)
-                return [(key, tokens)]
+                return [(key, parse_tokens(key, file.read()))]
             check_shard_tokenizer(url, config.tokenizer, "the model's")
-            utterances = islice(read_tokens(file, with_json=False), limit)
-            return [(utterance.key, utterance.tokens) for utterance in utterances]
+            utterances: Iterable[TokenUtterance] = read_tokens(file, with_json=False)
+            if reported := find_report(url):
+                utterances = as_reported(utterances, *reported)
+            return [(each.key, each.tokens) for each in islice(utterances, limit)]
     except UsageError as error:
         error.value, error.remedy = url, error.remedy or TOKENS_REMEDY
         raise

@@ -5,6 +5,7 @@ import shlex
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ from jobs.cli.evaluation import TOKEN_MEANINGS
 from lm.config import PRESETS, LMConfig
 from lm.files import save_lm
 from lm.model import SpeechLM
+from pipeline.shards import samples
 from pipeline.shards.report import REASONS
+from pipeline.tokenize import unit_lines
 from pipeline.tokenize.unit_lines import IMPORT_REASONS
+from tokenizer.audio import reasons
 from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.token_shards import TokenShardWriter
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -26,7 +30,9 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted(ROOT.glob("docs/*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 CARDS = sorted(ROOT.glob("tokenizer/pretrained/*/README.md"))
 JOBS = sorted(p for p in ROOT.glob("jobs/*.py") if p.name != "__init__.py")
-BENCHES = [ROOT / f"jobs/bench/{name}.py" for name in ("encode", "lm", "published", "stream")]
+BENCHES = [
+    ROOT / f"jobs/bench/{name}.py" for name in ("encode", "lm", "memory", "published", "stream")
+]
 # What the docs announce and is not there yet.
 ANNOUNCED = {"jobs/bench/gpu.py"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -60,6 +66,12 @@ def test_the_readme_is_a_front_page():
     assert len(README.read_text().splitlines()) <= 180
 
 
+def texts_of(*modules: ModuleType) -> set[str]:
+    """The constants of modules that are text: reasons."""
+    constants = [item for module in modules for item in vars(module).items()]
+    return {text for name, text in constants if name.isupper() and isinstance(text, str)}
+
+
 def test_the_docs_list_the_reasons():
     """Each reason of a rejection with its meaning, and no other."""
     text = (ROOT / "docs/formats.md").read_text()
@@ -67,6 +79,8 @@ def test_the_docs_list_the_reasons():
     found = [rows(part)[2:] for part in tables if "| reason |" in part]
     listed = [sorted(name.strip("`") for name, _ in table) for table in found]
     assert listed == [sorted(REASONS), sorted(IMPORT_REASONS)]
+    assert set(REASONS) == texts_of(reasons, samples)
+    assert set(IMPORT_REASONS) == texts_of(unit_lines) | {samples.BAD_NAME, samples.DUPLICATE_KEY}
     assert all(meaning for table in found for _, meaning in table)
 
 

@@ -147,6 +147,12 @@ def test_import_lm_leaves_out_ray_and_faiss():
     assert not loaded("lm") & {"ray", "faiss", "pipeline"}
 
 
+def test_a_shard_task_imports_no_torch():
+    """Nor does the file of the actor, which Ray imports in whatever is given a handle of it."""
+    for module in ("pipeline.tokenize.shard_task", "pipeline.cluster.encoder_actor"):
+        assert "torch" not in loaded(module)
+
+
 def test_no_two_classes_share_a_name():
     places = defaultdict(list)
     for source in sources():

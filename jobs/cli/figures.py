@@ -9,7 +9,10 @@ from tokenizer.errors import one_line
 
 
 def open_json(url: str) -> Callable[[dict], None]:
-    """A function that writes an object to this file. Raises UsageError if no file can lie there."""
+    """A function that writes an object to this file, its URLs without passwords.
+
+    Raises UsageError if no file can lie there.
+    """
     from tokenizer.storage.folder import filesystem
 
     fs, path = named("--json", filesystem, url)
@@ -20,7 +23,24 @@ def open_json(url: str) -> Callable[[dict], None]:
         raise unusable("--json", url, one_line(error), remedy="check the path") from error
     if is_folder:
         raise unusable("--json", url, "it is a folder", remedy="name a file")
-    return lambda value: fs.pipe_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+    def write(value: dict) -> None:
+        fs.pipe_file(path, (json.dumps(_without_secrets(value), indent=2) + "\n").encode())
+
+    return write
+
+
+def _without_secrets(value: dict) -> dict:
+    """A record of figures, its URLs without passwords and signatures."""
+    from tokenizer.storage.folder import public_url
+
+    urls = {
+        name: public_url(url) if isinstance(url, str) else [public_url(each) for each in url]
+        for name in ("lm", "input")
+        if (url := value.get(name))
+    }
+    pairs = {public_url(url): figures for url, figures in value.get("pairs", {}).items()}
+    return {**value, **urls, **({"pairs": pairs} if "pairs" in value else {})}
 
 
 def print_figures(
@@ -38,6 +58,11 @@ def show(value: float | int | str | None) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def kinds(endings: Mapping[str, int]) -> str:
+    """How many files have each ending, in words."""
+    return ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items()))
 
 
 def print_samples(summary: dict, unit: str) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tokenizer.published.names import is_numbered
 from tokenizer.published.source import FOCALCODEC, HUB_ID, KMEANS, WAVSLM, Published, find_published
 from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # Flags that only some kinds of weights have a use for.
@@ -208,11 +208,11 @@ def free_output(url: str) -> Folder:
 
 def publish(output: Folder, save: Callable[[Path], None]) -> None:
     """Let `save` fill a local folder, and put its files into `output`, config.json last."""
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        save(Path(scratch))
+    with scratch_folder() as scratch:
+        save(scratch)
         output.check_free("config.json")
         try:
-            output.publish_folder(Path(scratch))
+            output.publish_folder(scratch)
         except Exception as error:  # whatever a store raises, this folder cannot be used
             raise output.unusable(error) from error
         finally:

@@ -6,10 +6,8 @@ tuning are computed once, so no reference model is kept. One process trains, on 
 """
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from lm.training.settings import PreferenceSettings
 from lm.training.trainer import lm_optimizers
 from lm.training.triples import Triple
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import Interval, Loss, Show, Training, autocast, train
 from tokenizer.training.settings import RuntimeSettings
@@ -247,9 +246,9 @@ class PreferenceTuning:
 
     def _write(self, tokenizer: TokenizerFiles | None, made_by: dict) -> None:
         """OUTPUT/model."""
-        with tempfile.TemporaryDirectory() as scratch:
-            save_lm(Path(scratch), self.model, tokenizer=tokenizer, made_by=made_by)
-            self.output.publish_folder(Path(scratch), "model")
+        with scratch_folder() as scratch:
+            save_lm(scratch, self.model, tokenizer=tokenizer, made_by=made_by)
+            self.output.publish_folder(scratch, "model")
         self.output.below("training").sweep()
         self.output.sweep()
 

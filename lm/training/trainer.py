@@ -6,7 +6,6 @@ validation.
 """
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from lm.training.validation import bits_per_token
 from tokenizer.config import EncoderConfig
 from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import Interval, Loss, Show, Training, autocast, train
 from tokenizer.training.optimizers import make_optimizers
@@ -225,9 +225,9 @@ class LMTrainer:
 
     def _publish_model(self, name: str, line: dict) -> None:
         made_by = {"settings": asdict(self.settings), **line}
-        with tempfile.TemporaryDirectory() as scratch:
-            save_lm(Path(scratch), self.model, tokenizer=self.run.tokenizer, made_by=made_by)
-            self.run.output.publish_folder(Path(scratch), name)
+        with scratch_folder() as scratch:
+            save_lm(scratch, self.model, tokenizer=self.run.tokenizer, made_by=made_by)
+            self.run.output.publish_folder(scratch, name)
 
 
 def _text(line: dict) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,11 @@ from tokenizer.errors import UsageError, one_line
 ANSWER_SECONDS = 10
 # A socket's path has at most 107 bytes, and Ray puts up to 67 behind the folder for its files.
 LONGEST_TMPDIR = 40
+SHARED_MEMORY = "/dev/shm"
+# Bytes of it that are enough for the batches on their way, of any number of encoders.
+LEAST_SHARED = 2 << 30
+# The share of the memory that Ray itself would take.
+RAYS_SHARE = 0.3
 RAY_ADDRESS = "RAY_ADDRESS"
 # How HTTP/2 begins: an empty frame of settings, of type 4, which the server sends too.
 SETTINGS_FRAME = b"\0\0\0\4\0\0\0\0\0"
@@ -58,6 +64,7 @@ def connect() -> None:
 
 
 def _start() -> None:
+    store_bytes = _store_bytes()
     # A cluster for one job on one machine is private: no usage statistics, no dashboard.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # And it listens to this machine alone. Ray has this switch for desktop systems, where another
@@ -72,8 +79,36 @@ def _start() -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
+        object_store_memory=store_bytes,
         _temp_dir=_short_tmpdir(),
     )
+
+
+def _store_bytes() -> int | None:
+    """What Ray's processes may hold in the memory that they share; None leaves it to Ray.
+
+    Ray keeps it on disk where shared memory has no room, but refuses to if it would be large.
+    Raises UsageError for a machine without any.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError as error:
+        raise UsageError(
+            f"there is no shared memory, which Ray needs ({one_line(error)})",
+            "mount a tmpfs there; in a container its size is an option of what starts that",
+            value=SHARED_MEMORY,
+        ) from error
+    if free >= LEAST_SHARED:
+        return None
+    print(
+        f"note: {SHARED_MEMORY} has only {free >> 20:,} MB free: Ray keeps on disk what its "
+        "processes exchange",
+        file=sys.stderr,
+    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(LEAST_SHARED, int(RAYS_SHARE * memory))
 
 
 def _short_tmpdir() -> str | None:

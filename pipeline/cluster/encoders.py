@@ -8,42 +8,21 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
-import torch
 from ray.actor import ActorHandle
 
-from pipeline.cluster.code import check_code, fingerprint
+from pipeline.cluster.code import fingerprint
 from pipeline.cluster.dispatch import Dispatcher
+from pipeline.cluster.encoder_actor import EncoderActor
 from pipeline.cluster.progress import say_precision
 from pipeline.settings import EncoderSettings
 from tokenizer.errors import UsageError
 from tokenizer.storage.tokenizer_files import TokenizerFiles
-from tokenizer.tokenizer import Tokenizer
 
 # A batch whose encoder dies this many times more (out of memory, say) fails its shard.
 BATCH_RETRIES = 3
 # Seconds between messages that encoders are still waiting for room on the cluster.
 WAIT_SECONDS = 30
-
-
-class _Encoder:
-    def __init__(
-        self, weights: bytes, *, code: str, device: str, precision: str, threads: int | None
-    ) -> None:
-        check_code(code)
-        if threads:
-            torch.set_num_threads(threads)
-        self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
-
-    def ready(self) -> bool:
-        return True
-
-    def encode(self, windows: list[np.ndarray]) -> list[np.ndarray]:
-        return self.tokenizer.encode_windows(windows)
-
-    def features(self, windows: list[np.ndarray]) -> list[np.ndarray]:
-        return self.tokenizer.features(windows)
 
 
 @dataclass(frozen=True)
@@ -106,7 +85,9 @@ def start_encoders(files: TokenizerFiles, settings: EncoderSettings, precision: 
         options = {"num_cpus": min(threads, sum(cores) / count)}
         # OpenMP reads it once, when torch is imported: an encoder must not start a thread per core.
         options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
-    actor: Any = ray.remote(**options, max_restarts=-1, max_task_retries=BATCH_RETRIES)(_Encoder)
+    actor: Any = ray.remote(**options, max_restarts=-1, max_task_retries=BATCH_RETRIES)(
+        EncoderActor
+    )
     weights = ray.put(files)
     # The reference travels inside bytes: the weights stay in the store for the whole job, and a
     # restarted encoder finds them there. As a plain argument, Ray warns at every start that the

@@ -8,11 +8,9 @@ prefers one voice, or clean speech, is right in one pair and wrong in the other.
 """
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -32,6 +30,7 @@ from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.effects import level
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 
 SHORTEST_S, LONGEST_S = 1.5, 20.0
 # All recordings have one level, so that the level does not give the change away.
@@ -112,7 +111,7 @@ def make_pairs(
     """
     made = {}
     with (
-        tempfile.TemporaryDirectory(prefix="wavmill-") as scratch,
+        scratch_folder() as scratch,
         bar("made", "pairs", len(tasks) * pairs_per_task) as progress,
     ):
         for name in tasks:
@@ -121,7 +120,7 @@ def make_pairs(
             for versions in islice(task.make(recordings, random), pairs_per_task // 2):
                 for order in ((0, 1), (1, 0)):
                     for option, ending in enumerate(order):
-                        path = Path(scratch) / "sample.wav"
+                        path = scratch / "sample.wav"
                         wave = join_halves(versions, order[0], ending)
                         soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
                         output.publish(path, f"{task.folder}/sample_{len(rows)}_{option}.wav")

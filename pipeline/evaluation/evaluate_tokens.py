@@ -4,12 +4,10 @@ The tokens are made by the tokenize job itself, so that rejects, windows and bat
 """
 
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 
 from pipeline.cluster.connect import connect
@@ -25,7 +23,8 @@ from pipeline.tokenize.job import open_output, tokenize
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
-from tokenizer.storage.token_folder import TokenFolder
+from tokenizer.storage.scratch import scratch_folder
+from tokenizer.storage.token_folder import TokenFolder, read_report
 from tokenizer.storage.token_shards import TokenUtterance
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -91,9 +90,9 @@ def evaluate_tokens(
     cluster of several nodes, which share no temporary folder.
     """
     evaluation = Evaluation(files.fingerprint)
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
+    with scratch_folder() as scratch:
         run = open_output(
-            output or scratch, files, source=source, settings=settings, inputs_root=inputs_root
+            output or str(scratch), files, source=source, settings=settings, inputs_root=inputs_root
         )
         if output is None:
             connect()
@@ -145,9 +144,9 @@ def evaluate_tokens(
 
 
 def _rejected(folder: Folder, names: set[str]) -> list[dict]:
-    with folder.fs.open(folder.path("manifest.parquet"), "rb") as file:
-        rows = pq.read_table(file, filters=[("status", "=", "rejected")]).to_pylist()
-    return [row for row in rows if row["shard"] in names]
+    tables = (read_report(folder, name, ["key", "status", "reason"]) for name in sorted(names))
+    rows = (row for table in tables for row in table.to_pylist())
+    return [row for row in rows if row["status"] == "rejected"]
 
 
 def _read_tokens(url: str, names: list[str]) -> Iterator[TokenUtterance]:

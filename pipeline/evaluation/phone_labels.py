@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.evaluation.abx import Item, read_items
 from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.file_stream import read_whole
 from tokenizer.storage.folder import filesystem
 
 # The label of silence. Measures treat it as a phone like any other.
@@ -90,7 +91,7 @@ def read_item_file(url: str) -> list[Item]:
 def _lines(url: str) -> list[str]:
     fs, path = filesystem(url)
     try:
-        return list(io.StringIO(fs.cat_file(path).decode()))
+        return list(io.StringIO(read_whole(fs, path).decode()))
     except UnicodeDecodeError as error:
         raise UsageError("it is not UTF-8 text", "give a text file", value=url) from error
     except Exception as error:  # stores raise errors of many kinds

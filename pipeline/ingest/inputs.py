@@ -2,7 +2,6 @@
 
 import json
 import posixpath
-from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.ingest.loose import find_loose
@@ -15,7 +14,7 @@ from pipeline.ingest.manifests.tables import read_table
 from pipeline.ingest.manifests.text import numbered_lines
 from pipeline.ingest.sources import AUDIO, PARQUET, TAR, SourceFile, key_of
 from pipeline.shards.inputs import SHARD_ENDINGS, find_files
-from pipeline.shards.listing import has_magic
+from pipeline.shards.listing import LeftOut, has_magic
 from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import filesystem
@@ -37,8 +36,8 @@ def find_sources(
     *,
     audio_root: str | None = None,
     path_column: str | None = None,
-) -> tuple[list[SourceFile], Counter[str]]:
-    """The sources that the inputs name, in order, and the endings of files that are left out.
+) -> tuple[list[SourceFile], LeftOut]:
+    """The sources that the inputs name, in order, and what is left out of folders.
 
     format: one of FORMATS, or None to tell it from the inputs, which are then all of one kind.
     audio_root: folder of a manifest's paths; None is the manifest's own. path_column: of a table.
@@ -48,7 +47,7 @@ def find_sources(
     if kind == AUDIO:
         return find_loose(values)
     if kind in (PARQUET, TAR):
-        return _tables_or_tars(values, kind), Counter()
+        return _tables_or_tars(values, kind), LeftOut()
     listings = Listings()
     rows = _rows(values, kind, path_column=path_column)
     placed: dict[str, Places] = {}
@@ -62,7 +61,7 @@ def find_sources(
     sources = sources_of(with_places(), listings)
     if not sources:
         raise UsageError("it has no rows", "give a manifest that has some", value=" ".join(values))
-    return sources, Counter()
+    return sources, LeftOut()
 
 
 def _rows(
@@ -111,7 +110,7 @@ def _kind_of(value: str) -> str:
         return KALDI
     named = _kind_of_name(value)
     if named is None:
-        _, files = find_files([value], ("",))
+        _, files = find_files([value], ("",), LeftOut(unusable=[]))
         kinds = {_kind_of_name(name) for name in files}
         sound = any(name.lower().endswith(SOUNDS) for name in files)
         # Tars of an earlier ingest have Parquet reports beside them.

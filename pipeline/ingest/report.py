@@ -6,7 +6,6 @@ row a source; and one a sample, where a sample is not simply a source's file.
 
 import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.token_folder import damage_of_report
 
 SOURCE, SAMPLE = "source", "sample"
@@ -77,8 +77,8 @@ def gather(output: Folder) -> dict:
     reasons: Counter[str] = Counter()
     left: Counter[str] = Counter()
     seconds = 0.0
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        manifest = Path(scratch) / "manifest.parquet"
+    with scratch_folder() as scratch:
+        manifest = scratch / "manifest.parquet"
         with pq.ParquetWriter(manifest, SCHEMA) as writer:
             rows, count = [], 0
             for table in _read_reports(output):

@@ -1,8 +1,6 @@
 """The task of ingest: a group of sources → audio shards and a report, the report last."""
 
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pyarrow as pa
 from ray.actor import ActorHandle
@@ -18,6 +16,7 @@ from pipeline.ingest.shard_writer import ShardWriter
 from pipeline.ingest.sources import PARQUET, TAR, SourceFile
 from pipeline.shards.inputs import Shard
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 
 BROKEN_TABLE = "broken_table"
 
@@ -38,10 +37,8 @@ def ingest_sources(
     """
     folder = Folder(output)
     report = IngestReport()
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        shards = ShardWriter(
-            folder, Path(scratch), name=shard.name, shard_bytes=settings.shard_bytes
-        )
+    with scratch_folder() as scratch:
+        shards = ShardWriter(folder, scratch, name=shard.name, shard_bytes=settings.shard_bytes)
         packer = Packer(shards, report, settings=settings, new_segmenter=new_segmenter)
         done = 0
         for source in sources:
@@ -49,7 +46,7 @@ def ingest_sources(
             done += max(source.size, 0)
             board.write.remote(shard.name, done, packer.seconds)
         shards.publish()
-        path = Path(scratch) / "report.parquet"
+        path = scratch / "report.parquet"
         report.write(path)
         folder.publish(path, f"reports/{shard.name}.parquet")
     return packer.seconds

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.shards.listing import InputFile, list_files
+from pipeline.shards.listing import InputFile, LeftOut, list_files
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import check_name, public_url
 
-SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
+SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,21 @@ class Shard:
     version: str = ""
 
 
-def find_files(values: list[str], endings: tuple[str, ...]) -> tuple[str, dict[str, InputFile]]:
+def find_files(
+    values: list[str], endings: tuple[str, ...], left_out: LeftOut | None = None
+) -> tuple[str, dict[str, InputFile]]:
     """All files that the inputs name: their common folder, and {path below it: file}.
 
     values: files, folders (searched to any depth for `endings`, links included), globs and brace
-    ranges, on any filesystem; a path that exists is taken as it is. Raises UsageError when one
-    matches nothing, cannot be listed, or names a file that cannot be an output's name.
+    ranges, on any filesystem; a path that exists is taken as it is. left_out: is given what is not
+    taken. Raises UsageError when one matches nothing, cannot be listed, or names a file that cannot
+    be an output's name.
     """
     bases: list[str] = []
     found: dict[str, InputFile] = {}
     for value in values:
         try:
-            for base, file in list_files(value, endings):
+            for base, file in list_files(value, endings, left_out):
                 bases.append(base)
                 found[file.url] = file
         except UsageError as error:
@@ -48,20 +51,23 @@ def find_files(values: list[str], endings: tuple[str, ...]) -> tuple[str, dict[s
             ) from error
     # Inputs on two filesystems have no common folder: paths then begin with the bucket or root.
     schemes = {_scheme(base) for base in bases}
+    if not bases:
+        return "", {}
     root = posixpath.commonpath([_path(base) for base in bases]) if len(schemes) == 1 else "/"
     paths = {_below(root, file.url): file for file in found.values()}
     return (f"{schemes.pop()}://{root}" if len(schemes) == 1 else ""), dict(sorted(paths.items()))
 
 
-def find_shards(values: list[str]) -> tuple[str, list[Shard]]:
+def find_shards(values: list[str], left_out: LeftOut | None = None) -> tuple[str, list[Shard]]:
     """All input tars, sorted by name, and the folder their names are relative to.
 
-    Raises UsageError as `find_files` does, and when two would share a name.
+    left_out: is given the files of folders that are no tars. Raises UsageError as `find_files`
+    does, and when two would share a name.
     """
-    root, files = find_files(values, SHARD_ENDINGS)
+    root, files = find_files(values, SHARD_ENDINGS, left_out)
     shards: dict[str, Shard] = {}
     for path, file in files.items():
-        name = re.sub(r"(\.tar|\.tar\.gz|\.tgz)$", "", path)
+        name = re.sub(r"(\.tar|\.tar\.(gz|bz2|xz)|\.tgz)$", "", path)
         if name in shards:
             raise UsageError(
                 f"its output would have the same name as that of {shards[name].url}",

@@ -9,8 +9,9 @@ import glob
 import os
 import posixpath
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
@@ -34,6 +35,18 @@ class InputFile:
     version: str
 
 
+@dataclass
+class LeftOut:
+    """What lies in a folder, or matches a glob, and is not taken.
+
+    endings: how many files have each ending that is none of those asked for. unusable: paths of
+    dead links and of what is no regular file; where it is None these are an error.
+    """
+
+    endings: Counter[str] = field(default_factory=Counter)
+    unusable: list[str] | None = None
+
+
 def version_of(info: dict[str, Any]) -> tuple[int, str]:
     """(bytes, ETag or time of change) of a file, from fsspec's info; -1 and "" if not known."""
     size = info.get("size")
@@ -42,13 +55,17 @@ def version_of(info: dict[str, Any]) -> tuple[int, str]:
     return (-1 if size is None else int(size)), mark
 
 
-def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, InputFile]]:
+def list_files(
+    value: str, endings: tuple[str, ...], left_out: LeftOut | None = None
+) -> Iterator[tuple[str, InputFile]]:
     """(base folder's URL, file) of each file that one input value names, sorted.
 
-    endings: of the files that a folder is searched for. Raises UsageError when the value, or one of
-    a brace range, names nothing; errors of the store are passed on.
+    endings: of the files that a folder is searched for. left_out: is given the rest. Raises
+    UsageError when the value, or one of a brace range, names nothing; errors of the store are
+    passed on.
     """
     listings: dict[str, Infos] = {}
+    left_out = left_out or LeftOut()
     patterns = [value] if _exists(value) else _expanded(value)
     missing = []
     for number, pattern in enumerate(patterns):
@@ -61,10 +78,10 @@ def list_files(value: str, endings: tuple[str, ...]) -> Iterator[tuple[str, Inpu
             if len(patterns) > 1 and not has_magic(path):
                 base, infos = _from_listing(fs, path, listings)
             else:
-                base, infos = _infos(fs, path, endings)
+                base, infos = _infos(fs, path, endings, left_out=left_out)
         except FileNotFoundError:
             base, infos = path, {}
-        if not infos:
+        if not infos and not left_out.unusable:
             missing.append(pattern)
         for path, info in sorted(infos.items()):
             if info["type"] != "file":
@@ -124,15 +141,15 @@ def _expanded(value: str) -> list[str]:
         raise UsageError("its braces do not match", "close them", value=value) from error
 
 
-def _infos(fs: Any, path: str, endings: tuple[str, ...]) -> tuple[str, Infos]:
+def _infos(fs: Any, path: str, endings: tuple[str, ...], *, left_out: LeftOut) -> tuple[str, Infos]:
     """The base folder, and the files, of a path that is no part of a range."""
     local = isinstance(fs, LocalFileSystem)
     if has_magic(path) and not (os.path.lexists(path) if local else fs.exists(path)):
         folder, pattern = _start(fs, path)
         base = posixpath.dirname(folder + re.split(r"[*?\[]", pattern)[0])
         path = glob.escape(folder) + pattern
-        matches = _local_glob(path, base) if local else fs.glob(path, detail=True)
-        return base, {p: i for p, i in matches.items() if i["type"] != "directory"}
+        found = _local_glob(path, base, left_out) if local else fs.glob(path, detail=True)
+        return base, {p: i for p, i in found.items() if i["type"] != "directory"}
     info = _stat(path) if local else fs.info(path)
     if info["type"] == "file" and not info.get("size") and not local:
         # A store's "folder" can be an empty object of the folder's name.
@@ -141,9 +158,19 @@ def _infos(fs: Any, path: str, endings: tuple[str, ...]) -> tuple[str, Infos]:
     if info["type"] != "directory":
         return posixpath.dirname(path), {path: info}
     if local:
-        return path, {p: _stat(p) for p in _walk(path) if p.lower().endswith(endings)}
+        return path, _stats(_wanted(_walk(path), endings, left_out), left_out)
     found = fs.find(path, detail=True)
-    return path, {p: i for p, i in found.items() if p.lower().endswith(endings) and p[-1] != "/"}
+    names = _wanted((p for p in found if p[-1] != "/"), endings, left_out)
+    return path, {name: found[name] for name in names}
+
+
+def _wanted(paths: Iterable[str], endings: tuple[str, ...], left_out: LeftOut) -> Iterator[str]:
+    """The paths that have one of the endings."""
+    for path in paths:
+        if path.lower().endswith(endings):
+            yield path
+        else:
+            left_out.endings[posixpath.splitext(path)[1].lower() or "no ending"] += 1
 
 
 def _from_listing(fs: Any, path: str, listings: dict[str, Infos]) -> tuple[str, Infos]:
@@ -170,11 +197,11 @@ def _start(fs: Any, path: str) -> tuple[str, str]:
     return (f"{folder}/" if folder or path[0] == "/" else ""), pattern
 
 
-def _local_glob(path: str, base: str) -> Infos:
+def _local_glob(path: str, base: str, left_out: LeftOut) -> Infos:
     if "**" not in path:
-        return {p: _stat(p) for p in glob.glob(path, include_hidden=True)}
+        return _stats(glob.iglob(path, include_hidden=True), left_out)
     wanted = re.compile(glob_translate(path))
-    return {p: _stat(p) for p in _walk(base) if wanted.match(p)}
+    return _stats((p for p in _walk(base) if wanted.match(p)), left_out)
 
 
 def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -190,15 +217,34 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
                 yield entry.path
 
 
+def _stats(paths: Iterable[str], left_out: LeftOut) -> Infos:
+    """The infos of local files."""
+    infos: Infos = {}
+    for path in paths:
+        try:
+            infos[path] = _stat(path)
+        except UsageError:
+            if left_out.unusable is None:
+                raise
+            left_out.unusable.append(path)
+    return infos
+
+
 def _stat(path: str) -> dict[str, Any]:
-    """The info of a local file, or of what a link leads to. Raises UsageError for a dead link."""
+    """The info of a local file or folder, or of what a link leads to.
+
+    Raises UsageError for a dead link, and for what is neither file nor folder.
+    """
     try:
-        return LocalFileSystem().info(path)
+        info = LocalFileSystem().info(path)
     except FileNotFoundError as error:
         if os.path.islink(path):
             problem = f"{path} is a link to {os.readlink(path)}, which is not there"
             raise UsageError(problem, "mend or remove the link") from error
         raise
+    if info["type"] == "other":
+        raise UsageError(f"{path} is no regular file", "leave it out")
+    return info
 
 
 def _url(fs: Any, path: str) -> str:

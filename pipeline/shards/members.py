@@ -15,7 +15,7 @@ KEY_AND_ENDING = re.compile(r"^((?:.*/|)[^./][^./]*)\.([^/]*)$")
 # Readers of WebDataset tars skip names that begin with a folder `__x__`.
 HIDDEN_FOLDER = re.compile(r"^_(_[^/]*__(?:/|$))")
 # Control characters and how a report shows them: no reader takes them in a name.
-CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 class Member(NamedTuple):

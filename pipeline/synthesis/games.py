@@ -6,7 +6,6 @@ and few are English.
 
 import io
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import soxr
 
 from pipeline.synthesis.recordings import RecordingSource
 from tokenizer.audio.effects import RATE
+from tokenizer.storage.scratch import scratch_folder
 
 # The sample rate of all three games.
 GAME_RATE = 11_025
@@ -174,8 +174,8 @@ def _unpacked_size(content: bytes) -> int:
 
 def _unpacked(name: str, content: bytes) -> bytes:
     """The decompressed contents of an RNC stream."""
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        packed, unpacked = Path(scratch) / "packed", Path(scratch) / "unpacked"
+    with scratch_folder() as scratch:
+        packed, unpacked = scratch / "packed", scratch / "unpacked"
         packed.write_bytes(content)
         done = subprocess.run(
             ["ancient", "decompress", str(packed), str(unpacked)],

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from pathlib import Path
 from shutil import which
 
 from pipeline.cluster.progress import bar
@@ -18,6 +16,7 @@ from pipeline.synthesis.synthesizers import installed
 from pipeline.synthesis.voices import GAMES, HALVES, PACKAGES, PROGRAMS, RECORDINGS, SHARES, voices
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 
 
 def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
@@ -60,8 +59,8 @@ def synthesize(settings: SynthesisSettings, output: Folder) -> dict:
 def write_shard(plan: ShardPlan, url: str) -> None:
     """Make a shard and publish it, the tar last: a shard whose tar exists is finished."""
     output = Folder(url)
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        path = Path(scratch) / "shard.tar"
+    with scratch_folder() as scratch:
+        path = scratch / "shard.tar"
         rows = (make_noise_shard if plan.half == "noise" else make_shard)(plan, path)
         output.publish_text("".join(json.dumps(row) + "\n" for row in rows), f"{plan.name}.jsonl")
         output.publish(path, f"{plan.name}.tar")

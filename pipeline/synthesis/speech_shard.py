@@ -7,7 +7,6 @@ tokenizer/audio/augmentation.py.
 import io
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from pipeline.synthesis.voices import GAMES, HALVES, SHARES, Voice, foreign_espe
 from tokenizer.audio import effects
 from tokenizer.audio.effects import RATE
 from tokenizer.audio.noises import KINDS, make_noise
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tars import TarWriter
 
 SHORTEST_S, LONGEST_S = 1.5, 15.0
@@ -67,8 +67,8 @@ def make_shard(plan: ShardPlan, path: Path) -> list[dict]:
     known.
     """
     rng = np.random.default_rng(plan.seed)
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        clips = list(clean_clips(plan, rng, Path(scratch)))
+    with scratch_folder() as scratch:
+        clips = list(clean_clips(plan, rng, scratch))
     tar, rows = TarWriter(path), list[dict]()
     for place, index in enumerate(rng.permutation(len(clips))):
         clip = clips[index]
@@ -97,8 +97,8 @@ def make_shard(plan: ShardPlan, path: Path) -> list[dict]:
 def make_noise_shard(plan: ShardPlan, path: Path) -> list[dict]:
     """Write a tar of noises without speech, as make_shard does, of plan.seconds["noise"]."""
     rng = np.random.default_rng(plan.seed)
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        speech = [clip.signal for clip in clean_clips(plan, rng, Path(scratch))]
+    with scratch_folder() as scratch:
+        speech = [clip.signal for clip in clean_clips(plan, rng, scratch)]
     kinds = [kind for kind in KINDS if kind != "babble" or len(speech) >= 4]
     tar, rows, seconds = TarWriter(path), list[dict](), 0.0
     while seconds < plan.seconds["noise"]:

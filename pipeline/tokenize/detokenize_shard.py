@@ -1,7 +1,6 @@
 """The shard task of decoding: one token shard → one audio shard, whole or not at all."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,9 @@ from pipeline.shards.reading import open_shard
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.codec.decoder import Decoding
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tars import TarWriter
+from tokenizer.storage.token_folder import as_reported
 from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -34,10 +35,12 @@ def detokenize_shard(
         torch.set_num_threads(1)
     decoding = Decoding(files, device)
     progress = ShardProgress(board, shard.name)
-    with open_shard(shard) as stream, tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        tar_path, flac = Path(scratch) / "shard.tar", Path(scratch) / "speech.flac"
+    with open_shard(shard) as stream, scratch_folder() as scratch:
+        tar_path, flac = scratch / "shard.tar", scratch / "speech.flac"
         tar = TarWriter(tar_path)
-        for key, tokens, about in read_tokens(stream, codebook_size=files.codebook_size):
+        utterances = read_tokens(stream, codebook_size=files.codebook_size)
+        made = Folder(shard.url.removesuffix(f"/shards/{shard.name}.tar"), argument=None)
+        for key, tokens, about in as_reported(utterances, made, shard.name):
             seconds = decoding.frames_per_token * len(tokens) / FRAMES_PER_SECOND
             progress.seconds_read += seconds
             write_flac(flac, decoding, tokens)

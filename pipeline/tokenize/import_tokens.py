@@ -6,18 +6,18 @@ bytes. A rejected line has its row in the report, like any rejected sample.
 """
 
 import json
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.settings import MOST_CODES, ImportSettings
 from pipeline.shards.listing import InputFile
-from pipeline.shards.report import ShardReport, gather
+from pipeline.shards.report import ShardReport, gather, is_summed_up
 from pipeline.tokenize.unit_lines import BROKEN_FILE, UnitLine, read_lines
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.token_folder import commit_shard, finished_shards
 from tokenizer.storage.token_shards import TokenShardWriter
 
@@ -41,18 +41,17 @@ def import_tokens(files: dict[str, InputFile], output: Folder, settings: ImportS
         },
     )
     finished = set(finished_shards(output))
-    last = output.read_text("summary.json")
-    if last and json.loads(last)["shards"] == len(finished):
+    if is_summed_up(output, len(finished)):
         output.sweep()
         return {**gather(output, write_manifest=False), "this_run": None}
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
+    with scratch_folder() as scratch:
         shards = _Shards(
             output,
             settings,
             codebook_size=codebook_size,
             finished=finished,
-            scratch=Path(scratch),
+            scratch=scratch,
         )
         for line in read_lines("import", files, codebook_size):
             shards.add(line)

@@ -16,7 +16,7 @@ from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
-from pipeline.shards.report import changed_inputs, gather
+from pipeline.shards.report import changed_inputs, gather, is_summed_up
 from pipeline.tokenize.shard_task import tokenize_shard
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.audio.windows import Windowing
@@ -146,8 +146,7 @@ def tokenize(
         )
     finished -= set(changed)
     todo = [shard for shard in shards if shard.name not in finished]
-    last = folder.read_text("summary.json")
-    if not todo and last and json.loads(last)["shards"] == len(finished):
+    if not todo and is_summed_up(folder, len(finished)):
         folder.sweep()
         totals = gather(folder, write_manifest=False, inputs=shards)
         return {**totals, "failed": {}, "this_run": None}

@@ -1,10 +1,8 @@
 """The shard task: one audio shard → one token shard and its report, whole or not at all."""
 
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from ray.actor import ActorHandle
@@ -21,6 +19,7 @@ from tokenizer.audio.decoding import Utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.audio.windows import Window, Windowing
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.token_folder import commit_shard
 from tokenizer.storage.token_shards import TokenShardWriter, add_metadata
 
@@ -64,8 +63,8 @@ def tokenize_shard(
     # Samples in input order: a sample is written once all before it are.
     queue: deque[_Pending] = deque()
     late: dict[str, Metadata] = {}
-    with open_shard(shard) as stream, tempfile.TemporaryDirectory(prefix="wavmill-") as scratch:
-        tar_path, report_path = Path(scratch) / "shard.tar", Path(scratch) / "report.parquet"
+    with open_shard(shard) as stream, scratch_folder() as scratch:
+        tar_path, report_path = scratch / "shard.tar", scratch / "report.parquet"
         tar = TokenShardWriter(tar_path, shard=shard.name, codebook_size=codebook_size)
 
         def windows() -> Iterator[tuple[tuple[_Pending, int, Window], np.ndarray]]:

@@ -16,11 +16,13 @@ from pipeline.shards.listing import InputFile
 from pipeline.shards.metadata import finite
 from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY
 from tokenizer.errors import one_line
-from tokenizer.storage.folder import READ_AHEAD, filesystem
+from tokenizer.storage.file_stream import FileStream
+from tokenizer.storage.folder import filesystem
 
 ENDINGS = (".jsonl", ".jsonl.gz")
 
 NOT_JSON = "not_json"
+LINE_TOO_LONG = "line_too_long"
 NO_KEY = "no_key"
 NO_UNITS = "no_units"
 NOT_INTEGERS = "units_not_integers"
@@ -31,6 +33,7 @@ BROKEN_FILE = "broken_file"
 # Every reason a line can be rejected for, and what it means.
 IMPORT_REASONS = {
     NOT_JSON: "the line is no JSON object",
+    LINE_TOO_LONG: "the line has over 16 MB",
     NO_KEY: 'no "key", or one that is neither text nor a whole number',
     NO_UNITS: 'no "units", or none in it',
     NOT_INTEGERS: '"units" is no list of whole numbers',
@@ -40,6 +43,8 @@ IMPORT_REASONS = {
     BAD_NAME: "the key is an absolute path, has '..' or control characters, or is no UTF-8",
     BROKEN_FILE: "the file is cut or damaged here; what follows could not be read",
 }
+# A line's value takes up to 30 times the line's size in memory.
+LONGEST_LINE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ def read_lines(what: str, files: dict[str, InputFile], codebook_size: int) -> It
     for place, line in _lines(what, files):
         if line is None:
             yield UnitLine(place, BROKEN_FILE)
+        elif len(line) > LONGEST_LINE:
+            yield UnitLine(place, LINE_TOO_LONG)
         else:
             yield _parse(place, line, codebook_size=codebook_size, seen=seen)
 
@@ -117,18 +124,21 @@ def _is_name(key: str) -> bool:
 
 
 def _lines(what: str, files: dict[str, InputFile]) -> Iterator[tuple[str, bytes | None]]:
-    """("PATH:NUMBER", line) of all lines that are not blank; None for one that cannot be read."""
+    """("PATH:NUMBER", line) of all lines that are not blank; None for one that cannot be read.
+
+    Of a line over LONGEST_LINE only the beginning, which is longer than that.
+    """
     total = sum(file.size for file in files.values())
     with bar(what, "B", total, unit_scale=True) as progress:
         for path, file in files.items():
             fs, source = filesystem(file.url)
             done = progress.n
-            with fs.open(source, "rb", **READ_AHEAD) as raw:
+            with FileStream(fs, source) as raw:
                 packed = path.lower().endswith(".gz")
-                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
+                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw) if packed else raw)
                 number = 0
                 try:
-                    for number, line in enumerate(stream, start=1):
+                    for number, line in enumerate(_bounded_lines(stream), start=1):
                         progress.update(done + raw.tell() - progress.n)
                         if line.strip():
                             yield f"{path}:{number}", line
@@ -136,3 +146,13 @@ def _lines(what: str, files: dict[str, InputFile]) -> Iterator[tuple[str, bytes 
                     progress.write(f"{path}:{number + 1}: {one_line(error)}", file=sys.stderr)
                     yield f"{path}:{number + 1}", None
             progress.update(done + file.size - progress.n)
+
+
+def _bounded_lines(stream: io.BufferedReader) -> Iterator[bytes]:
+    """The lines of a stream, of each no more than LONGEST_LINE + 1 bytes."""
+    while line := stream.readline(LONGEST_LINE + 1):
+        yield line
+        while len(line) > LONGEST_LINE and line[-1:] != b"\n":
+            line = stream.readline(LONGEST_LINE + 1)
+            if not line:
+                return

@@ -29,7 +29,7 @@ from tokenizer.audio.frames import (
 )
 from tokenizer.encoder.span_mask import span_mask
 from tokenizer.storage.folder import Folder
-from tokenizer.storage.token_shards import read_tokens
+from tokenizer.storage.token_folder import read_shard
 
 # Pieces in the shuffle buffer: in rows of three seconds, under an hour of audio and 100 MB.
 BUFFER_PIECES = 1000
@@ -178,10 +178,8 @@ class Crops:
 
 
 def _labels(folder: Folder, shard: Shard) -> dict[str, np.ndarray]:
-    with folder.fs.open(folder.path(f"shards/{shard.name}.tar"), "rb") as file:
-        return {
-            key: tokens.astype(np.int64) for key, tokens, _ in read_tokens(file, with_json=False)
-        }
+    utterances = read_shard(folder, shard.name, with_json=False)
+    return {key: tokens.astype(np.int64) for key, tokens, _ in utterances}
 
 
 def _first(blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]:

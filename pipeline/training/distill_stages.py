@@ -1,6 +1,5 @@
 """The stages of a distillation, as one training process goes through them."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,9 @@ from tokenizer.codec.distillation import Distillation, Unquantised, UpperLayers
 from tokenizer.codec.quantizers import BinarySpherical, LearnedCodebook, nearest
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.wavlm import WavLM
+from tokenizer.storage.file_stream import copy_whole
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import PRECISIONS
 from tokenizer.training.processes import process_rank
@@ -257,14 +258,14 @@ def _made_once(
     """The tensors of a file that the first process makes, unless an earlier run did."""
     if process_rank() == 0 and not folder.fs.exists(folder.path(name)):
         tensors = make()
-        with tempfile.TemporaryDirectory() as scratch:
-            save_file(tensors, Path(scratch) / name)
-            folder.publish(Path(scratch) / name, name)
+        with scratch_folder() as scratch:
+            save_file(tensors, scratch / name)
+            folder.publish(scratch / name, name)
     if distributed.is_initialized():
         distributed.barrier()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder.fs.get_file(folder.path(name), str(Path(scratch) / name))
-        return load_file(Path(scratch) / name)
+    with scratch_folder() as scratch:
+        copy_whole(folder.fs, folder.path(name), scratch / name)
+        return load_file(scratch / name)
 
 
 def _write(run: DistillRun, model: Distillation) -> None:
@@ -278,9 +279,9 @@ def _write(run: DistillRun, model: Distillation) -> None:
     files.weights["features.mean"], files.weights["features.scale"] = state["mean"], state["scale"]
     files.weights["codebook.codes"] = model.quantizer.codes.detach().cpu().clone()
     files.compressor = run.settings.focal
-    with tempfile.TemporaryDirectory() as scratch:
-        files.save(Path(scratch))
-        output.publish_folder(Path(scratch))
+    with scratch_folder() as scratch:
+        files.save(scratch)
+        output.publish_folder(scratch)
     training = output.below("training")
     for folder in (output, training, *map(training.below, (ENCODER, WARM_UP, DISTILL))):
         folder.sweep()

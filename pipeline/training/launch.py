@@ -1,6 +1,5 @@
 """Training by Ray Train, in processes of their own: one for each GPU, or on the CPU."""
 
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from ray.actor import ActorHandle
 
 from pipeline.cluster.progress import TrainingBoard, shown
 from tokenizer.errors import TrainingFailed, UsageError, one_line
+from tokenizer.storage.scratch import scratch_folder
 
 
 def run_in_processes(
@@ -27,12 +27,12 @@ def run_in_processes(
     progress is reported to. Raises TrainingFailed when a process ends in an error.
     """
     board: Any = ray.remote(num_cpus=0)(TrainingBoard).remote()
-    with tempfile.TemporaryDirectory(prefix="wavmill-") as scratch, shown(board):
+    with scratch_folder() as scratch, shown(board):
         trainer = ray.train.torch.TorchTrainer(
             function,
             train_loop_config={"run": make_run(board)},
             scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=device == "cuda"),
-            run_config=ray.train.RunConfig(name=name, storage_path=scratch),
+            run_config=ray.train.RunConfig(name=name, storage_path=str(scratch)),
         )
         try:
             trainer.fit()

@@ -9,7 +9,6 @@ later round continues from the weights of the round before. The first round may 
 existing encoder instead.
 """
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +30,8 @@ from tokenizer.config import MFCCConfig
 from tokenizer.encoder.pretraining import MaskedPrediction
 from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.fetch import fetch_folder
-from tokenizer.storage.folder import Folder
+from tokenizer.storage.folder import Folder, public_url
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.checkpoints import check_layout
 from tokenizer.training.loop import Show
@@ -51,6 +51,7 @@ def check_output(output: Folder, config: WavLMConfig, recipe: Recipe, shards: li
     record = {
         "encoder": config.to_diff_dict(),
         **asdict(recipe),
+        "start": public_url(recipe.start) if recipe.start else recipe.start,
         "shards": sorted(shard.name for shard in shards),
     }
     output.claim_run("run.json", record)
@@ -221,13 +222,13 @@ def save_encoder(wavlm: WavLMModel, folder: Folder, dtype: torch.dtype) -> None:
     config.json says float32 all the same, so that whoever loads it computes in fp32.
     """
     transformers_logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         wavlm.float().cpu().save_pretrained(scratch)
-        weights = Path(scratch) / "model.safetensors"
+        weights = scratch / "model.safetensors"
         tensors = {name: tensor.to(dtype) for name, tensor in load_file(weights).items()}
         save_file(tensors, weights, {"format": "pt"})
         Wav2Vec2FeatureExtractor(
             sampling_rate=SAMPLE_RATE, do_normalize=True, return_attention_mask=True
         ).save_pretrained(scratch)
-        folder.publish_folder(Path(scratch))
+        folder.publish_folder(scratch)
     folder.sweep()

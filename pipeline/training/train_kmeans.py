@@ -1,10 +1,8 @@
 """Audio shards → a tokenizer folder whose codebook is plain k-means over one WavLM layer."""
 
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from pipeline.training.sample_features import sample_features
 from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # This many frames give a good estimate of the mean of all speech.
@@ -78,9 +77,9 @@ def train_tokenizer(
     sample.parts.clear()
     objective = _add_codebook(files, matrix, settings)
     files.made_by["frames"] = frames
-    with tempfile.TemporaryDirectory() as scratch:
-        files.save(Path(scratch))
-        output.publish_folder(Path(scratch))
+    with scratch_folder() as scratch:
+        files.save(scratch)
+        output.publish_folder(scratch)
     output.sweep()
     return {"frames": frames, "objective": objective, **done, "fingerprint": files.fingerprint}
 

@@ -6,10 +6,8 @@ the vocoder's sample rate.
 """
 
 import json
-import tempfile
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import soxr
@@ -30,6 +28,7 @@ from tokenizer.audio.windows import left_padded
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.vocoder_losses import VocoderTraining
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training.checkpoints import check_layout
@@ -192,8 +191,8 @@ def _write(run: VocoderRun, model: VocoderTraining, output: Folder) -> None:
         vocoder_weights=weights,
         made_by={**run.files.made_by, "vocoder": vocoder_made_by},
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        files.save(Path(scratch))
-        output.publish_folder(Path(scratch))
+    with scratch_folder() as scratch:
+        files.save(scratch)
+        output.publish_folder(scratch)
     output.below("training").sweep()
     output.sweep()

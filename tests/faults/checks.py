@@ -180,7 +180,9 @@ class Command:
             status = None
         deadline = time.monotonic() + 60
         # Of a Ray that lost its driver the servers end later than the workers.
-        own = ("ray::tokenize", "ray::_Encoder") if killed else ("ray::", "raylet", "gcs_server")
+        own = (
+            ("ray::tokenize", "ray::EncoderActor") if killed else ("ray::", "raylet", "gcs_server")
+        )
         while (processes := self.processes(*own)) and time.monotonic() < deadline:
             if status is None:
                 break

@@ -20,7 +20,7 @@ from faults.checks import MOST_RUNS, Command, Ended, Result, World, command, lef
 VICTIMS = {
     "driver": "",
     "shard task": "ray::tokenize",
-    "encoder": "ray::_Encoder",
+    "encoder": "ray::EncoderActor",
     "progress board": "ray::ProgressBoard",
     "raylet": "/raylet/raylet",
 }

@@ -4,14 +4,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ONE_THREAD, ROOT, SPEECH, job_command, run_here
+from conftest import ONE_THREAD, ROOT, SPEECH, job_command, run_here, run_job
 from faults.checks import Command, command
-from ray_cluster import environment, free_port, ray_processes
+from ray_cluster import Cluster, end_ray, environment, free_port, ray_processes
 from refusals import assert_refused
 from stores import LocalStore
 
@@ -76,6 +77,17 @@ def test_a_folder_too_long_for_sockets_is_refused(tmp_path):
     assert done.returncode == 2 and str(folder) in lines[-1] and "RAY_TMPDIR" in lines[-1]
 
 
+def test_no_shared_memory_is_refused_and_little_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(connect, "SHARED_MEMORY", str(tmp_path / "shm"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = run_here("tokenize", *flags(tmp_path / "out"), env={})
+    assert_refused(done, str(tmp_path / "shm"), "there is no shared memory")
+    monkeypatch.setattr(connect, "SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(connect, "LEAST_SHARED", 1 << 60)
+    assert 0 < connect._store_bytes() < 1 << 60
+    assert "Ray keeps on disk what its processes exchange" in capsys.readouterr().err
+
+
 def test_an_output_inside_its_input_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes((SPEECH / "speech-000002.tar").read_bytes())
     place = ("--input", tmp_path, "--output", tmp_path / "out", "--tokenizer", TOKENIZER)
@@ -88,13 +100,37 @@ def test_other_code_is_noticed(tmp_path, monkeypatch):
     code.check_code(expected)
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline/x.py").write_text("x = 1\n")
-    monkeypatch.setattr(code, "PROJECT", tmp_path)
-    code.fingerprint.cache_clear()
-    try:
-        with pytest.raises(code.OtherCode, match="is not the driver's"):
-            code.check_code(expected)
-    finally:
+    (tmp_path / "soxr.py").write_text("# another\n")
+    monkeypatch.delitem(sys.modules, "soxr", raising=False)  # or that one would be found
+    for change, says in (
+        (lambda: monkeypatch.setattr(code, "PROJECT", tmp_path), "wavmill's code"),
+        (lambda: monkeypatch.syspath_prepend(tmp_path), "soxr 1"),
+        (lambda: monkeypatch.setitem(sys.modules, "av", None), "av not installed, not "),
+    ):
+        change()
         code.fingerprint.cache_clear()
+        try:
+            with pytest.raises(code.OtherCode, match=f"is not the driver's: .*{says}"):
+                code.check_code(expected)
+        finally:
+            code.fingerprint.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_node_with_another_version_of_a_package_is_named(tmp_path):
+    (tmp_path / "soxr.py").write_text("# another\n")
+    cluster = Cluster({"PYTHONPATH": ROOT}, dashboard=False)
+    try:
+        cluster.start()
+        cluster.join({"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+        env = {**cluster.env, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
+        source = ("--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tmp_path / "out")
+        done = run_job("tokenize", *source, env=env)
+    finally:
+        end_ray(cluster.folder)
+    assert done.returncode == 2 and not list(tmp_path.glob("out/reports/*"))
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and "is not the driver's: soxr" in last, done.stderr
 
 
 @pytest.mark.slow
@@ -152,7 +188,7 @@ def test_sigterm_stops_a_job_and_ray_listens_to_this_machine_alone(tmp_path, mom
     with command("tokenize", *source, *ONE_THREAD) as job:
         _wait_until(job, lambda: "starting Ray" in job.log.read_text())
         if moment == "encoding":
-            _wait_until(job, lambda: job.processes("ray::_Encoder", "ray::tokenize"))
+            _wait_until(job, lambda: job.processes("ray::EncoderActor", "ray::tokenize"))
             found = listeners(job.folder)
             assert found and set(found) <= LOOPBACK, found
         os.kill(job.process.pid, signal.SIGTERM)

@@ -239,7 +239,7 @@ def test_what_is_no_output_is_refused(output, tmp_path):
     (copy / "run.json").write_text(json.dumps(record))
     path = copy / "reports" / f"{tokens.shards[0].name}.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
-    with pytest.raises(LMError, match="report"):
+    with pytest.raises(TokenShardError, match="not in its report"):
         TokenShards.open(str(copy))[0].read(0)
     with pytest.raises(LMError, match="evenly"):
         batching(4, world=3)

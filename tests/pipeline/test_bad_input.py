@@ -44,6 +44,13 @@ def audio(sound: np.ndarray, rate: int = RATE, kind: str = "FLAC", subtype: str 
     return file.getvalue()
 
 
+def at_lowest_quality(sound: np.ndarray) -> bytes:
+    """An Ogg Vorbis file's bytes. Of channels that cancel, noise is left in the mix."""
+    file = io.BytesIO()
+    soundfile.write(file, sound, RATE, format="OGG", compression_level=1.0)
+    return file.getvalue()
+
+
 def speech() -> np.ndarray:
     """Some seconds of speech at 16 kHz."""
     with tarfile.open(SPEECH / "speech-000000.tar") as tar:
@@ -107,6 +114,7 @@ def samples(trap: Path) -> list[tuple[str, str | None, list[tuple[str, bytes]]]]
         ("/absolute", "bad_name", [("flac", flac)]),
         ("only_pickled", "no_audio", [("pyd", pickled)]),
         ("opposite", "channels_cancel", [("flac", audio(np.stack([x, -x], 1)))]),
+        ("opposite_ogg", "channels_cancel", [("ogg", at_lowest_quality(np.stack([x, -x], 1)))]),
     ]
     # Good and bad alternate: a bad sample must not affect the next one.
     table = []

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 
 import fsspec
 import numpy as np
@@ -10,6 +11,8 @@ from conftest import read_tokens, rows_of, run_job
 from refusals import assert_refused_after_bar
 from stores import snapshot
 
+from pipeline.shards.inputs import find_files
+from pipeline.tokenize import unit_lines
 from pipeline.tokenize.unit_lines import IMPORT_REASONS
 
 GOOD = {
@@ -85,7 +88,9 @@ def test_lines_become_shards_and_every_bad_one_has_its_row(lines, tmp_path):
     assert (run["tokenizer"], run["codebook_size"], run["tokens_per_second"]) == (None, 300, 50)
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["ok"], summary["rejected"], summary["tokens"]) == (4, len(BAD), 46)
-    assert {reason for _, _, reason in BAD} | {"broken_file"} == set(IMPORT_REASONS)
+    assert {reason for _, _, reason in BAD} | {"broken_file", "line_too_long"} == set(
+        IMPORT_REASONS
+    )
 
     before = snapshot(output)
     assert run_job("import_tokens", *flags).returncode == 1  # more was rejected than a tenth
@@ -100,6 +105,21 @@ def test_lines_become_shards_and_every_bad_one_has_its_row(lines, tmp_path):
     assert changed <= {"summary.json"}
     done = run_job("import_tokens", *flags, "--codebook-size", 300)
     assert_refused_after_bar(done, "--output", "settings")
+
+
+def test_a_line_without_end_is_rejected_in_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(unit_lines, "LONGEST_LINE", 1 << 20)
+    good = b'{"key": "%s", "units": [1]}\n'
+    long = b'{"key": "x", "units": [' + b"1, " * (8 << 20) + b"1]}\n"
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(good % b"a" + long + good % b"b", 1))
+    del long
+    files = find_files([str(tmp_path / "a.jsonl.gz")], (".jsonl.gz",))[1]
+    tracemalloc.start()
+    rows = [(line.key, line.reason) for line in unit_lines.read_lines("read", files, 2)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == [("a", None), ("a.jsonl.gz:2", "line_too_long"), ("b", None)]
+    assert peak < 8 << 20
 
 
 def test_store_and_a_cut_file(s3, lines, tmp_path):

@@ -58,7 +58,7 @@ class WatchedJob:
     def workers(self) -> dict[int, str]:
         """{process id: title} of workers; Ray's own processes may take a minute to end."""
         processes = ray_processes(self.folder).items()
-        return {p: t for p, t in processes if t.startswith(("ray::tokenize", "ray::_Encoder"))}
+        return {p: t for p, t in processes if t.startswith(("ray::tokenize", "ray::EncoderActor"))}
 
     def wait_for_workers(self) -> dict[int, str]:
         """Wait until the last worker has ended. Returns those that did not."""
@@ -161,7 +161,7 @@ def test_a_killed_encoder_is_replaced(source, tokenizer, undisturbed, watched, t
         # Once at the start of the work and once, its successor, later.
         if finished(store.state()) >= 1 + 4 * len(killed):
             titles = watched.workers().items()
-            encoders = {p for p, title in titles if title.startswith("ray::_Encoder")}
+            encoders = {p for p, title in titles if title.startswith("ray::EncoderActor")}
             for process in encoders - set(killed):
                 os.kill(process, signal.SIGKILL)
                 killed.append(process)

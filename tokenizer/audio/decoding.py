@@ -3,7 +3,8 @@
 libsndfile (through soundfile) decodes flac, wav, ogg, opus, mp3 and older containers; PyAV, where
 it is installed, what libsndfile does not (second_decoder.py). Before either, containers/ looks for
 all the sound that a file holds, so that none is lost without a word. soxr resamples block by block
-and gives the same samples as a single call.
+and gives the same samples as a single call. What has one channel of 16-bit samples at 16 kHz can
+stay as it is: half the bytes, and the same values.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,6 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
 from tokenizer.audio.containers.find import find_parts
 from tokenizer.audio.containers.parts import Part
@@ -30,6 +30,7 @@ from tokenizer.audio.reasons import (
     UNCHECKED,
     AudioError,
 )
+from tokenizer.audio.resampling import INT16_STEP, as_float, resample
 from tokenizer.audio.second_decoder import Sound, open_media
 
 __all__ = [
@@ -54,8 +55,9 @@ class Utterance:
 
     sample_rate, duration_s: of the source. samples: length at 16 kHz.
     mean, scale: (x - mean) * scale has zero mean and unit variance over the whole utterance.
-    waveform: (samples,) float32 at 16 kHz; None if it was too long to be kept.
-    file: the source, which is decoded again where the waveform was not kept.
+    waveform: (samples,) float32 at 16 kHz, or int16; None if it was too long to be kept.
+    is_int16: whether waveform and blocks are int16, in steps of 2^-15. file: the source, which is
+    decoded again where the waveform was not kept.
     silent: whether no sample differs from zero: digital silence.
     """
 
@@ -67,6 +69,7 @@ class Utterance:
     waveform: np.ndarray | None
     file: BinaryIO | None = None
     silent: bool = False
+    is_int16: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -74,7 +77,7 @@ class Utterance:
         return num_frames(self.samples)
 
     def blocks(self, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-        """The waveform once more, in order, as float32 pieces.
+        """The waveform once more, in order, as float32 pieces, or int16 ones at 16 kHz.
 
         At another rate than 16 kHz the source is decoded again, and resampled to that rate.
         """
@@ -82,19 +85,24 @@ class Utterance:
             return iter([self.waveform])
         if self.file is None:
             raise ValueError("neither waveform nor file was kept")
-        return resample(*decode(self.file), sample_rate)
+        return resample(*decode(self.file, keep_int16=self.is_int16), sample_rate)
 
 
 def read_utterance(
-    file: BinaryIO, keep_samples: int, max_seconds: float | None = None
+    file: BinaryIO,
+    keep_samples: int,
+    max_seconds: float | None = None,
+    *,
+    keep_int16: bool = False,
 ) -> Utterance:
     """Decode a whole file once, to check it and to measure its length, mean and variance.
 
     file: seekable, binary. keep_samples: the waveform is kept if it has no more samples at 16 kHz.
     max_seconds: longer audio is rejected as soon as so much was decoded; None takes any length.
-    Raises AudioError, with its reason, for audio that cannot be tokenized.
+    keep_int16: as in `decode`. Raises AudioError, with its reason, for audio that cannot be
+    tokenized.
     """
-    blocks, sample_rate = decode(file)
+    blocks, sample_rate = decode(file, keep_int16=keep_int16)
     source_samples = 0
 
     def counted() -> Iterator[np.ndarray]:
@@ -117,23 +125,34 @@ def read_utterance(
 
 
 def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
-    """Length, mean and scale of 16 kHz blocks. Sums are float64, exact enough for hours."""
+    """Length, mean and scale of 16 kHz blocks. Sums are float64, exact enough for hours.
+
+    Blocks are float32 or int16; the waveform is int16 where all of them are.
+    """
     kept: list[np.ndarray] | None = []
-    count, total, squares, silent = 0, 0.0, 0.0, True
+    count, total, squares, silent, is_int16 = 0, 0.0, 0.0, True, True
     for block in blocks:
         count += len(block)
+        # Powers of two change no bit: the sums are those of the same block in float32.
+        step = INT16_STEP if block.dtype == np.int16 else 1.0
+        is_int16 = is_int16 and block.dtype == np.int16
         wide = block.astype(np.float64)
-        total += float(wide.sum())
-        squares += float(np.dot(wide, wide))
+        total += float(wide.sum()) * step
+        squares += float(np.dot(wide, wide)) * step**2
         # Nearly always the power says so already.
-        silent = silent and squares < count * SILENCE**2 and bool((np.abs(block) < SILENCE).all())
+        silent = (
+            silent
+            and squares < count * SILENCE**2
+            and bool((np.abs(as_float(block)) < SILENCE).all())
+        )
         if kept is not None and count <= keep_samples:
             kept.append(block)
         else:
             kept = None
     mean = total / max(count, 1)
     variance = max(squares / max(count, 1) - mean * mean, 0.0)
-    waveform = None if kept is None else np.concatenate([np.empty(0, np.float32), *kept])
+    is_int16 = is_int16 and count > 0
+    waveform = None if kept is None else joined(kept, is_int16)
     # 1e-7 as in Hugging Face's Wav2Vec2FeatureExtractor, with which WavLM was trained.
     scale = 1.0 / (variance + 1e-7) ** 0.5
     return Utterance(
@@ -144,17 +163,26 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
         scale=scale,
         waveform=waveform,
         silent=silent,
+        is_int16=is_int16,
     )
 
 
-def decode(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
+def joined(blocks: Iterable[np.ndarray], is_int16: bool) -> np.ndarray:
+    """Blocks → one waveform, float32 unless all of them are int16."""
+    if is_int16:
+        return np.concatenate(list(blocks))
+    return np.concatenate([np.empty(0, np.float32), *map(as_float, blocks)])
+
+
+def decode(file: BinaryIO, *, keep_int16: bool = False) -> tuple[Iterator[np.ndarray], int]:
     """Mono float32 blocks at the file's own rate, and that rate. Channels are averaged.
 
-    Streams that are joined in one file follow each other, at the rate of the first. Raises
-    AudioError, at once or while blocks are read: whatever the container, a decoder or the samples
-    show. Where audio is cut, what there is of it may come first, and then the error.
+    Streams that are joined in one file follow each other, at the rate of the first. keep_int16:
+    blocks of one channel of 16-bit samples at 16 kHz are int16. Raises AudioError, at once or while
+    blocks are read: whatever the container, a decoder or the samples show. Where audio is cut, what
+    there is of it may come first, and then the error.
     """
-    sounds = map(_open, _parts(file))
+    sounds = (_open(part, keep_int16) for part in _parts(file))
     first = next(sounds, None)
     if first is None:
         raise AudioError(EMPTY)
@@ -166,7 +194,7 @@ def decode_channels(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
 
     Samples that are not finite are passed on. Of joined streams each may have other channels.
     """
-    sounds = map(_open, _parts(file))
+    sounds = (_open(part, False) for part in _parts(file))
     first = next(sounds, None)
     if first is None:
         raise AudioError(EMPTY)
@@ -202,9 +230,9 @@ def _parts(file: BinaryIO) -> Iterator[Part]:
         raise AudioError(UNCHECKED, detail) from error
 
 
-def _open(part: Part) -> Sound:
+def _open(part: Part, keep_int16: bool) -> Sound:
     """A part, opened by libsndfile, or else by FFmpeg. Raises AudioError."""
-    sound = _open_sndfile(part) if part.sndfile else open_media(part)
+    sound = _open_sndfile(part, keep_int16) if part.sndfile else open_media(part)
     if sound.sample_rate < LOWEST_RATE:
         raise AudioError(NOT_AUDIO, f"its sample rate is {sound.sample_rate} Hz")
     if sound.channels > MOST_CHANNELS:
@@ -212,7 +240,7 @@ def _open(part: Part) -> Sound:
     return sound
 
 
-def _open_sndfile(part: Part) -> Sound:
+def _open_sndfile(part: Part, keep_int16: bool) -> Sound:
     part.file.seek(0)
     try:
         sound = soundfile.SoundFile(part.file)
@@ -224,10 +252,12 @@ def _open_sndfile(part: Part) -> Sound:
         sound.close()
         detail = f"{sound.frames} of {part.least_samples} samples could be read"
         raise AudioError(TRUNCATED, detail)
-    return Sound(sound.samplerate, sound.channels, _read_blocks(sound))
+    is_int16 = sound.subtype == "PCM_16" and (sound.samplerate, sound.channels) == (SAMPLE_RATE, 1)
+    dtype = "int16" if keep_int16 and is_int16 else "float32"
+    return Sound(sound.samplerate, sound.channels, _read_blocks(sound, dtype))
 
 
-def _read_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
+def _read_blocks(sound: soundfile.SoundFile, dtype: str) -> Iterator[np.ndarray]:
     with sound:
         claimed, seen = sound.frames, 0
         step = max(1, BLOCK_SAMPLES // sound.channels)
@@ -235,41 +265,13 @@ def _read_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
         sound._info.seekable = 0
         while seen < claimed:
             try:
-                # Always float32: reading a float file as int16 gives zeros without an error. And
-                # no more than is claimed: what lies behind the last sample may be no audio.
+                # No more than is claimed: what lies behind the last sample may be no audio. Only
+                # 16-bit samples as int16: a float file would give zeros without an error.
                 count = min(step, claimed - seen)
-                block = sound.read(count, dtype="float32", always_2d=True)
+                block = sound.read(count, dtype=dtype, always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise AudioError(TRUNCATED, f"decoding stopped: {error}") from error
             if not len(block):
                 raise AudioError(TRUNCATED, f"{seen} of {claimed} samples could be read")
             seen += len(block)
             yield block
-
-
-def resample(
-    blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int = SAMPLE_RATE
-) -> Iterator[np.ndarray]:
-    """Blocks at any rate → float32 blocks at a new one, 16 kHz unless given.
-
-    blocks: (n,) or (n, channels), all with the same number of channels.
-    """
-    if sample_rate == new_rate:
-        yield from blocks
-        return
-    stream, shape = None, (0,)
-    for block in blocks:
-        if stream is None:
-            shape = (0, *block.shape[1:])
-            channels = block.shape[1] if block.ndim == 2 else 1
-            stream = _resampler(sample_rate, new_rate, channels=channels)
-        yield stream.resample_chunk(block)
-    if stream is not None:
-        yield stream.resample_chunk(np.empty(shape, np.float32), last=True)
-
-
-def _resampler(rate: int, new_rate: int, *, channels: int) -> soxr.ResampleStream:
-    try:
-        return soxr.ResampleStream(rate, new_rate, channels, "float32", "HQ")
-    except (ValueError, RuntimeError) as error:
-        raise AudioError(NOT_AUDIO, f"cannot resample from {rate} Hz: {error}") from error

@@ -4,8 +4,9 @@ import numpy as np
 
 from tokenizer.audio.reasons import CHANNELS_CANCEL, NOT_FINITE, AudioError
 
-# A mix that has under a thousandth of its channels' mean power has cancelled them.
-CANCELLED_POWER = 1e-3
+# A mix that has under a fiftieth of its channels' mean power has cancelled them. What is left may
+# be the noise of a codec, such as Vorbis at its lowest quality.
+CANCELLED_POWER = 0.02
 # The share of the channels' energy that may be lost so.
 CANCELLED_SHARE = 0.02
 # Power below that of half a step of 16 bits is that of no sound.
@@ -14,14 +15,17 @@ SPAN = 4096  # samples that are judged together
 
 
 def mixed_down(block: np.ndarray) -> np.ndarray:
-    """(n, channels) float32 → (n,), the channels' mean. Raises AudioError(NOT_FINITE)."""
+    """(n, channels) float32 → (n,), the channels' mean. Raises AudioError(NOT_FINITE).
+
+    (n, 1) may be int16, and stays so.
+    """
     if block.shape[1] == 1:
         mono = block[:, 0]
     elif block.shape[1] == 2:  # the bits that `mean` gives, in a third of the time
         mono = (block[:, 0] + block[:, 1]) * np.float32(0.5)
     else:
         mono = block.mean(axis=1)
-    if not np.isfinite(mono).all():
+    if mono.dtype.kind == "f" and not np.isfinite(mono).all():
         raise AudioError(NOT_FINITE)
     return mono
 

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenizer.audio.decoding import Utterance
+from tokenizer.audio.decoding import Utterance, joined
 from tokenizer.audio.frames import (
     FRAMES_PER_SECOND,
     RECEPTIVE_FIELD,
     SAMPLES_PER_FRAME,
     num_frames,
 )
+from tokenizer.audio.resampling import as_float
 from tokenizer.errors import UsageError
 
 
@@ -50,6 +51,29 @@ class Window:
         """The kept tokens, counted from the window's first; an utterance's last may be partial."""
         kept = self.kept
         return slice(kept.start // frames_per_token, -(-kept.stop // frames_per_token))
+
+
+@dataclass(frozen=True)
+class RawWindow:
+    """A window's audio before it is normalised: of 16-bit sound, half the bytes to send.
+
+    samples: (n,) float32 at 16 kHz, or int16 in steps of 2^-15. mean, scale: of the whole
+    utterance, as Utterance has them; a scale of None leaves the samples as they are.
+    """
+
+    samples: np.ndarray
+    mean: float = 0.0
+    scale: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def waveform(self) -> np.ndarray:
+        """(n,) float32: what the encoder gets."""
+        wave = as_float(self.samples)
+        if self.scale is None:
+            return wave
+        return ((wave - self.mean) * self.scale).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +184,16 @@ class Windowing:
         Normalised by the mean and variance of the whole utterance, where the encoder needs it. The
         first window starts with the left padding.
         """
+        return (window.waveform() for window in self.cut_raw(utterance, plan))
+
+    def cut_raw(self, utterance: Utterance, plan: list[Window]) -> Iterator[RawWindow]:
+        """The windows as `cut` has them, before they are normalised."""
         blocks = self._padded(utterance.blocks())
         if len(plan) == 1:
             # With the last samples that fill no frame: a group norm over time sees them.
-            yield self._normalized(np.concatenate(list(blocks)), utterance)
+            yield self._raw(joined(blocks, utterance.is_int16), utterance)
             return
-        buffer, offset = np.empty(0, np.float32), 0
+        buffer, offset = np.empty(0, np.int16 if utterance.is_int16 else np.float32), 0
         for window in plan:
             first = window.start * SAMPLES_PER_FRAME
             last = (window.stop - 1) * SAMPLES_PER_FRAME + RECEPTIVE_FIELD
@@ -174,7 +202,7 @@ class Windowing:
                 pieces.append(next(blocks))
                 end += len(pieces[-1])
             buffer, offset = np.concatenate(pieces)[first - offset :], first
-            yield self._normalized(buffer[: last - first], utterance)
+            yield self._raw(buffer[: last - first], utterance)
 
     def _padded(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         started = False
@@ -183,10 +211,10 @@ class Windowing:
                 block, started = left_padded(block, self.left_padding), True
             yield block
 
-    def _normalized(self, wave: np.ndarray, utterance: Utterance) -> np.ndarray:
+    def _raw(self, wave: np.ndarray, utterance: Utterance) -> RawWindow:
         if not self.normalize:
-            return wave
-        return ((wave - utterance.mean) * utterance.scale).astype(np.float32, copy=False)
+            return RawWindow(wave)
+        return RawWindow(wave, utterance.mean, utterance.scale)
 
 
 def left_padded(wave: np.ndarray, copies: int) -> np.ndarray:

@@ -1,10 +1,7 @@
 """What a folder, file, URL or hub id holds: the weights of a codec, a language model or k-means."""
 
-import atexit
 import json
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,9 @@ from torch import Tensor
 from tokenizer.errors import UsageError, one_line
 from tokenizer.published.checkpoint import CONFIG_FILES, read_checkpoint
 from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.file_stream import copy_whole
 from tokenizer.storage.folder import filesystem
+from tokenizer.storage.scratch import scratch_until_exit
 
 FOCALCODEC, WAVSLM, KMEANS = "FocalCodec", "WavSLM", "k-means"
 # Keys by which a configuration is told.
@@ -129,10 +128,10 @@ def _fetched_file(given: str) -> Path | None:
     try:
         if not fs.isfile(path):
             return None
-        folder = _temporary_folder()
+        folder = scratch_until_exit()
         for name in [path, *map(str, _weights_beside(Path(path)))]:
             if name == path or (path.endswith(".json") and fs.exists(name)):
-                fs.get_file(name, str(folder / Path(name).name))
+                copy_whole(fs, name, folder / Path(name).name)
     except Exception as error:  # whatever a store raises, this file cannot be fetched
         raise UsageError(one_line(error)) from error
     return folder / Path(path).name
@@ -144,14 +143,8 @@ def _weights_beside(config: Path) -> list[Path]:
 
 def _as_folder(config: Path) -> Path:
     """A folder in the hub's layout of NAME.json and the weights beside it."""
-    folder = _temporary_folder()
+    folder = scratch_until_exit()
     (folder / "config.json").symlink_to(config.resolve())
     for weights in filter(Path.is_file, _weights_beside(config)):
         (folder / f"model{weights.suffix}").symlink_to(weights.resolve())
-    return folder
-
-
-def _temporary_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="wavmill-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -1,15 +1,14 @@
 """Folders of models and recordings as local ones: by path, URL, shipped name or hub id."""
 
-import atexit
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.folder import filesystem
+from tokenizer.storage.file_stream import copy_whole
+from tokenizer.storage.folder import check_name, filesystem
+from tokenizer.storage.scratch import scratch_until_exit
 
 # Encoders and tokenizers that ship with the project, a folder each.
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
@@ -36,10 +35,14 @@ def fetch_folder(value: str, kind: str, hub: bool = False) -> Path:
     try:
         found = fs.isdir(path)
         if found and not isinstance(fs, LocalFileSystem):
-            local = tempfile.mkdtemp(prefix="wavmill-")
-            atexit.register(shutil.rmtree, local, ignore_errors=True)
-            fs.get(path.rstrip("/") + "/", local, recursive=True)
-            path = local
+            local = scratch_until_exit()
+            for file in filter(lambda name: name[-1] != "/", fs.find(path)):
+                name = file.removeprefix(path.rstrip("/")).lstrip("/")
+                check_name(name)
+                target = local / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy_whole(fs, file, target)
+            path = str(local)
     except Exception as error:  # whatever a store raises, this folder cannot be fetched
         raise UsageError(one_line(error), remedy, value=value) from error
     if not found:

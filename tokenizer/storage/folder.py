@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage import disk
 from tokenizer.storage.retries import patiently, refuse_empty_listings
+from tokenizer.storage.scratch import scratch_folder
 
 # How a large file is opened for one pass. A request to a store fetches this much, and the next
 # request waits for it, so it is not small.
@@ -81,7 +81,7 @@ def check_name(name: str) -> None:
     """
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError("its name has a part that is empty, '.' or '..'")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+    if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in name):
         raise ValueError("its name has a control character")
 
 
@@ -201,8 +201,8 @@ class Folder:
 
     def publish_text(self, text: str, name: str) -> None:
         """Put a small text file under its name."""
-        with tempfile.TemporaryDirectory() as scratch:
-            source = Path(scratch) / "text"
+        with scratch_folder() as scratch:
+            source = scratch / "text"
             source.write_text(text)
             self.publish(source, name)
 
@@ -254,14 +254,14 @@ class Folder:
         """Publish a record of what makes this folder, unless it has one; returns what it has.
 
         The record comes back as JSON gives it. Raises UsageError when the folder cannot be used, or
-        the file in it is not JSON; passes on that a disk is full.
+        the file in it is no JSON object; passes on that a disk is full.
         """
         try:
             text = self.read_text(name)
             if text is None:
                 mine = json.dumps(record, indent=2) + "\n"
-                with tempfile.TemporaryDirectory() as scratch:
-                    source = Path(scratch) / "text"
+                with scratch_folder() as scratch:
+                    source = scratch / "text"
                     source.write_text(mine)
                     text = mine if self.create(source, name) else self.read_text(name)
         except Exception as error:  # whatever a store raises, this folder cannot be used
@@ -269,9 +269,12 @@ class Folder:
                 raise
             raise self.unusable(error) from error
         try:
-            return json.loads(text or "")
-        except ValueError as error:
-            raise self.refused(f"its {name} is not JSON", "give another folder") from error
+            before = json.loads(text or "")
+        except (ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict):
+            raise self.refused(f"its {name} is not a JSON object", "give another folder")
+        return before
 
     def claim_run(self, name: str, record: dict) -> None:
         """Claim the folder for a run. Raises UsageError when it has another run's record."""

@@ -17,8 +17,10 @@ from tokenizer.storage.unpacking import MOST_TIMES, Readable, Unpacked
 LARGE_MEMBERS, SMALL_MEMBERS = 1 << 20, 16 << 10
 
 
-# A pax header or a GNU long name is read into memory whole.
+# A pax header or a GNU long name is read into memory whole, and so are all that are of the archive.
 LARGEST_HEADER = 1 << 20
+# A member has up to four of them.
+MOST_HEADERS = 16
 # Zeros may follow the end of an archive, up to a tape's block; there are never as many as these.
 MOST_ZEROS = 64 << 20
 # A sparse file may have holes of this many bytes, and a limited number for each byte it stores.
@@ -49,6 +51,7 @@ class TarWriter:
         info = tarfile.TarInfo(name)
         info.size = size
         self._archive.addfile(info, source)
+        self._archive.members = []  # tarfile would keep them all, 2 KB an utterance
 
     def close(self) -> None:
         """Write the end of the archive. A tar without it counts as broken."""
@@ -128,6 +131,16 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
     def _proc_member(self, archive: Any) -> Any:
-        if self.type in LONG_HEADERS and self.size > LARGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {self.size:,} bytes at byte {archive.offset}")
+        if self.type in LONG_HEADERS:
+            # Those of the whole archive stay in memory, and tarfile calls itself for the next one.
+            kept = LARGEST_HEADER - getattr(archive, "global_bytes", 0)
+            row = archive.headers_in_a_row = getattr(archive, "headers_in_a_row", 0) + 1
+            if self.size > kept:
+                raise tarfile.ReadError(f"a header of {self.size:,} bytes at byte {archive.offset}")
+            if row > MOST_HEADERS:
+                raise tarfile.ReadError(f"over {MOST_HEADERS} headers of one member")
+            if self.type == tarfile.XGLTYPE:
+                archive.global_bytes = LARGEST_HEADER - kept + self.size
+        else:
+            archive.headers_in_a_row = 0
         return super()._proc_member(archive)  # type: ignore[misc]

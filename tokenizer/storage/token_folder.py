@@ -10,7 +10,7 @@ reports/NAME.parquet   a row per input sample; a shard is finished when its repo
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.folder import READ_AHEAD, Folder
+from tokenizer.storage.file_stream import FileStream
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.retries import patiently
 from tokenizer.storage.token_shards import TokenShardError, TokenUtterance, read_tokens
 
 REMEDY = "give an OUTPUT of jobs/tokenize.py or jobs/import_tokens.py"
@@ -66,6 +68,60 @@ def commit_shard(folder: Folder, name: str, *, tar: Path, report: Path) -> None:
     folder.publish(report, f"reports/{name}.parquet")
 
 
+def read_shard(
+    folder: Folder, name: str, *, codebook_size: int | None = None, with_json: bool = True
+) -> Iterator[TokenUtterance]:
+    """The utterances of a shard of an OUTPUT, in the order of its report.
+
+    codebook_size, with_json: as read_tokens has them. Raises TokenShardError as that and
+    `as_reported` do, with the shard's name, and OSError when the store fails.
+    """
+    try:
+        with FileStream(folder.fs, folder.path(f"shards/{name}.tar")) as file:
+            utterances = read_tokens(file, codebook_size=codebook_size, with_json=with_json)
+            yield from as_reported(utterances, folder, name)
+    except TokenShardError as error:
+        error.problem = f"shard {name}: {error.problem}"
+        raise
+
+
+def find_report(url: str) -> tuple[Folder, str] | None:
+    """The OUTPUT and the name of a shard by its URL; None if it is no finished shard of one."""
+    root, _, file = url.rpartition("/shards/")
+    if not root:
+        return None
+    folder, name = Folder(root, argument=None), file.removesuffix(".tar")
+    exists = patiently(folder.fs.exists, folder.path(f"reports/{name}.parquet"))
+    return (folder, name) if exists else None
+
+
+def as_reported(
+    utterances: Iterable[TokenUtterance], folder: Folder, name: str
+) -> Iterator[TokenUtterance]:
+    """A shard's utterances in the order of its report, whatever the order of the tar's members.
+
+    Another program may have written the tar again. Raises TokenShardError unless the shard has the
+    very keys of its report, with as many tokens each; raises as read_report does.
+    """
+    table = read_report(folder, name, ["key", "status", "num_tokens"])
+    columns = (table[column].to_pylist() for column in ("key", "status", "num_tokens"))
+    lengths = {key: length for key, status, length in zip(*columns) if status == "ok"}
+    missing = iter(lengths)
+    wanted = next(missing, None)
+    waiting: dict[str, TokenUtterance] = {}
+    for utterance in utterances:
+        key, length = utterance.key, len(utterance.tokens)
+        if lengths.get(key) != length:
+            says = f"its report says {lengths[key]:,}" if key in lengths else "not in its report"
+            raise TokenShardError(f"it has {key} with {length:,} tokens; {says}")
+        waiting[key] = utterance
+        while wanted in waiting:
+            yield waiting.pop(wanted)
+            wanted = next(missing, None)
+    if wanted is not None:
+        raise TokenShardError(f"it lacks {wanted}, which is in its report")
+
+
 def check_same_tokenizer(
     made_by: str | None, tokenizer: str | None, source: str | None = None
 ) -> None:
@@ -85,7 +141,7 @@ def check_same_tokenizer(
 
 
 def _described(fingerprint: str | None) -> str:
-    return f"tokenizer {fingerprint[:12]}" if fingerprint else "no tokenizer"
+    return f"tokenizer {str(fingerprint)[:12]}" if fingerprint else "no tokenizer"
 
 
 def check_shard_tokenizer(url: str, tokenizer: str | None, source: str | None = None) -> None:
@@ -109,7 +165,7 @@ def read_record(folder: Folder) -> dict[str, Any] | None:
         record = None if text is None else json.loads(text)
         if record is not None and not isinstance(record, dict):
             raise ValueError
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise folder.refused("its run.json is not a JSON object", REMEDY) from error
     except Exception as error:  # whatever a store raises, this folder cannot be used
         raise folder.unusable(error) from error
@@ -170,14 +226,7 @@ class TokenFolder:
         return read_report(self.folder, name, columns)
 
     def read(self, name: str, *, with_json: bool = True) -> Iterator[TokenUtterance]:
-        """A shard's utterances, in order, checked against the codebook.
-
-        Raises TokenShardError as read_tokens does, with the shard's name.
-        """
-        path = self.folder.path(f"shards/{name}.tar")
-        try:
-            with self.folder.fs.open(path, "rb", **READ_AHEAD) as file:
-                yield from read_tokens(file, codebook_size=self.codebook_size, with_json=with_json)
-        except TokenShardError as error:
-            error.problem = f"shard {name}: {error.problem}"
-            raise
+        """A shard's utterances, checked against the codebook, as read_shard gives them."""
+        yield from read_shard(
+            self.folder, name, codebook_size=self.codebook_size, with_json=with_json
+        )

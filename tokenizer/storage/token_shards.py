@@ -19,6 +19,8 @@ from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.tars import SMALL_MEMBERS, TarWriter, read_members
 from tokenizer.storage.unpacking import Readable
 
+# A member is read into memory: two weeks of speech have fewer bytes.
+LARGEST_MEMBER = 256 << 20
 TOKENS_ENDING, JSON_ENDING = ".tokens.npy", ".json"
 
 
@@ -117,9 +119,11 @@ def read_tokens(
                 continue
             members += 1
             name = info.name.removeprefix("./")
+            if info.size > LARGEST_MEMBER and name.endswith((TOKENS_ENDING, JSON_ENDING)):
+                raise TokenShardError(f"its {name} has {info.size:,} bytes")
             if name.endswith(TOKENS_ENDING):
                 key = name.removesuffix(TOKENS_ENDING)
-                tokens = _parse_tokens(key, content.read(), codebook_size)
+                tokens = parse_tokens(key, content.read(), codebook_size)
                 if key in keys:
                     raise TokenShardError(f"it has {name} twice")
                 keys.add(key)
@@ -151,10 +155,11 @@ def read_tokens(
         raise TokenShardError(f"it lacks {key}{lost}")
 
 
-def _parse_tokens(key: str, data: bytes, codebook_size: int | None) -> np.ndarray:
+def parse_tokens(key: str, data: bytes, codebook_size: int | None = None) -> np.ndarray:
+    """A .npy file's (T,) tokens. key: names them in the message. Raises TokenShardError."""
     try:
         tokens = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a header that is damaged on purpose raises nearly anything
         raise TokenShardError(f"{key} holds no tokens ({one_line(error)})") from error
     check_array(tokens, codebook_size, name=key)
     return tokens

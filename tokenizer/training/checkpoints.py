@@ -14,9 +14,7 @@ every step anew.
 """
 
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from safetensors import safe_open
@@ -24,7 +22,9 @@ from safetensors.torch import save_file
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
+from tokenizer.storage.file_stream import copy_whole
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
 
 CHECKPOINTS, LOG, EVENTS = "checkpoints", "log.jsonl", "events.out.tfevents.0.wavmill"
 # The only checkpoint of a training that began before there was one layout for all.
@@ -54,8 +54,8 @@ def save_checkpoint(
             tensors |= {f"{key}.{names[parameter]}": value for key, value in state.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     about = {"step": str(step), "data": json.dumps(data), "log": json.dumps(lines)}
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "checkpoint"
+    with scratch_folder() as scratch:
+        path = scratch / "checkpoint"
         save_file(tensors, path, about)
         folder.publish(path, f"{CHECKPOINTS}/step-{step}.safetensors")
     folder.publish_text("".join(json.dumps(line) + "\n" for line in lines), LOG)
@@ -96,9 +96,10 @@ def load_checkpoint(
     steps = checkpoint_steps(folder)
     if not steps:
         return 0, {}, []
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "checkpoint"
-        folder.fs.get_file(folder.path(f"{CHECKPOINTS}/step-{steps[-1]}.safetensors"), str(path))
+    with scratch_folder() as scratch:
+        path = scratch / "checkpoint"
+        newest = folder.path(f"{CHECKPOINTS}/step-{steps[-1]}.safetensors")
+        copy_whole(folder.fs, newest, path)
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -140,12 +141,12 @@ def _publish_events(folder: Folder, lines: list[dict]) -> None:
 
     Each step is in it once, however often the training was killed, on any filesystem.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        writer = SummaryWriter(scratch)
+    with scratch_folder() as scratch:
+        writer = SummaryWriter(str(scratch))
         for line in lines:
             for name, value in line.items():
                 if name not in ("step", "time"):
                     writer.add_scalar(name, value, line["step"], walltime=line["time"])
         writer.close()
-        (written,) = Path(scratch).iterdir()
+        (written,) = scratch.iterdir()
         folder.publish(written, EVENTS)

@@ -8,7 +8,7 @@ from jobs.cli.training.tokenizer_flags import FRAMES_PER_CODE
 from pipeline.settings import KmeansSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.training.train_kmeans import train_tokenizer
-from tokenizer.storage.folder import Folder
+from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
@@ -50,7 +50,7 @@ def train(args: argparse.Namespace) -> int:
     output.check_free("config.json")
     made_by = {
         "method": args.method,
-        "encoder": args.encoder,
+        "encoder": public_url(args.encoder),
         "seed": args.seed,
         "iterations": args.iterations,
         "max_frames": settings.max_frames,

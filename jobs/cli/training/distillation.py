@@ -13,7 +13,7 @@ from pipeline.training.distill import check_speech, distill
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.config import EncoderConfig, FocalConfig, LossWeights, MFCCConfig
 from tokenizer.storage.fetch import fetch_folder
-from tokenizer.storage.folder import Folder
+from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.settings import RuntimeSettings
 
@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> int:
         config,
         "cosine" if args.quantizer == "bsq" else "l2",
         weights={f"encoder.{k}": v for k, v in weights.items()},
-        made_by={"method": "distill", "encoder": args.encoder, "seed": args.seed},
+        made_by={"method": "distill", "encoder": public_url(args.encoder), "seed": args.seed},
     )
     last = distill(
         shards,

@@ -21,7 +21,7 @@ from pipeline.cluster.connect import connect
 from pipeline.cluster.progress import Reporter
 from pipeline.training.launch import run_in_processes
 from tokenizer.storage.fetch import fetch_folder
-from tokenizer.storage.folder import Folder
+from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.settings import RuntimeSettings
 
@@ -50,7 +50,7 @@ def train_lm(args: argparse.Namespace) -> int:
     record: dict[str, Any] = {
         "model": model.config.to_dict(),
         "settings": asdict(settings),
-        "start": args.start or (str(args.encoder) if encoder else "scratch"),
+        "start": public_url(args.start or (str(args.encoder) if encoder else "scratch")),
         "tokens": {"shards": [shard.name for shard in train.shards], "tokens": train.num_tokens},
         "valid": {"tokens": valid.num_tokens, "given": bool(args.valid)},
     }

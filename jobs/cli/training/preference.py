@@ -3,10 +3,8 @@
 import argparse
 import hashlib
 import sys
-import tempfile
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 
 from jobs.cli import flags
 from jobs.cli.figures import show
@@ -19,7 +17,9 @@ from lm.training.settings import PreferenceSettings, TripleSettings
 from lm.training.triples import Triple, make_triples, read_triples, write_triples
 from pipeline.cluster.progress import TrainingLine, bar
 from tokenizer.errors import one_line
-from tokenizer.storage.folder import Folder, filesystem
+from tokenizer.storage.file_stream import read_whole
+from tokenizer.storage.folder import Folder, filesystem, public_url
+from tokenizer.storage.scratch import scratch_folder
 from tokenizer.training.settings import RuntimeSettings
 
 MEANINGS = {
@@ -52,7 +52,7 @@ def align_lm(args: argparse.Namespace) -> int:
     }
     if args.make_triples:
         making = triple_settings(args)
-        about = {"tokens": args.make_triples, **asdict(making)}
+        about = {"tokens": public_url(args.make_triples), **asdict(making)}
         output.claim_run("training/run.json", {**record, "triples": about})
         triples = made_triples(args, model, making=making, output=output)
     else:
@@ -80,7 +80,7 @@ def align_lm(args: argparse.Namespace) -> int:
                 output=output,
                 show=line,
             )
-            before, after = tuning.run(files, {"aligned_from": args.lm})
+            before, after = tuning.run(files, {"aligned_from": public_url(args.lm)})
     finally:
         line.close()
     print(f"{'held-out triples':<20}{'before':>12}{'after':>12}")
@@ -116,7 +116,7 @@ def given_triples(url: str, model: SpeechLM, flag: str = "--triples") -> list[Tr
     """The triples of a file. Raises UsageError when it has none that this model can learn from."""
     fs, path = flags.named(flag, filesystem, url)
     try:
-        data = fs.cat_file(path)
+        data = read_whole(fs, path)
     except Exception as error:  # whatever a store raises, this file cannot be read
         raise flags.unusable(flag, url, problem=one_line(error), remedy="check the path") from error
     remedy = 'a line is {"key": ..., "prompt": [1, 2], "chosen": [3], "rejected": [4]}'
@@ -146,8 +146,8 @@ def made_triples(
         raise flags.unusable(
             "--make-triples", args.make_triples, problem=problem, remedy="give a lower one"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / TRIPLES
+    with scratch_folder() as scratch:
+        path = scratch / TRIPLES
         path.write_bytes(write_triples(triples, model.config.tokenizer))
         output.publish(path, TRIPLES)
     return triples

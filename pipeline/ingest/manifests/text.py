@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import cast
 
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.folder import READ_AHEAD, filesystem
+from tokenizer.storage.file_stream import FileStream
+from tokenizer.storage.folder import filesystem
 from tokenizer.storage.unpacking import Unpacked, UnpackError
 
 # A longer line is no line of a manifest.
@@ -29,7 +30,7 @@ class _Raw(io.RawIOBase):
 def open_text(url: str) -> io.TextIOWrapper:
     """A text file as UTF-8, for one pass; what is not UTF-8 comes as surrogates."""
     fs, path = filesystem(url)
-    raw = Unpacked(fs.open(path, "rb", **READ_AHEAD))
+    raw = Unpacked(FileStream(fs, path))
     buffered = io.BufferedReader(_Raw(raw), 1 << 20)
     return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
 

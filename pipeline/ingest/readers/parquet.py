@@ -15,8 +15,8 @@ from pipeline.ingest.readers.recordings import MISSING_FILE, OpenRecording
 from pipeline.ingest.sources import BAD_LINE, DUPLICATE_KEY, Entry, SourceFile, as_json, key_of
 from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.file_stream import read_whole
 from tokenizer.storage.folder import filesystem
-from tokenizer.storage.retries import patiently
 
 # Rows decoded at once; a row's audio is up to some megabytes.
 ROWS_AT_ONCE = 8
@@ -114,7 +114,7 @@ def _beside(source: SourceFile, name: str) -> bytes | None:
     if not name or not below.startswith(f"{root}/"):
         return None
     try:
-        return patiently(fs.cat_file, below)
+        return read_whole(fs, below)
     except FileNotFoundError:
         return None
 

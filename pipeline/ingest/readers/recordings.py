@@ -11,6 +11,7 @@ from pipeline.shards.inputs import Shard
 from pipeline.shards.metadata import LARGEST_JSON
 from pipeline.shards.reading import open_shard
 from pipeline.shards.samples import LARGEST_AUDIO, MOST_BESIDE, SPOOL_BYTES, TOO_LARGE
+from tokenizer.storage.file_stream import read_whole
 from tokenizer.storage.folder import filesystem
 from tokenizer.storage.retries import patiently
 
@@ -83,5 +84,5 @@ def _read_beside(recording: OpenRecording, source: SourceFile) -> None:
         if size > (LARGEST_JSON if ending == "json" else room):
             recording.left_beside.append(ending)
             continue
-        recording.beside[ending] = patiently(fs.cat_file, path)
+        recording.beside[ending] = read_whole(fs, path)
         room -= 0 if ending == "json" else size

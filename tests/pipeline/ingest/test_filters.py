@@ -54,7 +54,7 @@ def test_each_filter_finds_its_fault(folder, tmp_path):
     rows = {row["key"]: row for row in rows_of(tmp_path) if row["kind"] == "sample"}
     assert rows["clipped"]["clipped"] > 0.1 and rows["good"]["clipped"] == 0
     assert rows["silent"]["silence"] == pytest.approx(0.95, abs=0.01)
-    assert rows["narrow"]["bandwidth_hz"] == pytest.approx(4000, abs=200)
+    assert rows["narrow"]["bandwidth_hz"] == pytest.approx(4000, rel=0.1)
     assert rows["good"]["bandwidth_hz"] > 20_000
     assert rows["good"]["snr_db"] == pytest.approx(50, abs=3) and rows["noisy"]["snr_db"] < 5
     assert rows["good"]["dnsmos"] is None

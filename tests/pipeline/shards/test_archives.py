@@ -106,6 +106,26 @@ def test_a_huge_header_is_a_broken_tar(kind):
     assert [row[1] for row in listed(data)] == [None, shards.BROKEN_TAR]
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_without_end_are_a_broken_tar(kind):
+    text = b"b.wav\0" if kind == tarfile.GNUTYPE_LONGNAME else b"14 path=b.wav\n"
+    header = tarfile.TarInfo("header")
+    header.type, header.size = kind, len(text)
+    one = header.tobuf() + text.ljust(512, b"\0")
+    good = tar(("a.wav", SOUND))
+    assert listed(3 * one + good) == [("b", None, SOUND, None)]
+    rows = listed(good[:3584] + 3000 * one + good)
+    assert [row[1] for row in rows] == [None, shards.BROKEN_TAR]
+
+
+def test_headers_of_the_archive_are_bounded():
+    text = b"%d comment=" % (1 << 19)
+    header = tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XGLTYPE, 1 << 19
+    one = header.tobuf() + (text.ljust((1 << 19) - 1, b"x") + b"\n") + tar(("a.wav", b""))[:512]
+    assert listed(4 * one)[-1][1] == shards.BROKEN_TAR
+
+
 JSON = {n: json.dumps({"n": n, "text": "x" * n}).encode() for n in range(6)}
 SOUNDS = [(f"u{n}.wav", SOUND) for n in range(6)]
 TEXTS = [(f"u{n}.json", JSON[n]) for n in range(6)]
@@ -172,7 +192,7 @@ def test_keys_that_other_readers_would_skip():
     assert [(row[0], row[3]) for row in rows] == [("_d__/a", {"n": 1}), ("b", None)]
 
 
-@pytest.mark.parametrize("letter", ["\n", "\t", "\x1b", "\x7f"])
+@pytest.mark.parametrize("letter", ["\n", "\t", "\x1b", "\x7f", "\x85"])
 def test_control_characters_are_a_bad_name(letter):
     rows = listed(tar(("good.wav", SOUND), (f"a{letter}b.wav", SOUND), ("last.wav", SOUND)))
     assert [row[1] for row in rows] == [None, shards.BAD_NAME, None]

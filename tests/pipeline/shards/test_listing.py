@@ -11,7 +11,7 @@ from tars import tar
 from pipeline.ingest.loose import find_loose
 from pipeline.settings import TokenizeSettings
 from pipeline.shards.inputs import find_shards
-from pipeline.shards.listing import check_outside
+from pipeline.shards.listing import LeftOut, check_outside
 from pipeline.tokenize.job import open_output
 from tokenizer.errors import UsageError
 from tokenizer.storage.fetch import PRETRAINED
@@ -150,14 +150,28 @@ def test_an_output_inside_an_input_is_refused(tmp_path):
         check_outside([str(tmp_path / value)], str(tmp_path / output))
 
 
-def test_ingest_counts_what_it_leaves_out(tmp_path):
+def test_ingest_names_what_it_leaves_out_and_takes_the_rest(tmp_path):
     for name in ("a.wav", "a.json", "b.xyz", "c.XYZ", "lone.json", "README", "d/e.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "linked.flac").symlink_to("a.wav")
-    sources, left_out = find_loose([str(tmp_path)])
-    assert [source.entries[0].key for source in sources] == ["a", "linked"]
-    assert dict(left_out) == {".xyz": 2, ".json": 1, "no ending": 1, ".txt": 1}
+    (tmp_path / "dead.flac").symlink_to("nowhere.flac")
+    os.mkfifo(tmp_path / "d/pipe.wav")
+    for value in (tmp_path, tmp_path / "**"):
+        sources, left_out = find_loose([str(value)])
+        assert [source.entries[0].key for source in sources] == ["a", "linked"]
+        assert left_out.endings == {".xyz": 2, ".json": 1, "no ending": 1, ".txt": 1}
+        assert left_out.unusable == [str(tmp_path / "d/pipe.wav"), str(tmp_path / "dead.flac")]
+    with pytest.raises(UsageError, match="is a link to nowhere"):
+        find_loose([str(tmp_path / "dead.flac")])
+
+
+def test_what_is_no_tar_is_counted(tmp_path):
+    put(tmp_path, "a.tar", "b.tar.xz", "c.tar.bz2", "d.zip", "e/f.tar.zst", "README")
+    left_out = LeftOut()
+    shards = find_shards([str(tmp_path)], left_out)[1]
+    assert [shard.name for shard in shards] == ["a", "b", "c"]
+    assert left_out.endings == {".zip": 1, ".zst": 1, "no ending": 1}
 
 
 URLS = {

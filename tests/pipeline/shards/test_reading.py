@@ -3,18 +3,22 @@
 import os
 import random
 
+import numpy as np
 import pytest
 from faults.s3_proxy import KINDS, Faults, s3_proxy
 from s3fs import S3FileSystem
 from tars import tar
 
-from pipeline.shards import reading
 from pipeline.shards.inputs import Shard, find_shards
 from pipeline.shards.reading import InputChanged, open_shard
+from pipeline.shards.report import ShardReport
 from tokenizer.errors import UsageError
-from tokenizer.storage import retries
+from tokenizer.storage import file_stream, retries
+from tokenizer.storage.file_stream import read_whole
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.retries import StoreFailed
+from tokenizer.storage.token_folder import TokenFolder
+from tokenizer.storage.token_shards import TokenShardWriter
 
 CONTENT = random.Random(0).randbytes(3 << 20)
 LOUD = [kind for kind in KINDS if kind not in ("short", "empty", "stall")]
@@ -30,7 +34,7 @@ def store(s3, tmp_path_factory):
         for name, value in proxy.env.items():
             patch.setenv(name, value)
         patch.setattr(retries, "WAITS", (0.01, 0.01, 0.01))
-        patch.setattr(reading, "SHORT_READS", 3)
+        patch.setattr(file_stream, "SHORT_READS", 3)
         # A filesystem that an earlier test made goes to the server itself.
         S3FileSystem.clear_instance_cache()
         yield s3, proxy
@@ -54,7 +58,7 @@ def read(url: str) -> bytes:
 @pytest.mark.parametrize("kind", ["short", "empty", *LOUD])
 def test_a_body_that_ends_early_is_asked_for_again(store, kind, monkeypatch):
     s3, proxy = store
-    monkeypatch.setitem(reading.READ_AHEAD, "block_size", 1 << 20)
+    monkeypatch.setitem(file_stream.READ_AHEAD, "block_size", 1 << 20)
     url = put(s3, "body.tar")
     proxy.set(Faults(kind=kind, verb="GET", rate=1.0, most=3))
     assert read(url) == CONTENT
@@ -86,6 +90,7 @@ def test_small_files_and_listings_are_whole(store, kind):
         ("LIST", lambda: [s.name for s in find_shards([folder.url])[1]], ["b"]),
         ("HEAD", lambda: folder.fs.exists(folder.path("a.txt")), True),
         ("PUT", lambda: folder.publish_text(text, "c.bin"), None),
+        ("GET", lambda: read_whole(folder.fs, folder.path("a.txt")), text.encode()),
     ):
         folder.fs.invalidate_cache()
         proxy.set(Faults(kind=kind, verb=verb, rate=1.0, most=1))
@@ -93,6 +98,25 @@ def test_small_files_and_listings_are_whole(store, kind):
         assert proxy.injected() == 1
     proxy.set(Faults())
     assert s3.read("small/c.bin").decode() == text
+
+
+@pytest.mark.parametrize("kind", ["short", "empty", "reset"])
+def test_a_token_shard_whose_body_ends_early_is_asked_for_again(store, tmp_path, kind):
+    s3, proxy = store
+    report, tokens = ShardReport("t", 8), np.arange(8, dtype=np.uint16)
+    report.ok("k", 0.2, tokens)
+    report.write(tmp_path / "t.parquet")
+    put(s3, "lm/reports/t.parquet", (tmp_path / "t.parquet").read_bytes())
+    writer = TokenShardWriter(tmp_path / "t.tar", shard="t", codebook_size=8)
+    writer.add("k", tokens, duration_s=0.2, sample_rate=16_000, metadata=None)
+    writer.close()
+    put(s3, "lm/shards/t.tar", (tmp_path / "t.tar").read_bytes())
+    put(s3, "lm/run.json", b'{"codebook_size": 8}')
+    folder = TokenFolder.open(f"s3://{s3.bucket}/lm")
+    proxy.set(Faults(kind=kind, verb="GET", rate=1.0, most=3))
+    assert [utterance.key for utterance in folder.read("t")] == ["k"]
+    assert proxy.injected() == 3
+    proxy.set(Faults())
 
 
 def test_a_listing_that_is_always_empty_is_an_error_of_the_store(store):
@@ -132,7 +156,7 @@ def test_an_input_that_changes_is_noticed(store, tmp_path, where, change):
 
 
 def test_a_local_file_that_is_cut_while_it_is_read_is_no_broken_tar(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "SHORT_READS", 1)
+    monkeypatch.setattr(file_stream, "SHORT_READS", 1)
     path = tmp_path / "a.tar"
     path.write_bytes(CONTENT)
     with open_shard(Shard("x", str(path), size=len(CONTENT))) as stream:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.shards.inputs import Shard
-from pipeline.shards.report import SCHEMA, ShardReport, changed_inputs, gather
+from pipeline.shards.report import SCHEMA, ShardReport, changed_inputs, gather, is_summed_up
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_folder import TokenFolder
@@ -52,6 +52,21 @@ def test_a_damaged_report_is_named(output, tmp_path, how):
     if how != "no metadata":
         with pytest.raises(UsageError, match=named):
             TokenFolder.open(str(tmp_path)).report("b", ["status", "num_tokens"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"shards": []}', "[" * 100_000])
+def test_a_damaged_record_is_one_line_and_a_damaged_summary_none(output, tmp_path, text):
+    (tmp_path / "summary.json").write_text('{"shards": 2}')
+    assert is_summed_up(output, 2) and not is_summed_up(output, 3)
+    (tmp_path / "summary.json").write_text(text)
+    assert not is_summed_up(output, 2)
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UsageError, match=r"run\.json") as refused:
+        TokenFolder.open(str(tmp_path))
+    assert "\n" not in str(refused.value)
+    if "shards" not in text:
+        with pytest.raises(UsageError, match=r"its run\.json is not a JSON object"):
+            output.claim_run("run.json", {"tokenizer": None})
 
 
 def test_rows_are_in_the_order_of_their_members(output, tmp_path):

@@ -9,7 +9,9 @@ import webdataset
 from tars import OneWay, special, tar
 
 from pipeline.shards import samples as shards
+from pipeline.shards.report import ShardReport
 from pipeline.shards.samples import read_samples
+from tokenizer.storage.token_folder import TokenFolder, find_report
 from tokenizer.storage.token_shards import TokenShardError, TokenShardWriter, read_tokens
 
 TOKENS = {
@@ -91,6 +93,12 @@ def array(values, **options):
     return file.getvalue()
 
 
+def header(shape: str) -> bytes:
+    """A .npy file that claims a shape."""
+    text = f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+
+
 GOOD = array(np.arange(5, dtype=np.uint16))
 # What is no token shard: (members, what the error says).
 NO_TOKEN_SHARDS = {
@@ -107,6 +115,10 @@ NO_TOKEN_SHARDS = {
     ),
     "two-dimensions": ([("a.tokens.npy", array(np.zeros((2, 3), int)))], "a holds no tokens"),
     "floats": ([("a.tokens.npy", array(np.zeros(3)))], "a holds no tokens .float64"),
+    "huge": ([("a.tokens.npy", header(f"({10**15},)"))], "a holds no tokens"),
+    "endless": ([("a.tokens.npy", header(f"({10**30},)"))], "a holds no tokens"),
+    "nested": ([("a.tokens.npy", header("(1," * 3000))], "a holds no tokens"),
+    "no-shape": ([("a.tokens.npy", header("(True,)"))], "a holds no tokens"),
     "no-array": ([("a.tokens.npy", b"text")], "a holds no tokens"),
     "pickle": ([("a.tokens.npy", array(np.array([{}]), allow_pickle=True))], "a holds no tokens"),
     "over-the-codebook": ([("a.tokens.npy", GOOD)], "a token 4 outside the codebook of 4"),
@@ -121,6 +133,14 @@ def test_what_is_no_token_shard_is_told(members, says):
     codes = 4 if "codebook" in says or "outside" in says else None
     with pytest.raises(TokenShardError, match=says):
         list(read_tokens(OneWay(tar(*members)), codebook_size=codes))
+
+
+def test_a_huge_member_is_told_before_it_is_read():
+    for name in ("a.tokens.npy", "a.json"):
+        info = tarfile.TarInfo(name)
+        info.size = 1 << 40
+        with pytest.raises(TokenShardError, match=f"its {name} has 1,099,511,627,776 bytes"):
+            list(read_tokens(OneWay(info.tobuf())))
 
 
 def test_a_cut_or_damaged_token_shard_is_told(tmp_path):
@@ -139,3 +159,52 @@ def test_a_cut_or_damaged_token_shard_is_told(tmp_path):
         list(read_tokens(OneWay(b"no tar at all" * 1000)))
     with pytest.raises(ConnectionResetError):
         list(read_tokens(OneWay(data, fails_after=5000)))
+
+
+def rewritten(folder, change) -> None:
+    """Write an OUTPUT's shard again, with its members as `change` gives them."""
+    path = folder / "shards/s.tar"
+    with tarfile.open(path) as archive:
+        members = [(info.name, archive.extractfile(info).read()) for info in archive]
+    path.write_bytes(tar(*change(members)))
+
+
+@pytest.fixture
+def output(tmp_path) -> TokenFolder:
+    """An OUTPUT with one shard of TOKENS."""
+    report = ShardReport("s", 1 << 16)
+    for key, values in TOKENS.items():
+        report.ok(key, 1.5, values)
+    report.reject("bad", "not_audio")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "reports").mkdir()
+    write_shard(tmp_path / "shards/s.tar")
+    report.write(tmp_path / "reports/s.parquet")
+    (tmp_path / "run.json").write_text('{"codebook_size": 65536}')
+    return TokenFolder.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("with_json", [True, False])
+def test_a_shard_written_again_is_read_in_the_order_of_its_report(output, tmp_path, with_json):
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(2 * len(TOKENS))
+        rewritten(tmp_path, lambda members, order=order: [members[place] for place in order])
+        rows = list(output.read("s", with_json=with_json))
+        assert [row.key for row in rows] == list(TOKENS)
+        assert all(np.array_equal(row.tokens, TOKENS[row.key]) for row in rows)
+    assert find_report(f"{tmp_path}/shards/s.tar")[1] == "s"
+    assert find_report(f"{tmp_path}/s.tar") is find_report("s.tar") is None
+
+
+OTHER = {
+    "lacks a": lambda members: [m for m in members if not m[0].startswith("a.")],
+    "not in its report": lambda members: [("x" + name, data) for name, data in members],
+    "its report says 1,000": lambda members: [("a.tokens.npy", GOOD), *members[1:]],
+}
+
+
+@pytest.mark.parametrize("says", OTHER)
+def test_a_shard_with_other_content_than_its_report_is_told_by_name(output, tmp_path, says):
+    rewritten(tmp_path, OTHER[says])
+    with pytest.raises(TokenShardError, match=f"shard s: .*{says}"):
+        list(output.read("s"))

@@ -1,0 +1,42 @@
+"""The encoder actor: a process that holds the tokenizer and encodes batches.
+
+PyTorch is imported where the actor starts, not here: Ray imports this file in every process that is
+given a handle of the actor, and a shard task would hold 400 MB that it never uses.
+"""
+
+import numpy as np
+import ray
+
+from pipeline.cluster.code import check_code
+
+
+class EncoderActor:
+    """Runs as a Ray actor. A batch is a list of windows of one shard's utterances."""
+
+    def __init__(
+        self, weights: bytes, *, code: str, device: str, precision: str, threads: int | None
+    ) -> None:
+        """weights: a pickled reference to the tokenizer's files in Ray's store.
+
+        code: the driver's fingerprint. threads: on a CPU. Raises OtherCode.
+        """
+        check_code(code)
+        import torch  # not above: see the module
+
+        from tokenizer.tokenizer import Tokenizer
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
+
+    def ready(self) -> bool:
+        """Answers once the tokenizer has loaded."""
+        return True
+
+    def encode(self, windows: list[np.ndarray]) -> list[np.ndarray]:
+        """Waveforms at 16 kHz → tokens of each."""
+        return self.tokenizer.encode_windows(windows)
+
+    def features(self, windows: list[np.ndarray]) -> list[np.ndarray]:
+        """Waveforms at 16 kHz → features of each, (frames, dim)."""
+        return self.tokenizer.features(windows)
