@@ -7,7 +7,7 @@ from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from jobs.cli.parser import positive, positive_number, rate
+from jobs.cli.parser import count, positive, positive_number, rate
 
 if TYPE_CHECKING:
     from pipeline.ingest.settings import IngestSettings
@@ -66,6 +66,17 @@ def add_ingest(parser: argparse.ArgumentParser) -> None:
     )
     _add_filters(parser)
     parser.add_argument(
+        "--dedup",
+        choices=("exact",),
+        help="leave out samples whose sound is exactly that of an earlier one",
+    )
+    parser.add_argument(
+        "--shuffle",
+        type=count,
+        metavar="SEED",
+        help="put sources and their samples in a random order (default: keep the inputs' order)",
+    )
+    parser.add_argument(
         "--shard-size-mb",
         type=positive_number,
         default=512,
@@ -119,4 +130,6 @@ def ingest_settings(args: argparse.Namespace) -> IngestSettings:
             channels=args.channels,
             sample_rate=args.sample_rate,
             filters=Filters(**filters),
+            dedup=args.dedup is not None,
+            shuffle=args.shuffle,
         )

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.cluster.run_shards import run_shards
 from pipeline.ingest.cutting.cut import Segmenter
 from pipeline.ingest.cutting.fixed import FixedSegmenter
 from pipeline.ingest.cutting.vad import VadSegmenter
+from pipeline.ingest.dedup import STAGING, find_copies, publish_without_copies
 from pipeline.ingest.report import finished_tasks, gather
 from pipeline.ingest.settings import VAD, IngestSettings
 from pipeline.ingest.shard_task import ingest_sources
@@ -21,6 +23,9 @@ from pipeline.ingest.sources import SourceFile
 from pipeline.shards.inputs import Shard
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+
+# Samples are shuffled among the sources of about so many shards: what a task holds on local disk.
+SHUFFLED_SHARDS = 4
 
 
 def plan_tasks(sources: Iterable[SourceFile], shard_bytes: int) -> list[list[SourceFile]]:
@@ -78,42 +83,86 @@ def ingest(sources: list[SourceFile], output: Folder, settings: IngestSettings) 
     "failed": {task name: why}. Raises UsageError as `open_output`.
     """
     open_output(output, sources, settings)
+    new_segmenter = segmenter_of(settings)
+    tasks = {f"shard-{number:06d}": part for number, part in enumerate(planned(sources, settings))}
     finished = set(finished_tasks(output))
-    tasks = {
-        f"shard-{number:06d}": part
-        for number, part in enumerate(plan_tasks(sources, settings.shard_bytes))
-    }
-    todo = [
-        Shard(name, "", sum(max(source.size, 0) for source in part))
-        for name, part in tasks.items()
-        if name not in finished
-    ]
     failed: dict[str, str] = {}
-    if todo:
+    if finished < tasks.keys():
         connect()
+        staged = set(output.names(f"{STAGING}/reports", ".parquet")) if settings.dedup else finished
 
         def arguments(*, shard: Shard, **_: Any) -> dict[str, Any]:
-            return {
-                "output": output.url,
-                "sources": tasks[shard.name],
-                "settings": settings,
-                "new_segmenter": segmenter_of(settings),
-            }
+            sources = tasks[shard.name]
+            more = {"settings": settings, "new_segmenter": new_segmenter}
+            return {"output": output.url, "sources": sources, **more}
 
-        _, failed = run_shards(
-            "ingest",
-            todo,
-            at_once=max(1, int(ray.cluster_resources().get("CPU", 1))),
-            num_cpus=1,
-            function=ingest_sources,
-            arguments=arguments,
-        )
+        failed = _run("ingest", tasks, done=staged, function=ingest_sources, arguments=arguments)
+        if settings.dedup and not failed:
+            failed = _publish_without_copies(output, tasks, finished)
         output.sweep()
+    if settings.dedup and not failed:
+        _remove_staging(output)
     totals = gather(output)
     total = sum(max(source.size, 0) for source in sources)
     summary = {**totals, "bytes": total, "failed": failed}
     output.publish_text(json.dumps(summary, indent=2) + "\n", "summary.json")
     return summary
+
+
+def planned(sources: list[SourceFile], settings: IngestSettings) -> list[list[SourceFile]]:
+    """The sources of each task: of one shard; or, where they are shuffled, of several."""
+    if settings.shuffle is None:
+        return plan_tasks(sources, settings.shard_bytes)
+    sources = list(sources)
+    random.Random(settings.shuffle).shuffle(sources)
+    return plan_tasks(sources, SHUFFLED_SHARDS * settings.shard_bytes)
+
+
+def _run(
+    what: str,
+    tasks: dict[str, list[SourceFile]],
+    *,
+    done: set[str],
+    function: Callable,
+    arguments: Callable[..., dict[str, Any]],
+) -> dict[str, str]:
+    """Run the tasks that are not done; returns why some failed."""
+    todo = [
+        Shard(name, "", sum(max(source.size, 0) for source in part))
+        for name, part in tasks.items()
+        if name not in done
+    ]
+    if not todo:
+        return {}
+    _, failed = run_shards(
+        what,
+        todo,
+        at_once=max(1, int(ray.cluster_resources().get("CPU", 1))),
+        num_cpus=1,
+        function=function,
+        arguments=arguments,
+    )
+    return failed
+
+
+def _publish_without_copies(
+    output: Folder, tasks: dict[str, list[SourceFile]], finished: set[str]
+) -> dict[str, str]:
+    names = list(tasks)
+    copies, numbers = find_copies(output, names), {name: i for i, name in enumerate(names)}
+
+    def arguments(*, shard: Shard, **_: Any) -> dict[str, Any]:
+        name = shard.name
+        return {"output": output.url, "number": numbers[name], "copies": copies[name]}
+
+    function = publish_without_copies
+    return _run("dedup", tasks, done=finished, function=function, arguments=arguments)
+
+
+def _remove_staging(output: Folder) -> None:
+    """Remove what is left of staging/: its reports, which are needed until all is published."""
+    for name in output.names(f"{STAGING}/reports", ".parquet"):
+        output.remove(f"{STAGING}/reports/{name}.parquet")
 
 
 def segmenter_of(settings: IngestSettings) -> Callable[[], Segmenter] | None:

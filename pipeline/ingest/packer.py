@@ -10,7 +10,7 @@ from pipeline.ingest.readers.recordings import OpenRecording
 from pipeline.ingest.report import SAMPLE, SOURCE, IngestReport
 from pipeline.ingest.settings import MIX, IngestSettings
 from pipeline.ingest.shard_writer import Member, ShardWriter
-from pipeline.ingest.sources import AUDIO, Entry, SourceFile, as_json
+from pipeline.ingest.sources import AUDIO, DUPLICATE_KEY, Entry, SourceFile, as_json
 from pipeline.shards.metadata import Metadata
 from tokenizer.audio.reasons import AudioError
 
@@ -68,10 +68,8 @@ class Packer:
         Readers of these shards take json that lies apart from its audio.
         """
         for key, metadata in self.late.items():
-            if key in self.shards.keys and metadata.error is None:
-                text = json.dumps(metadata.value).encode()
-                self.shards.add_late(f"{key}.json", text)
-            else:
+            text = json.dumps(metadata.value).encode()
+            if metadata.error is not None or not self.shards.add_late(key, text):
                 self.report.left_beside["json"] += 1
         self.late.clear()
 
@@ -90,25 +88,27 @@ class Packer:
             and settings.channels == MIX
             and settings.sample_rate is None
             and not settings.filters.need_sound
+            and not settings.dedup
         )
 
     def _copy_all(self, recording: OpenRecording, entries: list[Entry]) -> None:
-        shard = None
+        samples, reason = 0, None
         for entry in entries:
-            shard = self.shards.name
-            self._copy(recording, entry, entry.key)
+            reason = self._copy(recording, entry, entry.key)
+            samples += reason is None
             if entry.place:
-                self._row(recording, entry, shard=shard)
-        self.samples += len(entries)
-        self._source(recording, shard=shard, samples=len(entries))
+                self._row(recording, entry, reason=reason)
+        self.samples += samples
+        of_file = reason if len(entries) == 1 and not entries[0].place else None
+        self._source(recording, reason=of_file, samples=samples)
 
     def _cut(self, recording: OpenRecording, entries: tuple[Entry, ...]) -> None:
         samples, pieces, reason, end = 0, 0, None, 0.0
         try:
             for piece in self._pieces(recording, entries):
                 pieces += 1
-                samples += piece.problem is None
                 end = max(end, self._add_piece(recording, piece))
+                samples += piece.problem is None
         except AudioError as error:
             reason = error.reason
         self.seconds += end
@@ -135,8 +135,6 @@ class Packer:
         key = None
         if len(recording.entries) == 1 and not recording.entries[0].place:
             key = recording.entries[0].key
-        else:
-            more.pop("shard", None)
         self.report.add(SOURCE, source=recording.path, key=key, **more)
 
     def _add_piece(self, recording: OpenRecording, piece: Piece) -> float:
@@ -148,31 +146,39 @@ class Packer:
             "end_s": end,
             "duration_s": end - start,
             "reason": piece.problem,
+            "sound": piece.sound,
             **piece.values,
         }
         if piece.problem is None:
-            row["shard"] = self.shards.name
             if piece.flac is None:
-                self._copy(recording, piece.entry, piece.key)
+                piece.problem = self._copy(recording, piece.entry, piece.key)
             else:
                 metadata = _of_piece(recording, piece, start=start, end=end)
                 members: list[Member] = [
                     ("flac", piece.flac.file, piece.flac.size),
                     ("json", metadata, len(metadata)),
                 ]
-                self.shards.add(piece.key, members)
+                piece.problem = self._add(piece.key, members)
+            row["reason"] = piece.problem
         self._row(recording, piece.entry, **row)
         return end
 
-    def _copy(self, recording: OpenRecording, entry: Entry, key: str) -> None:
-        """Append the recording as it is, with what lies beside it."""
+    def _add(self, key: str, members: list[Member]) -> str | None:
+        """Append a sample; returns why it cannot be, or None."""
+        if key in self.shards.names:
+            return DUPLICATE_KEY
+        self.shards.add(key, members)
+        return None
+
+    def _copy(self, recording: OpenRecording, entry: Entry, key: str) -> str | None:
+        """Append the recording as it is, with what lies beside it; returns as `_add`."""
         assert recording.audio is not None
         recording.audio.seek(0)
         beside = dict(recording.beside)
         beside.setdefault("json", entry.metadata.encode())
         members: list[Member] = [(recording.ending, recording.audio, recording.size)]
         members += [(ending, content, len(content)) for ending, content in beside.items()]
-        self.shards.add(key, members)
+        return self._add(key, members)
 
     def _row(self, recording: OpenRecording, entry: Entry, **more: Any) -> None:
         row = {"source": recording.path, "place": entry.place or None, "key": entry.key, **more}

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("samples", pa.int64()),
         *((name, pa.float64()) for name in MEASURES),
+        ("sound", pa.string()),
     ]
 )
 # Reports are merged this many rows at a time.
@@ -56,8 +57,12 @@ class IngestReport:
         for name, column in self._columns.items():
             column.append(row.get(name))
 
-    def write(self, path: Path) -> None:
-        """Write the report to a local file."""
+    def write(self, path: Path, shards: dict[str, str]) -> None:
+        """Write the report to a local file. shards: {key: name of the shard that holds it}."""
+        self._columns["shard"] = [
+            None if reason else shards.get(key)
+            for key, reason in zip(self._columns["key"], self._columns["reason"], strict=True)
+        ]
         metadata = {b"left_beside": json.dumps(self.left_beside).encode()}
         table = pa.table(self._columns, schema=SCHEMA).replace_schema_metadata(metadata)
         pq.write_table(table, path)

@@ -16,7 +16,9 @@ class IngestSettings:
     shard_bytes: a shard ends with the sample that fills it. segment: None keeps recordings whole;
     "vad" cuts at pauses, "fixed" evenly. min_seconds, max_seconds: of a segment. channels: MIX
     averages them, FIRST takes the first, SPLIT makes a sample of each. sample_rate: of cut audio;
-    None keeps the source's. filters: which samples are left out.
+    None keeps the source's. filters: which samples are left out. dedup:
+    leave out samples whose sound is that of an earlier one. shuffle: a seed, by which sources and
+    their samples are put in another order; None keeps the order.
     """
 
     shard_bytes: int
@@ -26,6 +28,8 @@ class IngestSettings:
     channels: str = MIX
     sample_rate: int | None = None
     filters: Filters = field(default_factory=Filters)
+    dedup: bool = False
+    shuffle: int | None = None
 
     def __post_init__(self) -> None:
         if self.min_seconds > self.max_seconds / 2:

@@ -1,11 +1,13 @@
 """The task of ingest: a group of sources → audio shards and a report, the report last."""
 
+import random
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 from ray.actor import ActorHandle
 
 from pipeline.ingest.cutting.cut import Segmenter
+from pipeline.ingest.dedup import STAGING
 from pipeline.ingest.packer import Packer
 from pipeline.ingest.readers.parquet import read_parquet
 from pipeline.ingest.readers.recordings import OpenRecording, read_audio_file
@@ -38,18 +40,30 @@ def ingest_sources(
     folder = Folder(output)
     report = IngestReport()
     with scratch_folder() as scratch:
-        shards = ShardWriter(folder, scratch, name=shard.name, shard_bytes=settings.shard_bytes)
+        shards = ShardWriter(
+            folder,
+            scratch,
+            name=shard.name,
+            shard_bytes=settings.shard_bytes,
+            form=f"{STAGING}/{{}}.part" if settings.dedup else "{}.tar",
+            shuffle=_shuffle(settings, shard.name),
+        )
         packer = Packer(shards, report, settings=settings, new_segmenter=new_segmenter)
         done = 0
         for source in sources:
             _pack(source, packer)
             done += max(source.size, 0)
             board.write.remote(shard.name, done, packer.seconds)
-        shards.publish()
+        shards.finish()
         path = scratch / "report.parquet"
-        report.write(path)
-        folder.publish(path, f"reports/{shard.name}.parquet")
+        report.write(path, shards.names)
+        reports = f"{STAGING}/reports" if settings.dedup else "reports"
+        folder.publish(path, f"{reports}/{shard.name}.parquet")
     return packer.seconds
+
+
+def _shuffle(settings: IngestSettings, name: str) -> random.Random | None:
+    return None if settings.shuffle is None else random.Random(f"{settings.shuffle} {name}")
 
 
 def _pack(source: SourceFile, packer: Packer) -> None:

@@ -31,13 +31,16 @@ def resample(
         if stream is None:
             shape = (0, *block.shape[1:])
             channels = block.shape[1] if block.ndim == 2 else 1
-            stream = _resampler(sample_rate, new_rate, channels=channels)
+            stream = resampler(sample_rate, new_rate, channels=channels)
         yield stream.resample_chunk(as_float(block))
     if stream is not None:
         yield stream.resample_chunk(np.empty(shape, np.float32), last=True)
 
 
-def _resampler(rate: int, new_rate: int, *, channels: int) -> soxr.ResampleStream:
+def resampler(
+    rate: int, new_rate: int = SAMPLE_RATE, *, channels: int = 1
+) -> soxr.ResampleStream:
+    """A stream that resamples float32 blocks. Raises AudioError for rates it cannot take."""
     try:
         return soxr.ResampleStream(rate, new_rate, channels, "float32", "HQ")
     except (ValueError, RuntimeError) as error:

@@ -176,6 +176,7 @@ class _Cutting:
             end=end,
             channel=channel,
             filters=self.settings.filters,
+            hashed=self.settings.dedup,
         )
         settings = self.settings
         whole = entry.whole and piece.start == 0 and piece.end is None

@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline.ingest.cutting.flac import FlacWriter
 from pipeline.ingest.cutting.measures import Measures
+from pipeline.ingest.cutting.sound_hash import SoundHash
 from pipeline.ingest.filters import Filters
 from pipeline.ingest.sources import Entry
 from tokenizer.audio.mixing import Mixer
@@ -17,8 +18,8 @@ class Piece:
 
     key, entry: of the sample. rate: of the recording. start, end: in samples of the recording; an
     end of None is its last. channel: from 0, or None for the mean of all. flac: the samples, where
-    they are written. samples: so far. values: what filters measured, once it is finished. problem:
-    why it is rejected, or None.
+    they are written. samples: so far. values, sound: what filters measured and a hash of the sound,
+    once it is finished. problem: why it is rejected, or None.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Piece:
         end: int | None,
         channel: int | None,
         filters: Filters,
+        hashed: bool = False,
     ) -> None:
         self.key, self.entry, self.rate = key, entry, rate
         self.start, self.end, self.channel = start, end, channel
@@ -40,6 +42,8 @@ class Piece:
         self.values: dict[str, float] = {}
         self._mixer, self._filters = Mixer(), filters
         self._measures = Measures(rate, filters.measured)
+        self._hash = SoundHash(rate) if hashed else None
+        self.sound: str | None = None
 
     def add(self, block: np.ndarray) -> None:
         """The next samples, (n, channels) float32."""
@@ -49,6 +53,8 @@ class Piece:
         try:
             mono = self._mono(block)
             self._measures.add(mono)
+            if self._hash is not None:
+                self._hash.add(mono)
             if self.flac is not None:
                 self.flac.write(mono)
         except AudioError as error:
@@ -61,6 +67,7 @@ class Piece:
         except AudioError as error:
             self.reject(error.reason)
         if self.problem is None:
+            self.sound = self._hash.value() if self._hash is not None else None
             self.values = self._measures.values()
             self.problem = self._filters.of_sound(self.samples / self.rate, self.values)
         if self.flac is not None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from pipeline.ingest.inputs import find_sources
-from pipeline.ingest.job import open_output, plan_tasks, segmenter_of
+from pipeline.ingest.job import open_output, planned, segmenter_of
 from pipeline.ingest.report import gather
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.shard_task import ingest_sources
@@ -37,7 +37,7 @@ def ingest_here(values, output: Path, *, format=None, audio_root=None, path_colu
     )
     folder = Folder(str(output))
     open_output(folder, sources, settings)
-    for number, part in enumerate(plan_tasks(sources, settings.shard_bytes)):
+    for number, part in enumerate(planned(sources, settings)):
         ingest_sources(
             Shard(f"shard-{number:06d}", "", 0),
             Board(),
