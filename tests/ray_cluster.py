@@ -91,39 +91,33 @@ class Cluster:
             }
         )
 
-    def start(self) -> None:
-        """Start it, and wait until it takes jobs."""
+    def start(self, **more: object) -> None:
+        """Start it, and wait until it takes jobs. more: flags of `ray start`."""
         flags = {
+            "node-ip-address": "127.0.0.1",
             "port": self.port,
             "include-dashboard": str(bool(self.dashboard)).lower(),
             "dashboard-host": "127.0.0.1",
             "dashboard-port": self.dashboard,
-            "ray-client-server-port": free_port(),
-            "temp-dir": self.folder,
-            "num-cpus": 2,
-        }
-        self._start_node(["--head"], flags, self.env)
-
-    def join(self, variables: dict) -> None:
-        """Start a second node. variables: changes to its workers' environment."""
-        flags = {"address": f"127.0.0.1:{self.port}", "num-cpus": 1}
-        self._start_node([], flags, {**self.env, **variables})
-
-    def _start_node(self, kind: list[str], flags: dict, env: dict) -> None:
-        flags = {
-            **flags,
-            "node-ip-address": "127.0.0.1",
             "dashboard-agent-listen-port": free_port(),
             "dashboard-agent-grpc-port": free_port(),
+            "ray-client-server-port": free_port(),
             "metrics-export-port": free_port(),
+            "temp-dir": self.folder,
+            "num-cpus": 2,
+            **more,
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+        self.ray_start("--head", *parts)
+
+    def ray_start(self, *flags: str, env: dict | None = None) -> None:
+        """`ray start`. env: variables to add, which the node's processes have too."""
         log = Path(self.folder, "start.log")
         # Not a pipe: the cluster's processes would hold it open.
         with log.open("w") as output:
             done = subprocess.run(
-                [*RAY, "start", *kind, *parts],
-                env=env,
+                [*RAY, "start", *flags],
+                env={**self.env, **(env or {})},
                 cwd=self.folder,
                 timeout=120,
                 stdout=output,

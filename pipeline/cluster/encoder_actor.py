@@ -1,7 +1,7 @@
 """The encoder actor: a process that holds the tokenizer and encodes batches.
 
 PyTorch is imported where the actor starts, not here: Ray imports this file in every process that is
-given a handle of the actor, and a shard task would hold 400 MB that it never uses.
+given a handle of the actor, and a shard task would hold what it never uses.
 """
 
 import numpy as np

@@ -72,7 +72,7 @@ def read_utterances(
             return error.reason
 
     samples, most = read_samples(stream, late), os.cpu_count() or 1
-    for sample, result in mapped_in_order(read, samples, threads, most):
+    for sample, result in mapped_in_order(read, samples, threads, most=most):
         try:
             if isinstance(result, Utterance):
                 yield sample, result, None

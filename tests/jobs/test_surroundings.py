@@ -120,9 +120,12 @@ def test_other_code_is_noticed(tmp_path, monkeypatch):
 def test_a_node_with_another_version_of_a_package_is_named(tmp_path):
     (tmp_path / "soxr.py").write_text("# another\n")
     cluster = Cluster({"PYTHONPATH": ROOT}, dashboard=False)
+    ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    second = [f"--{name}={free_port()}" for name in ports]
+    second += [f"--address=127.0.0.1:{cluster.port}", "--node-ip-address=127.0.0.1"]
     try:
         cluster.start()
-        cluster.join({"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+        cluster.ray_start(*second, "--num-cpus=1", env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
         env = {**cluster.env, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
         source = ("--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tmp_path / "out")
         done = run_job("tokenize", *source, env=env)
