@@ -85,23 +85,61 @@ def add_ingest(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    limits = {
-        "--min-duration": "leave out samples under this many seconds",
-        "--max-duration": "leave out samples over this many seconds",
-        "--max-clipped": "leave out samples of which a larger share is at full scale",
-        "--max-silence": "leave out samples of which a larger share is under -60 dB",
-        "--min-bandwidth": "leave out samples without sound up to this many Hz",
-        "--min-snr": "leave out samples under this signal-to-noise ratio in dB",
-        "--min-dnsmos": "leave out samples under this DNSMOS, from 1 to 5; needs 'wavmill[scores]'",
-    }
-    for flag, text in limits.items():
-        take = rate if flag in ("--max-clipped", "--max-silence") else positive_number
-        parser.add_argument(flag, type=take, help=text, metavar="LIMIT")
     parser.add_argument(
-        "--languages", nargs="+", default=(), help="leave out what the metadata does not call so"
+        "--min-duration",
+        type=positive_number,
+        metavar="SECONDS",
+        help="leave out shorter samples",
     )
     parser.add_argument(
-        "--speakers", nargs="+", default=(), help="leave out what the metadata does not call so"
+        "--max-duration",
+        type=positive_number,
+        metavar="SECONDS",
+        help="leave out longer samples",
+    )
+    parser.add_argument(
+        "--max-clipped",
+        type=rate,
+        metavar="SHARE",
+        help="leave out samples of which more is at full scale",
+    )
+    parser.add_argument(
+        "--max-silence",
+        type=rate,
+        metavar="SHARE",
+        help="leave out samples of which more is under -60 dB",
+    )
+    parser.add_argument(
+        "--min-bandwidth",
+        type=positive_number,
+        metavar="HZ",
+        help="leave out samples without sound up to this frequency",
+    )
+    parser.add_argument(
+        "--min-snr",
+        type=positive_number,
+        metavar="DB",
+        help="leave out samples with a lower signal-to-noise ratio",
+    )
+    parser.add_argument(
+        "--min-dnsmos",
+        type=positive_number,
+        metavar="MOS",
+        help="leave out samples with a lower DNSMOS, 1 to 5; needs 'wavmill[scores]'",
+    )
+    parser.add_argument(
+        "--languages",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="leave out samples whose metadata name another language",
+    )
+    parser.add_argument(
+        "--speakers",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="leave out samples whose metadata name another speaker",
     )
 
 
