@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lm.config import LMConfig, LMError
 from lm.model import SpeechLM
+from tokenizer.storage.json_file import read_object
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles
 from tokenizer.tokenizer import PRECISIONS
 
@@ -47,11 +48,8 @@ def read_lm(
         remedy = f"give one of {', '.join(PRECISIONS)}"
         raise LMError("unknown precision", remedy, value=precision, argument="precision")
     folder = Path(folder)
-    try:
-        content = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise LMError("it has no readable config.json") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_object(folder / "config.json", LMError)
+    if content.get("format") != FORMAT:
         raise LMError(f'its config.json does not say "format": "{FORMAT}"')
     if not isinstance(content.get("model"), dict):
         raise LMError("its config.json does not say what shape the model has")

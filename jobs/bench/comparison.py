@@ -14,13 +14,15 @@ class Table:
     """Rows that do the same. audio: seconds of speech in a turn.
 
     theirs: by way and precision; one table can have several ways, such as one utterance after the
-    other. ours: by precision.
+    other. ours: by precision. ceilings: by precision, what limits us and the seconds of a turn that
+    takes nothing else.
     """
 
     title: str
     audio: float
     theirs: dict[tuple[str, str], Row] = field(default_factory=dict)
     ours: dict[str, Row] = field(default_factory=dict)
+    ceilings: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def add_theirs(self, way: str, precision: str, run: Callable[[], object]) -> None:
         """A row of theirs."""
@@ -31,6 +33,10 @@ class Table:
         """A row of ours."""
         self.ours[precision] = Row(name=f"ours, {precision}", run=run, memory=False)
 
+    def add_ceiling(self, precision: str, limit: str, seconds: float) -> None:
+        """How long a turn of ours takes at least."""
+        self.ceilings[precision] = limit, seconds
+
     def measure(self, turns: int) -> None:
         """Run all rows, and print them."""
         take_turns([*self.theirs.values(), *self.ours.values()], turns)
@@ -39,19 +45,29 @@ class Table:
             self._show(row, "")
         for precision, row in self.ours.items():
             compared = THEIR_PRECISIONS[precision]
-            ratios = [self._ratio(row, way, compared) for way in dict.fromkeys(self._ways())]
+            ratios = [self._ratio(row.median, way, compared) for way in dict.fromkeys(self._ways())]
             if precision == "bf16":
-                converted = [self._ratio(row, way, ["bf16"]) for way in dict.fromkeys(self._ways())]
+                converted = [
+                    self._ratio(row.median, way, ["bf16"]) for way in dict.fromkeys(self._ways())
+                ]
                 ratios.append(f"(bf16 weights: {', '.join(converted)})")
             self._show(row, "  ".join(ratios))
+            if precision in self.ceilings:
+                self._show_ceiling(precision)
 
     def _ways(self) -> list[str]:
         return [way for way, _ in self.theirs]
 
-    def _ratio(self, row: Row, way: str, precisions: Iterable[str]) -> str:
-        """How much faster a row is than the fastest of theirs of one way and these precisions."""
+    def _ratio(self, seconds: float, way: str, precisions: Iterable[str]) -> str:
+        """How much less that is than the fastest of theirs of one way and these precisions."""
         best = min(self.theirs[way, precision].median for precision in precisions)
-        return f"{best / row.median:.2f} x {way}".strip()
+        return f"{best / seconds:.2f} x {way}".strip()
+
+    def _show_ceiling(self, precision: str) -> None:
+        limit, seconds = self.ceilings[precision]
+        compared = THEIR_PRECISIONS[precision]
+        ratios = [self._ratio(seconds, way, compared) for way in dict.fromkeys(self._ways())]
+        print(f"  {f'  {limit}':<34}{1e3 * seconds:9.1f}{'':26}  {'  '.join(ratios)}", flush=True)
 
     def _show(self, row: Row, note: str) -> None:
         fastest, slowest = min(row.seconds), max(row.seconds)

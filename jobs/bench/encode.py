@@ -15,25 +15,21 @@ import statistics
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from transformers import WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
+from jobs.bench.ceiling import gemm_rate
 from jobs.bench.models import SHAPES, distilled, random_encoder
 from jobs.bench.speech import make_utterances, write_shards
 from jobs.bench.timing import Row
 from jobs.cli import flags
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import EncoderConfig
-from tokenizer.encoder.linear import InferenceLinear
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
@@ -68,27 +64,6 @@ class Bench:
             seconds = len(wave) / SAMPLE_RATE
             total += seconds * encoder.flops_per_second(seconds)
         return total / self.audio_seconds
-
-
-def gemm_rate(precision: torch.dtype, device: str, turns: int = 9) -> float:
-    """FLOP per second of the fastest matrix product at hand, in the feed-forward's shape."""
-    rows, narrow, wide = 2048, LARGE["hidden_size"], LARGE["intermediate_size"]
-    rates = []
-    for inner, outer in ((narrow, wide), (wide, narrow)):
-        x = torch.randn(rows, inner, device=device, dtype=precision)
-        weight = torch.randn(outer, inner, device=device, dtype=precision)
-        for product in (InferenceLinear(weight), lambda x, w=weight: F.linear(x, w)):
-            row = Row(name="", run=partial(ten_products, product, x))
-            for _ in range(turns):
-                row.turn()
-            rates.append(10 * 2 * rows * inner * outer / row.median)
-    return max(rates)
-
-
-def ten_products(product: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """One product takes too short a time to measure."""
-    for _ in range(10):
-        product(x)
 
 
 def hugging_face(model: WavLMModel, bench: Bench, hidden: bool) -> None:

@@ -5,7 +5,9 @@ focalcodec_50hz, focalcodec_50hz_4k_causal and wavslm_4k. Their rows are in fp32
 bf16, and with their weights converted to bf16, which their code does nowhere. Our fp32 rows are
 compared with theirs in fp32, and our bf16 rows with the faster of theirs in fp32 and under
 autocast; in brackets, with the converted weights. Rows take turns, so that a noisy machine slows
-all of them alike; each row is the median of its turns.
+all of them alike; each row is the median of its turns. Below a row of ours is its ceiling: how
+long its matrix products alone would take at the fastest rate of this machine, or its weights to be
+read from memory once a step.
 """
 
 import sys
@@ -25,6 +27,7 @@ import torch
 
 from jobs.bench import authors
 from jobs.bench.authors import Authors, Checkpoint
+from jobs.bench.ceiling import gemm_rate, read_rate
 from jobs.bench.comparison import Table
 from jobs.bench.speech import make_utterances
 from jobs.cli import flags
@@ -33,6 +36,7 @@ from lm.model import SpeechLM
 from lm.wavslm import import_wavslm
 from tokenizer.audio.arrays import utterance_of
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.config import EncoderConfig
 from tokenizer.errors import UsageError
 from tokenizer.published.checkpoint import read_checkpoint
 from tokenizer.published.focalcodec import import_focalcodec
@@ -61,6 +65,18 @@ class Codec:
         """The imported tokenizer."""
         return Tokenizer(self.files, "cpu", precision)
 
+    def flops_per_second(self, samples: int) -> float:
+        """Of an utterance's encoder and compressor, whose matrix products alone count."""
+        assert isinstance(self.files.encoder, EncoderConfig)
+        products = self.parameters("compressor", dimensions=2)
+        encoder = self.files.encoder.flops_per_second(samples / SAMPLE_RATE)
+        return encoder + 2 * products * FRAMES_PER_SECOND / self.files.frames_per_token
+
+    def parameters(self, part: str, dimensions: int = 1) -> int:
+        """Of a part; dimensions: at least as many a tensor has."""
+        tensors = (w for name, w in self.files.weights.items() if name.startswith(f"{part}."))
+        return sum(tensor.numel() for tensor in tensors if tensor.dim() >= dimensions)
+
 
 def encode_table(codec: Codec, waves: list[np.ndarray]) -> Table:
     """Waveforms → tokens. Ours gets the utterances as one batch, and pads nothing."""
@@ -79,6 +95,9 @@ def encode_table(codec: Codec, waves: list[np.ndarray]) -> Table:
             utterance = utterance_of(wave, SAMPLE_RATE)
             windows += list(windowing.cut(utterance, windowing.plan_samples(utterance.samples)))
         table.add_ours(precision, partial(tokenizer.encode_windows, windows))
+        rate = gemm_rate(PRECISIONS[precision], "cpu", turns=3)
+        flops = sum(len(w) / SAMPLE_RATE * codec.flops_per_second(len(w)) for w in waves)
+        table.add_ceiling(precision, f"products, {rate / 1e9:.0f} GFLOP/s", flops / rate)
     return table
 
 
@@ -112,6 +131,8 @@ def stream_table(codec: Codec, waves: list[np.ndarray]) -> Table:
         # map is lazy: each next() pushes one chunk.
         tokens = map(stream.push, chunks)
         table.add_ours(precision, partial(repeat, partial(next, tokens)))
+        parameters = codec.parameters("encoder") + codec.parameters("compressor")
+        add_reading(table, precision, parameters)
     return table
 
 
@@ -158,7 +179,18 @@ def lm_table(
         chunks = Generator(cast).chunks(list(prompts.numpy()), list(range(rows)))
         next(chunks)
         table.add_ours(precision, partial(repeat, partial(next, chunks)))
+        read = [cast.encoder, cast.head]
+        if config.decompressor:
+            read.append(cast.inputs)
+        add_reading(table, precision, sum(p.numel() for part in read for p in part.parameters()))
     return table
+
+
+def add_reading(table: Table, precision: str, parameters: int) -> None:
+    """The ceiling of steps that each read all weights once."""
+    size, rate = parameters * PRECISIONS[precision].itemsize, read_rate()
+    limit = f"reading {size / 1e6:.0f} MB at {rate / 1e9:.0f} GB/s"
+    table.add_ceiling(precision, limit, CHUNKS * size / rate)
 
 
 def repeat(next_chunk: Callable[[], object]) -> None:

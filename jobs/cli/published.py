@@ -1,7 +1,6 @@
 """What jobs/import_weights.py and jobs/export_weights.py do: read, convert, publish."""
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tokenizer.published.names import is_numbered
 from tokenizer.published.source import FOCALCODEC, HUB_ID, KMEANS, WAVSLM, Published, find_published
 from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.folder import Folder
+from tokenizer.storage.json_file import read_object
 from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -145,10 +145,9 @@ def export_weights(args: argparse.Namespace) -> int:
 def _config(folder: Path) -> dict:
     """A folder's config.json; empty where it has none: its reader will say what is wrong."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        return read_object(folder / "config.json")
+    except UsageError:
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _export_lm(args: argparse.Namespace, folder: Path, output: Folder) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.codec.focal import State
+from tokenizer.codec.focal import State, pack_modulations
 from tokenizer.config import FocalConfig
 from tokenizer.encoder.linear import pack_linears
 
@@ -40,6 +40,9 @@ class Compression:
         ):
             state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
             for_inference(module, state, device=self.device, dtype=self.dtype)
+            # In fp32 every bit of a token's latent stays as it was before there was a packed form.
+            if self.device.type == "cpu" and dtype == torch.bfloat16:
+                pack_modulations(module)
 
     @torch.inference_mode()
     def latents(self, features: list[Tensor]) -> list[Tensor]:

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.config import FocalConfig
-from tokenizer.encoder.linear import product
+from tokenizer.encoder.linear import InferenceConv, product
 
 # The past inputs of a causal module's convolutions: one (B, D, kernel - 1) for each.
 State = list[Tensor]
-# Frames that a PackedDepthwise's weight is laid out for: a chunk. More or fewer only take longer.
+# Frames that a packed convolution's weight is laid out for: a chunk.
 USUAL_FRAMES = 4
 
 
@@ -127,7 +127,7 @@ class FocalBlock(nn.Module):
 
 
 class PackedModulation:
-    """A causal FocalModulation for generation on a CPU, where a few frames come at a time.
+    """A causal FocalModulation for inference on a CPU.
 
     Frames stay side by side, as linear layers give them: its states are (B, kernel - 1, D), and
     nothing is transposed. Agrees with FocalModulation up to rounding.
@@ -138,57 +138,35 @@ class PackedModulation:
         self.width = modulation.width
         self.in_proj, self.out_proj = modulation.in_proj, modulation.out_proj
         self.context_proj = modulation.context_proj
-        layers = (cast(nn.Conv1d, layer[0]) for layer in cast(Any, modulation.layers))
-        self.layers = [PackedDepthwise(layer) for layer in layers]
+        self.layers = [
+            InferenceConv(
+                layer[0].weight.detach(),
+                layer[0].bias.detach(),
+                groups=self.width,
+                frames=kernel - 1 + USUAL_FRAMES,
+            )
+            for layer, kernel in zip(cast(Any, modulation.layers), modulation.kernels)
+        ]
 
-    def __call__(self, x: Tensor, mask: None, state: State | None) -> tuple[Tensor, State]:
-        """(B, T, D) → same, and the state for the next chunk. mask: must be None."""
+    def __call__(self, x: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """(B, T, D) → same, and the state for the next chunk. mask: not needed."""
         width = self.width
         query, context, gates = self.in_proj(x).split([width, width, len(self.layers)], dim=-1)
         total, next_state = context.new_zeros(()), []
         for level, layer in enumerate(self.layers):
-            past = state[level] if state else context[:, :1].expand(-1, layer.frames, -1)
+            before = layer.taps - 1
+            past = state[level] if state else context[:, :1].expand(-1, before, -1)
             context = torch.cat([past, context], dim=1)
-            next_state.append(context[:, context.shape[1] - layer.frames :])
+            next_state.append(context[:, context.shape[1] - before :])
             context = layer(context)
             total = total + context * gates[..., level : level + 1]
         return self.out_proj(query * product(self.context_proj, total)), next_state
 
 
-class PackedDepthwise:
-    """A depthwise convolution without padding, and GELU, its weight laid out once for oneDNN.
-
-    conv1d lays weight and input out anew in every call. That takes most of the time of 512 taps
-    over a chunk of 4 frames. Where PyTorch was built without oneDNN, this is conv1d.
-    """
-
-    def __init__(self, conv: nn.Conv1d) -> None:
-        self.conv, self.frames = conv, conv.kernel_size[0] - 1
-        self.weight: Tensor | None = None
-        if torch.backends.mkldnn.is_available():
-            shape = [1, conv.groups, 1, self.frames + USUAL_FRAMES]
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                conv.weight.detach().unsqueeze(2), [0, 0], [1, 1], [1, 1], conv.groups, shape
-            )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(B, frames + T, D) → (B, T, D)."""
-        if self.weight is None:
-            return F.gelu(self.conv(x.mT)).mT
-        geometry = [0, 0], [1, 1], [1, 1], self.conv.groups
-        return (
-            torch.ops.mkldnn._convolution_pointwise(
-                x.mT.unsqueeze(2), self.weight, self.conv.bias, *geometry, "gelu", [], "none"
-            )
-            .squeeze(2)
-            .mT
-        )
-
-
 def pack_modulations(module: nn.Module) -> None:
-    """Replace every FocalModulation below the module by a PackedModulation."""
+    """Replace every causal FocalModulation below the module by a PackedModulation."""
     for block in list(module.modules()):
-        if isinstance(block, FocalBlock):
+        if isinstance(block, FocalBlock) and block.modulation.causal:
             packed = PackedModulation(block.modulation)
             del block.modulation
             block.modulation = cast(Any, packed)

@@ -126,20 +126,23 @@ class CausalWavLM(WavLM):
 class CausalPositionalConv(PositionalConv):
     """The positional convolution over past frames: (B, 127 + T, D) → (B, T, D).
 
-    On a CPU it is one product per group, with the frames' windows side by side: 7 times as fast as
-    PyTorch's convolution for one chunk (wavlm-large, 27 ms there), and no slower for a block.
+    On a CPU in fp32 it is one product per group, with the frames' windows side by side: 7 times as
+    fast as PyTorch's convolution for one chunk (wavlm-large, 27 ms there), and no slower for a
+    block.
     """
 
     def __init__(self, weights: dict[str, Tensor], config: EncoderConfig) -> None:
         super().__init__(weights, config)
         self.products: Tensor | None = None
-        if self.weight.is_cpu:
+        if self.weight.is_cpu and self.packed is None:
             weight = self.weight.squeeze(2).unflatten(0, (self.groups, -1))  # (G, O, C, taps)
             self.products = weight.permute(0, 3, 2, 1).flatten(1, 2).contiguous()
             self.weight = weight.new_empty(0)  # not used again: memory is one copy
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, 127 + T, D) → (B, T, D): each of the last T frames from itself and the 127 before."""
+        if self.packed is not None:
+            return self.packed(x)
         if self.products is None:
             return F.gelu(self._convolve(x, 0))
         groups, window, _ = self.products.shape

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLES_PER_FRAME, num_frames
 from tokenizer.config import EncoderConfig
-from tokenizer.encoder.linear import InferenceLinear
+from tokenizer.encoder.linear import InferenceConv, InferenceLinear
 from tokenizer.encoder.packing import groups_of
 from tokenizer.encoder.relative_position import block_bias
 from tokenizer.encoder.wavlm_layer import TransformerLayer
@@ -28,6 +28,8 @@ from tokenizer.encoder.wavlm_layer import TransformerLayer
 # On a CPU, about this many frames are convolved at a time; measured best with 1 to 2 MB of L2 cache
 # per core.
 CONV_TILE_FRAMES = 100
+# Frames that the positional convolution's weight is laid out for.
+POSITIONAL_FRAMES = 384
 
 
 class ConvLayer:
@@ -211,9 +213,17 @@ class PositionalConv:
         self.weight = weight.to(memory_format=torch.channels_last)
         self.bias = weights["bias"]
         self.kernel = weight.shape[-1]
+        self.packed: InferenceConv | None = None
+        if weight.is_cpu and weight.dtype == torch.bfloat16:
+            self.packed = InferenceConv(
+                weights["weight"], self.bias, groups=self.groups, frames=POSITIONAL_FRAMES
+            )
+            self.weight = weight.new_empty(0)  # not used again: memory is one copy
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D). An even kernel's last output is dropped, as in the reference."""
+        if self.packed is not None:
+            return self.packed(x, self.kernel // 2)[:, : x.shape[1]]
         return F.gelu(self._convolve(x, self.kernel // 2)[:, : x.shape[1]])
 
     def _convolve(self, x: Tensor, padding: int) -> Tensor:

@@ -144,14 +144,18 @@ def attention(
     out = q.new_empty(batch, frames, heads, dim).transpose(1, 2)
     step = max(1, SCORE_TILE_BYTES // (frames * keys * q.element_size()))
     for i in range(batch):
+        # What scores start from, added in the same pass over them as the bias.
+        start = q.new_zeros(1 if mask is None else mask.shape[1], keys)
+        if mask is not None:
+            start.masked_fill_(~mask[i], -math.inf)
         for h in range(0, heads, step):
             part = slice(h, h + step)
             if gate is None or bias is None:
-                scores = q.new_zeros(min(step, heads - h), frames, keys)
-            else:
+                scores = start.expand(min(step, heads - h), frames, keys).clone()
+            elif mask is None:
                 scores = gate[i, part] * bias[part, :frames, :keys]
-            if mask is not None:
-                scores = torch.where(mask[i], scores, -math.inf)
+            else:
+                scores = torch.addcmul(start, gate[i, part], bias[part, :frames, :keys])
             q_, k_, v_ = q[i, part], k[i, part], v[i, part]
             if q.dtype == torch.bfloat16:
                 scores.baddbmm_(q_.contiguous(), k_.contiguous().transpose(1, 2), alpha=dim**-0.5)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.json_file import read_object
 
 CONFIG_FILES = ("config.json", "model.json")
 # Names of a checkpoint's file of weights, without its extension; else the folder's only one.
@@ -61,12 +62,10 @@ def _read_config(folder: Path) -> dict:
     if file is None:
         raise _unreadable(folder, "it has no config.json")
     try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, f"its {file.name} is not readable: {one_line(error)}") from error
-    if not isinstance(config, dict):
-        raise _unreadable(folder, f"its {file.name} is not a JSON object")
-    return config
+        return read_object(file)
+    except UsageError as error:
+        error.value, error.remedy = folder, REMEDY
+        raise
 
 
 def _weights_file(folder: Path, extension: str) -> Path | None:

@@ -1,10 +1,8 @@
 """What a folder, file, URL or hub id holds: the weights of a codec, a language model or k-means."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from tokenizer.published.checkpoint import CONFIG_FILES, read_checkpoint
 from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.file_stream import copy_whole
 from tokenizer.storage.folder import filesystem
+from tokenizer.storage.json_file import read_object
 from tokenizer.storage.scratch import scratch_until_exit
 
 FOCALCODEC, WAVSLM, KMEANS = "FocalCodec", "WavSLM", "k-means"
@@ -86,7 +85,7 @@ def _checkpoint(folder: Path, given: str) -> Published:
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", *WEIGHTS):
             _check_content(file)
-    config = _read_json(next(folder / n for n in CONFIG_FILES if (folder / n).is_file()))
+    config = read_object(next(folder / n for n in CONFIG_FILES if (folder / n).is_file()))
     if config.keys() & CODEC_KEYS:
         return Published(FOCALCODEC, folder, given)
     if config.keys() & LM_KEYS and "model_type" not in config:
@@ -95,16 +94,6 @@ def _checkpoint(folder: Path, given: str) -> Published:
         raise UsageError("it is in this project's layout already")
     kind = config.get("model_type")
     raise UsageError(f"its config.json is {f'of a {kind!r}' if kind else 'of an unknown kind'}")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"its {file.name} is not readable: {one_line(error)}") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"its {file.name} is not a JSON object")
-    return config
 
 
 def _check_content(file: Path) -> None:

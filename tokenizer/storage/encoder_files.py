@@ -6,7 +6,6 @@ wav2vec 2.0 have the same names and no position bias: their folders are read too
 `weights_only` reader takes only tensors from that: no other object in it is ever constructed.
 """
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tokenizer.config import EncoderConfig, EncoderError
+from tokenizer.storage.json_file import read_object
 
 # Whether a layer has WavLM's gated position bias, by the kind of encoder.
 KINDS = {"wavlm": True, "hubert": False, "wav2vec2": False}
@@ -31,7 +31,7 @@ def read_encoder(folder: Path, layer: int) -> tuple[EncoderConfig, dict[str, Ten
     of another kind, has parts that are not known here, or has too few layers.
     """
     folder = Path(folder)
-    values = _read_json(folder / "config.json")
+    values = read_object(folder / "config.json", EncoderError)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in KINDS:
         raise EncoderError(f"its config.json is of a {kind!r}, not a 'wavlm', 'hubert', 'wav2vec2'")
@@ -42,7 +42,8 @@ def read_encoder(folder: Path, layer: int) -> tuple[EncoderConfig, dict[str, Ten
         # The only kind where transformers knows this setting.
         values.pop("feat_proj_layer_norm", None)
     if (folder / "preprocessor_config.json").is_file():
-        normalize = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
+        preprocessor = read_object(folder / "preprocessor_config.json", EncoderError)
+        normalize = preprocessor.get("do_normalize", True)
     else:
         # As in the published models: those with layer-norm convolutions want normalised input.
         normalize = values.get("feat_extract_norm") == "layer"
@@ -59,16 +60,6 @@ def read_encoder(folder: Path, layer: int) -> tuple[EncoderConfig, dict[str, Ten
     _merge_weight_norm(weights)
     check_weights(config, weights)
     return config, weights
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise EncoderError(f"it has no readable {path.name}") from error
-    if not isinstance(values, dict):
-        raise EncoderError(f"its {path.name} is not a JSON object")
-    return values
 
 
 def check_weights(config: EncoderConfig, weights: dict[str, Tensor]) -> None:

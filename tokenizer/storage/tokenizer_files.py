@@ -21,6 +21,7 @@ from tokenizer.codec.compression import check_weights as check_compression
 from tokenizer.config import EncoderConfig, FocalConfig, MFCCConfig, VocoderConfig
 from tokenizer.errors import UsageError
 from tokenizer.storage.encoder_files import check_weights
+from tokenizer.storage.json_file import read_object
 from tokenizer.storage.vocoder_file import WEIGHTS_FILE, read_vocoder, save_vocoder
 
 FORMAT = "wavmill-tokenizer-1"
@@ -122,11 +123,8 @@ class TokenizerFiles:
     def read(cls, folder: Path) -> "TokenizerFiles":
         """Read a local folder. Raises TokenizerError when it is not a tokenizer's."""
         folder = Path(folder)
-        try:
-            config = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise TokenizerError("it has no readable config.json") from error
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
+        config = read_object(folder / "config.json", TokenizerError)
+        if config.get("format") != FORMAT:
             raise TokenizerError(f'its config.json does not say "format": "{FORMAT}"')
         try:
             weights = load_file(folder / "model.safetensors")

@@ -51,7 +51,7 @@ def truncated(file):
 
 BROKEN = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-    "no json": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not read"),
+    "no json": (lambda folder: (folder / "config.json").write_text("{"), "no readable config.json"),
     "a list": (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
     "no weights": (lambda folder: (folder / "model.pt").unlink(), "neither model.safetensors nor"),
     "cut pt": (lambda folder: truncated(folder / "model.pt"), "model.pt is not readable"),
