@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
+from jobs.cli.errors import naming
 from jobs.cli.parser import positive, positive_number
 from pipeline.settings import EncoderSettings, TokenizeSettings
 
@@ -111,16 +111,20 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
 def settled_precision(args: argparse.Namespace, output: str | None = None) -> str:
     """--precision, and what auto stands for. output: an OUTPUT of jobs/tokenize.py, begun or not.
 
-    Raises UsageError for a cluster that does not answer.
+    Raises UsageError for a cluster that does not answer, and an OUTPUT that cannot be read.
     """
     if args.precision != "auto":
         return args.precision
     from pipeline.cluster.precision import fast_precision
     from tokenizer.storage.folder import Folder
+    from tokenizer.storage.token_folder import read_record
 
-    text = Folder(output).read_text("run.json") if output else None
-    record = json.loads(text) if text else {}
-    begun = record.get("settings", {}).get("precision")
+    record = None
+    if output:
+        with naming("--output", output):
+            record = read_record(Folder(output))
+    settings = (record or {}).get("settings")
+    begun = settings.get("precision") if isinstance(settings, dict) else None
     return begun or fast_precision(args.device)
 
 
