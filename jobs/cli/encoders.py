@@ -46,9 +46,10 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--batch-seconds",
-        type=positive_number,
+        type=seconds_or_auto,
         default=cut.batch_seconds,
-        help="maximum audio in a batch, padding included (default: %(default)g)",
+        help="maximum audio in a batch, padding included; auto: as much as suits the GPU, and any "
+        "number of windows (default: %(default)g)",
     )
     how.add_argument(
         "--max-duration",
@@ -56,6 +57,11 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="reject longer audio, as `too_long` (default: any length is encoded)",
     )
+
+
+def seconds_or_auto(text: str) -> float | None:
+    """A positive number; None for auto."""
+    return None if text == "auto" else positive_number(text)
 
 
 def add_device(
@@ -81,6 +87,13 @@ def add_encoder_actors(where: argparse._ActionsContainer) -> None:
         default=EncoderSettings().cpus_per_encoder,
         help="threads of an encoder on a CPU (default: %(default)s)",
     )
+    where.add_argument(
+        "--wait-seconds",
+        type=positive_number,
+        default=EncoderSettings().wait_seconds,
+        help="how long to wait for a node where no encoder is left and none can be started "
+        "(default: %(default)g)",
+    )
 
 
 def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
@@ -89,6 +102,7 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
         device=args.device,
         encoders=args.encoders,
         cpus_per_encoder=args.cpus_per_encoder,
+        wait_seconds=args.wait_seconds,
     )
 
 

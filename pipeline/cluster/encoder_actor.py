@@ -29,9 +29,9 @@ class EncoderActor:
             torch.set_num_threads(threads)
         self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
 
-    def ready(self) -> bool:
-        """Answers once the tokenizer has loaded."""
-        return True
+    def ready(self) -> str:
+        """Answers once the tokenizer has loaded. Returns the id of the node that it is on."""
+        return ray.get_runtime_context().get_node_id()
 
     def encode(self, windows: list[np.ndarray]) -> list[np.ndarray]:
         """Waveforms at 16 kHz → tokens of each."""

@@ -7,6 +7,7 @@ import ray
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
+from pipeline.cluster.task_room import FixedRoom
 from pipeline.shards.inputs import Shard, find_shards
 from pipeline.tokenize.detokenize_shard import detokenize_shard
 from tokenizer.errors import UsageError
@@ -75,9 +76,11 @@ def detokenize(shards: list[Shard], output: Folder, *, files: TokenizerFiles, de
         seconds, failed = run_shards(
             "detokenize",
             todo,
-            at_once=gpus if device == "cuda" else max(1, int(resources.get("CPU", 1))),
-            num_cpus=1,
-            num_gpus=1 if device == "cuda" else 0,
+            room=FixedRoom(
+                gpus if device == "cuda" else max(1, int(resources.get("CPU", 1))),
+                num_cpus=1,
+                num_gpus=1 if device == "cuda" else 0,
+            ),
             function=detokenize_shard,
             arguments=arguments,
         )

@@ -126,25 +126,25 @@ class _Source:
     def sample(self, max_frames: int, seed: int) -> _SampledFeatures:
         """About max_frames features, evenly from all shards."""
         pool = start_encoders(self.files, self.encoder_settings, self.encoding.precision)
+        found = None
+        if self.encoding.batch_seconds is None:
+            found = pool.find_batch_seconds(self.encoding.window_seconds)
         per_shard = -(-max_frames // len(self.shards))
 
-        def arguments(*, number: int, shards_left: int, **_: Any) -> dict[str, Any]:
+        def arguments(*, number: int, **_: Any) -> dict[str, Any]:
             return {
                 "max_frames": per_shard,
                 "seed": seed,
                 "windowing": self.windowing,
-                "limits": self.encoding.batch_limits(),
+                "limits": self.encoding.batch_limits(found),
                 "max_duration": self.encoding.max_duration,
-                "dispatcher": pool.dispatcher(
-                    "features", shard_number=number, shards_left=shards_left
-                ),
+                "dispatcher": pool.dispatcher("features", number),
             }
 
         results, failed = run_shards(
             "features",
             self.shards,
-            at_once=pool.shards_at_once,
-            num_cpus=pool.cpus_per_shard,
+            room=pool,
             function=sample_features,
             arguments=arguments,
         )
