@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
+from jobs.cli.companions import add_companions, print_companions, with_companions
 from jobs.cli.figures import (
     failed_problems,
     kinds,
@@ -39,6 +40,7 @@ def parse() -> flags.argparse.Namespace:
         help="what to do about shards whose input has changed since they were made: keep them and "
         "say so, make them again, or stop (default: %(default)s)",
     )
+    add_companions(parser)
     flags.add_encoders(parser)
     return parser.parse_args()
 
@@ -55,7 +57,7 @@ def main() -> int:
     with flags.naming("--output", args.output):
         check_outside(args.input, args.output)
     files = flags.read_tokenizer(args.tokenizer)
-    settings = flags.tokenize_settings(args)
+    settings = with_companions(flags.tokenize_settings(args), args)
     output = open_output(
         args.output, files, source=args.tokenizer, settings=settings, inputs_root=root
     )
@@ -67,6 +69,7 @@ def main() -> int:
         print(f"note: {changed_text(summary['changed'])}; --on-changed redo makes them again")
     print_samples(summary, "samples")
     print_codes(summary, "h of audio")
+    print_companions(summary)
     run = summary["this_run"]
     if run:
         print(

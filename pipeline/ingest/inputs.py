@@ -40,14 +40,14 @@ def find_sources(
     """The sources that the inputs name, in order, and what is left out of folders.
 
     format: one of FORMATS, or None to tell it from the inputs, which are then all of one kind.
-    audio_root: folder of a manifest's paths; None is the manifest's own. path_column: of a table.
+    audio_root: folder of a manifest's or table's paths; None is its own. path_column: of a table.
     Raises UsageError for an input that cannot be read.
     """
     kind = format or _kind(values)
     if kind == AUDIO:
         return find_loose(values)
     if kind in (PARQUET, TAR):
-        return _tables_or_tars(values, kind), LeftOut()
+        return _tables_or_tars(values, kind, audio_root), LeftOut()
     listings = Listings()
     rows = _rows(values, kind, path_column=path_column)
     placed: dict[str, Places] = {}
@@ -144,7 +144,7 @@ def _is_lhotse(url: str) -> bool:
     return isinstance(value, dict) and is_lhotse(value)
 
 
-def _tables_or_tars(values: list[str], kind: str) -> list[SourceFile]:
+def _tables_or_tars(values: list[str], kind: str, audio_root: str | None) -> list[SourceFile]:
     """Each file a source; the keys of its samples begin with its name."""
     _, files = find_files(values, ENDINGS[kind])
     sources = []
@@ -158,6 +158,7 @@ def _tables_or_tars(values: list[str], kind: str) -> list[SourceFile]:
                 size=file.size,
                 version=file.version,
                 prefix=key_of(stem) if len(files) > 1 else "",
+                audio_root=audio_root,
             )
         )
     return sources

@@ -12,6 +12,7 @@ import ray
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.run_shards import run_shards
+from pipeline.cluster.task_room import FixedRoom
 from pipeline.ingest.cutting.cut import Segmenter
 from pipeline.ingest.cutting.fixed import FixedSegmenter
 from pipeline.ingest.cutting.vad import VadSegmenter
@@ -137,8 +138,7 @@ def _run(
     _, failed = run_shards(
         what,
         todo,
-        at_once=max(1, int(ray.cluster_resources().get("CPU", 1))),
-        num_cpus=1,
+        room=FixedRoom(max(1, int(ray.cluster_resources().get("CPU", 1))), num_cpus=1),
         function=function,
         arguments=arguments,
     )

@@ -59,13 +59,18 @@ SCHEMA = pa.schema(
     ]
 )
 
+# What is counted of what lies beside the audio: members of each ending that were left out; spans of
+# each field, and those that could not be placed.
+COMPANIONS = ("left_beside", "spans", "span_errors")
+
 
 @dataclass
 class ShardReport:
     """One shard's rows, and the counts of its codes.
 
     Rows are written in the order of their places; without places, as they were added. version: of
-    the input, as `version_of`. silent: how many of the tokenized are digital silence.
+    the input, as `version_of`. silent: how many of the tokenized are digital silence. companions:
+    counts by COMPANIONS, of what the samples take with them.
     """
 
     shard: str
@@ -75,6 +80,7 @@ class ShardReport:
     incomplete: bool = False
     silent: int = 0
     version: tuple[int, str] = (-1, "")
+    companions: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.code_counts = np.zeros(self.codebook_size, np.int64)
@@ -103,6 +109,8 @@ class ShardReport:
             b"input": json.dumps(self.version).encode(),
             b"code_counts": zlib.compress(self.code_counts.tobytes()),
         }
+        if self.companions:
+            metadata[b"companions"] = json.dumps(self.companions).encode()
         rows = [row for _, row in sorted(zip(self.places, self.rows), key=lambda pair: pair[0])]
         table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
         pq.write_table(table, path)
@@ -190,6 +198,7 @@ class _Totals:
         self.silent = 0
         self.seconds, self.tokens = 0.0, 0
         self.code_counts = np.zeros(0, np.int64)
+        self.companions: dict[str, Counter[str]] = {name: Counter() for name in COMPANIONS}
 
     def add(self, name: str, table: pa.Table) -> None:
         self.shards += 1
@@ -197,6 +206,9 @@ class _Totals:
         if _is_other(metadata, self.versions.get(name)):
             self.changed.append(name)
         self.silent += json.loads(metadata.get(b"silent", b"0"))
+        companions = json.loads(metadata.get(b"companions", b"{}"))
+        for name, total in self.companions.items():
+            total.update(companions.get(name, {}))
         if json.loads(metadata[b"incomplete"]):
             self.incomplete.append(name)
         counts = np.frombuffer(zlib.decompress(metadata[b"code_counts"]), np.int64)
@@ -224,4 +236,5 @@ class _Totals:
                 "active_codes": len(used),
                 "perplexity": float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0,
             },
+            **{name: dict(sorted(counts.items())) for name, counts in self.companions.items()},
         }

@@ -161,7 +161,7 @@ def test_parquet(audio, tmp_path):
     assert all(sample["flac"] == data for sample in samples.values())
     assert json_of(samples["a_b"]) == {"text": "x", "n": 1}
     reasons = reasons_of(tmp_path / "out")
-    assert reasons == {"00000003": "bad_line", "out": "missing_file"}
+    assert reasons == {"00000003": "bad_line", "out": "outside_root"}
     (source,) = [row for row in rows_of(tmp_path / "out") if row["kind"] == "source"]
     assert source["source"] == "train.parquet" and source["samples"] == 3
 
