@@ -115,9 +115,9 @@ class TokenizeSettings:
 class KmeansSettings:
     """How a k-means codebook is trained.
 
-    metric: "l2" or "cosine". max_frames: of the sample, evenly from all shards. center: subtract
-    each window's mean, see `centred`. whiten: how many principal components are clustered, see
-    `train_whitened`; 0 clusters the features themselves.
+    metric: "l2" or "cosine". max_frames: of the sample, evenly from the shards drawn. center:
+    subtract each window's mean, see `centred`. whiten: how many principal components are clustered,
+    see `train_whitened`; 0 clusters the features themselves.
     """
 
     codebook_size: int
@@ -127,6 +127,19 @@ class KmeansSettings:
     seed: int
     center: bool = False
     whiten: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllFramesSettings:
+    """How a k-means codebook goes on from that of a sample, over all frames.
+
+    passes: over all shards. cache_gb: most gigabytes of features on each node's local disk, in
+    cache_folder; None takes the system's folder for temporary files.
+    """
+
+    passes: int
+    cache_gb: float = 0.0
+    cache_folder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

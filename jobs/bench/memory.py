@@ -24,7 +24,7 @@ import soundfile
 import torch
 from transformers import WavLMConfig, WavLMModel
 
-from jobs.bench.speech import SPEECH
+from jobs.bench.support.speech import SPEECH
 from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances

@@ -39,8 +39,8 @@ def ways(spins: list[int]) -> dict[str, Way]:
 
 def encode_on_demand(pipe: Connection, args: flags.argparse.Namespace, part: slice) -> None:
     """Encode these utterances whenever the pipe asks, and answer when they are done."""
-    from jobs.bench.models import random_tokenizer
-    from jobs.bench.speech import make_utterances
+    from jobs.bench.support.models import random_tokenizer
+    from jobs.bench.support.speech import make_utterances
 
     tokenizer = random_tokenizer(args.shape, args.precision)
     waves = make_utterances(args.utterances)[part]

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from jobs.bench.models import SHAPES, random_tokenizer
+from jobs.bench.support.models import SHAPES, random_tokenizer
 from jobs.cli import flags
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tokenizer.tokenizer import Tokenizer

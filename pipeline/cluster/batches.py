@@ -1,9 +1,7 @@
 """Windows → batches of similar length, in an order that the windows' own order decides."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
-
-import numpy as np
 
 from pipeline.settings import BatchLimits
 
@@ -14,8 +12,8 @@ BATCHES_SORTED_TOGETHER = 8
 
 
 def form_batches(
-    windows: Iterable[tuple[Tag, np.ndarray]], limits: BatchLimits
-) -> Iterator[list[tuple[Tag, np.ndarray]]]:
+    windows: Iterable[tuple[Tag, Sized]], limits: BatchLimits
+) -> Iterator[list[tuple[Tag, Sized]]]:
     """(tag, waveform) pairs → batches of similar length, which depend on the pairs' order alone."""
     pool, samples = [], 0
     for window in windows:
@@ -29,9 +27,9 @@ def form_batches(
 
 
 def _sorted_batches(
-    pool: list[tuple[Tag, np.ndarray]], limits: BatchLimits
-) -> Iterator[list[tuple[Tag, np.ndarray]]]:
-    batch: list[tuple[Tag, np.ndarray]] = []
+    pool: list[tuple[Tag, Sized]], limits: BatchLimits
+) -> Iterator[list[tuple[Tag, Sized]]]:
+    batch: list[tuple[Tag, Sized]] = []
     for window in sorted(pool, key=lambda window: len(window[1])):
         # Sorted, so this window is the longest yet and decides the padding.
         if len(batch) >= limits.size or (len(batch) + 1) * len(window[1]) > limits.samples:

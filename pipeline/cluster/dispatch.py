@@ -8,7 +8,7 @@ does not fit an encoder's memory is split. Imports no PyTorch: a shard task is a
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -53,7 +53,7 @@ class DoesNotFit(RuntimeError):
 class _Batch(Generic[Tag]):
     """Windows to encode together. deaths: of encoders that had it. late: deadlines it missed."""
 
-    windows: list[tuple[Tag, np.ndarray]]
+    windows: list[tuple[Tag, Sized]]
     deaths: int = 0
     late: int = 0
 
@@ -116,7 +116,7 @@ class Dispatcher:
     ask_at: float = 0.0
 
     def encode_all(
-        self, windows: Iterable[tuple[Tag, np.ndarray]], limits: BatchLimits
+        self, windows: Iterable[tuple[Tag, Sized]], limits: BatchLimits
     ) -> Iterator[tuple[Tag, np.ndarray]]:
         """(tag, waveform) pairs → (tag, result) pairs, in the order in which batches come back.
 

@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 from pipeline.cluster.batch_size import batch_seconds_of
 from pipeline.cluster.code import fingerprint
 from pipeline.cluster.dispatch import Dispatcher
-from pipeline.cluster.encoder_actor import EncoderActor
+from pipeline.cluster.encoder_actor import CALLS_AT_ONCE, EncoderActor
 from pipeline.cluster.encoder_list import EncoderList
 from pipeline.cluster.nodes import Reserve, alive_nodes, on_this_node
 from pipeline.cluster.openmp import waiting_variables
@@ -241,7 +241,8 @@ def start_encoders(
         raise UsageError(
             "the Ray cluster has no GPU", "add one, or use the CPU", value="cuda", argument="device"
         )
-    say_precision(precision, device)
+    if issubclass(actor, EncoderActor):
+        say_precision(precision, device)
     reserved = settings.gpus_per_encoder
     reserve = Reserve(cpus=1, gpus=(device == "cuda") if reserved is None else reserved)
     options: dict[str, Any] = {}
@@ -269,7 +270,7 @@ def start_encoders(
 
     def start(kept: ray.ObjectRef = weights) -> ActorHandle:
         del kept  # for as long as encoders may be started
-        return remote.remote(
+        return remote.options(max_concurrency=CALLS_AT_ONCE).remote(
             reference, code=fingerprint(), device=device, precision=precision, threads=threads
         )
 

@@ -80,6 +80,8 @@ def run_shards(
                 here = task.options(**room.options(number))
                 running[here.remote(shard, board, **more)] = number, shard
             done, _ = ray.wait(list(running), timeout=0.5)
+            if done:  # and all others that have ended: one at a time, a list of all is sent for it
+                done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for ref in done:
                 number, shard = running.pop(ref)
                 room.ended(number)

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.cluster.code import PROJECT
 from pipeline.cluster.connect import connect
 from pipeline.cluster.encoders import EncoderPool, start_encoders
+from pipeline.cluster.progress import TaskTime
 from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import BatchLimits, EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
@@ -196,20 +197,23 @@ def tokenize(
         }
 
     started = time.monotonic()
-    audio_seconds, failed = run_shards(
+    done, failed = run_shards(
         "tokenize",
         todo,
         room=pool,
         function=tokenize_shard,
         arguments=arguments,
     )
-    seconds, audio = time.monotonic() - started, sum(audio_seconds.values())
+    seconds, audio = time.monotonic() - started, sum(shard.seconds for shard in done.values())
+    spent = sum((shard.time for shard in done.values()), TaskTime())
     this_run = {
         "shards": len(todo) - len(failed),
         "shards_already_done": len(shards) - len(todo),
         "audio_hours": audio / 3600,
         "seconds": seconds,
         "times_real_time": audio / seconds,
+        "limited_by": spent.limit(),
+        "task_time": spent.shares(),
         "device": pool.device,
         "encoders": pool.served,
     }

@@ -217,6 +217,15 @@ class Windowing:
         return RawWindow(wave, utterance.mean, utterance.scale)
 
 
+def kept_samples(window: Window, tokens: int, samples_per_token: int) -> slice:
+    """Of a window's decoded waveform: those that no other window gives.
+
+    window: as of `plan`, counted in tokens. tokens: of the utterance.
+    """
+    end = None if window.keep_to == tokens else window.kept.stop * samples_per_token
+    return slice(window.kept.start * samples_per_token, end)
+
+
 def left_padded(wave: np.ndarray, copies: int) -> np.ndarray:
     """(n,) samples, at least one → (copies + n,): copies of the first sample, then the samples."""
     return np.pad(wave, (copies, 0), mode="edge") if copies else wave

@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -188,3 +189,19 @@ def test_versions_of_both_kinds_are_told_apart(store, tmp_path):
         again()
         after = find_shards([url])[1][0]
         assert after.size == before.size and after.version != before.version
+
+
+def test_blocks_of_a_store_are_fetched_at_the_same_time(store, monkeypatch):
+    s3, proxy = store
+    proxy.set(Faults())
+    monkeypatch.setattr(file_stream, "BLOCK_BYTES", 1 << 18)
+    url = put(s3, "blocks.tar")
+    together, fetch = threading.Barrier(file_stream.BLOCKS_AHEAD), S3FileSystem.cat_file
+
+    def fetch_together(*values, **more):
+        together.wait(timeout=20)  # ends only if so many are on their way
+        return fetch(*values, **more)
+
+    monkeypatch.setattr(S3FileSystem, "cat_file", fetch_together)
+    assert len(CONTENT) >> 18 == 4 * file_stream.BLOCKS_AHEAD
+    assert read(url) == CONTENT
