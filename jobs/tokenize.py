@@ -11,11 +11,12 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from jobs.cli.companions import add_companions, print_companions, with_companions
+from jobs.cli.encoders import add_companions, with_companions
 from jobs.cli.figures import (
     failed_problems,
     kinds,
     print_codes,
+    print_companions,
     print_problems,
     print_samples,
     reject_problems,

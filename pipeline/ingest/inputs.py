@@ -8,7 +8,7 @@ from pipeline.ingest.loose import find_loose
 from pipeline.ingest.manifests.json_lines import read_json_lines
 from pipeline.ingest.manifests.kaldi import WAVS, read_kaldi
 from pipeline.ingest.manifests.lhotse import is_lhotse, read_lhotse
-from pipeline.ingest.manifests.places import Listings, Places
+from pipeline.ingest.manifests.places import AudioPlaces, Listings
 from pipeline.ingest.manifests.rows import ManifestRow, sources_of
 from pipeline.ingest.manifests.tables import read_table
 from pipeline.ingest.manifests.text import numbered_lines
@@ -50,12 +50,12 @@ def find_sources(
         return _tables_or_tars(values, kind, audio_root), LeftOut()
     listings = Listings()
     rows = _rows(values, kind, path_column=path_column)
-    placed: dict[str, Places] = {}
+    placed: dict[str, AudioPlaces] = {}
 
-    def with_places() -> Iterator[tuple[ManifestRow, Places]]:
+    def with_places() -> Iterator[tuple[ManifestRow, AudioPlaces]]:
         for manifest, row in rows:
             if manifest not in placed:
-                placed[manifest] = Places(manifest, listings, audio_root)
+                placed[manifest] = AudioPlaces(manifest, listings, audio_root)
             yield row, placed[manifest]
 
     sources = sources_of(with_places(), listings)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ingest.manifests.places import Listings, Places
+from pipeline.ingest.manifests.places import AudioPlaces, Listings
 from pipeline.ingest.readers.recordings import MISSING_FILE, OpenRecording
 from pipeline.ingest.sources import BAD_LINE, DUPLICATE_KEY, Entry, SourceFile, as_json, key_of
 from tokenizer.audio.containers.find import SOUND_ENDINGS
@@ -64,7 +64,7 @@ def read_parquet(source: SourceFile) -> Iterator[OpenRecording]:
     columns are its metadata. Raises OSError where the store fails.
     """
     fs, path = filesystem(source.url)
-    places = Places(source.url, Listings(), source.audio_root)
+    places = AudioPlaces(source.url, Listings(), source.audio_root)
     seen: set[str] = set()
     with fs.open(path, "rb") as file:
         table = pq.ParquetFile(file, pre_buffer=False)
@@ -86,7 +86,7 @@ def _recording(
     value: Any,
     more: dict[str, Any],
     seen: set[str],
-    places: Places,
+    places: AudioPlaces,
 ) -> OpenRecording:
     place = f"{source.path}:{number}"
     name, data = "", value
@@ -113,7 +113,7 @@ def _recording(
     return recording
 
 
-def _named_file(places: Places, name: str) -> tuple[bytes | None, str | None]:
+def _named_file(places: AudioPlaces, name: str) -> tuple[bytes | None, str | None]:
     """(content, None) of a file that a row names, or (None, why it cannot be read)."""
     if not name:
         return None, MISSING_FILE
