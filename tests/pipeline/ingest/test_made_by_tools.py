@@ -163,10 +163,10 @@ def test_sound_is_that_of_the_tool_and_tokens_those_of_loose_files(made, tmp_pat
         np.testing.assert_array_equal(tokens[kind, key], wanted, err_msg=f"{kind} {key}")
 
 
-def tokens_of(shards, output, env=None):
+def tokens_of(shards, output):
     """{(kind, key): tokens} of all shards below a folder."""
     place = ("--input", shards, "--output", output, "--tokenizer", "wavlm-tiny-km256")
-    done = run_job("tokenize", *place, *ONE_THREAD, env=env)
+    done = run_job("tokenize", *place, *ONE_THREAD)
     assert done.returncode == 0, done.stderr
     return {
         (path.parent.name, key): tokens
@@ -192,7 +192,7 @@ def test_a_store_gives_the_same_shards(made, s3, tmp_path, monkeypatch):
         assert s3.read(key) == local[key].read_bytes(), key
     flags = ("--output", f"s3://{s3.bucket}/tokens", "--tokenizer", "wavlm-tiny-km256")
     shards = f"s3://{s3.bucket}/out"
-    done = run_job("tokenize", "--input", shards, *flags, *ONE_THREAD, env=s3.env)
+    done = run_job("tokenize", "--input", shards, *flags, *ONE_THREAD)
     assert done.returncode == 0, done.stderr
     summary = json.loads(s3.read("tokens/summary.json"))
     wanted = list(chain.from_iterable(made[2][kind] for kind in inputs if kind != "parquet"))
