@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.cluster.openmp import waiting_variables
+from pipeline.openmp import waiting_variables
 from tokenizer.errors import ClusterFailed, TrainingFailed, UsageError, one_line
 from tokenizer.storage.retries import StoreFailed
 

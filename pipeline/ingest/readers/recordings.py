@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 from pipeline.ingest.sources import Entry, SourceFile
 from pipeline.shards.inputs import Shard
 from pipeline.shards.metadata import LARGEST_JSON
-from pipeline.shards.reading import open_shard
+from pipeline.shards.reading import InputChanged, open_shard
 from pipeline.shards.samples import LARGEST_AUDIO, MOST_BESIDE, SPOOL_BYTES, TOO_LARGE
 from tokenizer.storage.file_stream import read_whole
 from tokenizer.storage.folder import filesystem
@@ -69,6 +69,8 @@ def _local_copy(source: SourceFile) -> Iterator[tuple[BinaryIO, int]]:
     """(a file's content, its size), in memory or on the local disk: read once, whole."""
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as copy:
         with open_shard(Shard(source.path, source.url, source.size)) as stream:
+            if -1 < source.size != stream.size:
+                raise InputChanged(f"{stream.url} changed after it was listed")
             while block := stream.read(1 << 20):
                 copy.write(block)
             stream.check()
