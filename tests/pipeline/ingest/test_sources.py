@@ -181,6 +181,11 @@ def test_tars_and_what_lies_beside(audio, tmp_path):
     ingest_here([tmp_path / "once"], tmp_path / "split", channels="split")
     split = samples_of(tmp_path / "split")
     assert list(split) == ["a-ch0", "a-ch1"] and json_of(split["a-ch1"])["channel"] == 1
+    assert split["a-ch1"]["txt"] == b"hello" and "TextGrid" in split["a-ch0"]
+    # A transcript of all of it is none of its parts.
+    cut = ingest_here([loose], tmp_path / "cut", segment="fixed", min_seconds=0.5, max_seconds=2)
+    assert all(set(sample) == {"flac", "json"} for sample in samples_of(tmp_path / "cut").values())
+    assert cut["left_beside"] == {"txt": 1, "TextGrid": 1}
     np.testing.assert_array_equal(sound_of(split["a-ch1"]), two[:, 1])
 
 
