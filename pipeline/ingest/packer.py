@@ -143,7 +143,7 @@ class Packer:
         self.report.add(SOURCE, source=recording.path, key=key, **more)
 
     def _add_piece(self, recording: OpenRecording, piece: Piece, beside: dict[str, bytes]) -> float:
-        """Add a piece's row, and its sample with what lies beside it; returns its end in seconds."""
+        """Add a piece's row and its sample, with what lies beside it; returns its end (s)."""
         start, end = piece.start / piece.rate, (piece.start + piece.samples) / piece.rate
         row = {
             "key": piece.key,

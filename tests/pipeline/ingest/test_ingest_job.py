@@ -104,7 +104,7 @@ def killed(command, store, moment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("where", "kills"), [("local", 3), ("s3", 2)])
+@pytest.mark.parametrize(("where", "kills"), [("local", 2), ("s3", 2)])
 def test_killed_and_started_again_it_gives_the_same_bytes(
     folder, manifest, s3, tmp_path, where, kills
 ):
