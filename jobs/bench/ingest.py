@@ -35,8 +35,9 @@ from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import SAMPLE_RATE as RATE
 from tokenizer.storage.tars import TarWriter
 
-PROCESSES = {"ingest task": "ray::ingest_sources", "dedup task": "ray::publish_without_copies"}
-DEDUP = {"hash task": "ray::_hashes", "compare task": "ray::_copies"}
+# A worker runs tasks of several kinds, one after the other.
+TASKS = ("ingest_sources", "publish_without_copies", "_hashes", "_copies", "_joined")
+PROCESSES = {"a worker": tuple(f"ray::{name}" for name in TASKS)}
 # Speech is what lies between the first and the last frame of 20 ms that is less than this many dB
 # under the utterance's loudest.
 SPEECH_DB = 35
@@ -146,7 +147,7 @@ def run(scratch: Path, *arguments: str) -> tuple[dict[str, float], float, dict]:
     command = [sys.executable, "jobs/ingest.py", "--output", output, *arguments]
     env = {**os.environ, "TMPDIR": str(scratch), "RAY_TMPDIR": str(scratch)}
     started = time.monotonic()
-    found = peaks(command, env, PROCESSES | DEDUP)
+    found = peaks(command, env, PROCESSES)
     seconds = time.monotonic() - started
     return found, seconds, json.loads(Path(output, "summary.json").read_text()) | {"at": output}
 
@@ -263,7 +264,7 @@ def main() -> int:
             )
             measure_vad(scratch, speech, args.hours)
         if set(args.only) - {"vad"}:
-            kinds = ["driver", *PROCESSES, *DEDUP]
+            kinds = ["driver", *PROCESSES]
             print(f"\n| input | samples | seconds | {' | '.join(kinds)} |")
             print("| --- " * (3 + len(kinds)) + "|", flush=True)
         if "memory" in args.only:

@@ -3,13 +3,16 @@
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 LOOK_SECONDS = 0.05
 
 
-def peaks(command: list[str], env: dict[str, str], processes: dict[str, str]) -> dict[str, float]:
+def peaks(
+    command: list[str], env: dict[str, str], processes: Mapping[str, str | tuple[str, ...]]
+) -> dict[str, float]:
     """Run a job. Returns the peak memory in MB of the driver and of each kind of process.
 
     processes: {kind: how the titles of its processes begin}. Ends this process with the job's own
