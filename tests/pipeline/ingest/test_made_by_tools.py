@@ -2,9 +2,6 @@
 its shards give the tokens of the same sound as loose files.
 """
 
-import json
-from itertools import chain
-
 import numpy as np
 import pytest
 import soundfile
@@ -85,19 +82,23 @@ def made(tmp_path_factory):
         key: mono[round(float(start) * RATE) : round(float(end) * RATE)]
         for key, _, start, end in kaldi
     }
-    loaded["parquet"] = write_parquet(folder, names)
+    write_parquet(folder, names)
+    loaded["bytes"] = loaded["paths"] = {
+        name.partition(".")[0]: mixed(folder / name) for name in names
+    }
     inputs = {
         "cuts": ["cuts.jsonl.gz"],
         "supervisions": ["recordings.jsonl.gz", "supervisions.jsonl.gz"],
         "kaldi": [""],
-        "parquet": ["table-00000.parquet", "table-00001.parquet"],
+        "bytes": ["bytes.parquet"],
+        "paths": ["paths.parquet"],
     }
     return folder, inputs, loaded
 
 
 def write_parquet(folder, names):
     """Two tables: one as `datasets` pushes it to a hub, with the files' bytes, and one as its
-    to_parquet leaves it, with their paths.
+    to_parquet leaves it, with their absolute paths.
     """
     datasets = pytest.importorskip("datasets")
     from datasets.table import embed_table_storage
@@ -106,13 +107,8 @@ def write_parquet(folder, names):
     columns = {"audio": [str(folder / name) for name in names], "text": list(names)}
     table = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio())
     embedded = table.with_format("arrow").map(embed_table_storage, batched=True)
-    embedded.with_format(None).to_parquet(folder / "table-00000.parquet")
-    table.to_parquet(folder / "table-00001.parquet")
-    return {
-        f"table-{number:05d}/{name.partition('.')[0]}": mixed(folder / name)
-        for number in range(2)
-        for name in names
-    }
+    embedded.with_format(None).to_parquet(folder / "bytes.parquet")
+    table.to_parquet(folder / "paths.parquet")
 
 
 def mixed(path):
@@ -120,83 +116,76 @@ def mixed(path):
     return sound[:, 0] if sound.shape[1] == 1 else (sound[:, 0] + sound[:, 1]) * np.float32(0.5)
 
 
-def ingest_all(made, base, output):
+def ingest_all(inputs, base, output):
     """Ingest every kind from a URL or folder to another."""
-    for kind, names in made[1].items():
+    for kind, names in inputs.items():
         values = [f"{base}/{name}".rstrip("/") for name in names]
         ingest_here(values, f"{output}/{kind}", format="kaldi" if kind == "kaldi" else None)
 
 
-def loose_files(made, folder):
-    """What the tools have loaded, as KIND/KEY.flac in shards of their own."""
-    for kind, sounds in made[2].items():
+def tokenize(shards, output):
+    place = ("--input", shards, "--output", output, "--tokenizer", "wavlm-tiny-km256")
+    done = run_job("tokenize", *place, *ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def local(made, tmp_path_factory):
+    """A folder with shards/KIND of everything, shards/loose of what the tools load, in files with
+    the keys KIND/KEY, and tokens/ of them all.
+    """
+    folder, inputs, loaded = made
+    here = tmp_path_factory.mktemp("local")
+    ingest_all(inputs, folder, here / "shards")
+    for kind, sounds in loaded.items():
         for key, wave in sounds.items():
-            path = folder / "files" / kind / f"{key}.flac"
+            path = here / "files" / kind / f"{key}.flac"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, wave, RATE, subtype="PCM_24")
-    ingest_here([folder / "files"], folder / "shards/loose")
+    ingest_here([here / "files"], here / "shards/loose")
+    tokenize(here / "shards", here / "tokens")
+    return here
 
 
 @pytest.mark.slow
-def test_sound_is_that_of_the_tool_and_tokens_those_of_loose_files(made, tmp_path):
-    ingest_all(made, made[0], tmp_path / "shards")
+def test_sound_is_that_of_the_tool_and_tokens_those_of_loose_files(made, local):
     for kind, sounds in made[2].items():
-        samples = samples_of(tmp_path / "shards" / kind)
+        samples = samples_of(local / "shards" / kind)
         assert set(samples) == set(sounds), kind
         for key, wave in sounds.items():
             sound = sound_of(samples[key])
             sound = sound if sound.ndim == 1 else (sound[:, 0] + sound[:, 1]) * np.float32(0.5)
             np.testing.assert_array_equal(sound, wave, err_msg=f"{kind} {key}")
     refused = ("padded", "appended", "resampled", "faster")
-    rows = [row for row in rows_of(tmp_path / "shards/cuts") if row["kind"] == "sample"]
+    rows = [row for row in rows_of(local / "shards/cuts") if row["kind"] == "sample"]
     reasons = {row["key"]: row["reason"] for row in rows if row["reason"]}
     assert reasons == dict.fromkeys(refused, "unsupported_cut")
     for kind in ("supervisions", "kaldi"):
-        about = json_of(samples_of(tmp_path / "shards" / kind)["s4"])
+        about = json_of(samples_of(local / "shards" / kind)["s4"])
         assert about["text"] == "text of s4" and about["speaker"] == "a"
-    loose_files(made, tmp_path)
-    tokens = tokens_of(tmp_path / "shards", tmp_path / "tokens")
-    expected = {key: value for key, value in tokens.items() if key[0] == "loose"}
-    assert len(expected) == len(tokens) / 2
-    for (_, key), wanted in expected.items():
-        kind, _, key = key.partition("/")
-        np.testing.assert_array_equal(tokens[kind, key], wanted, err_msg=f"{kind} {key}")
-
-
-def tokens_of(shards, output):
-    """{(kind, key): tokens} of all shards below a folder."""
-    place = ("--input", shards, "--output", output, "--tokenizer", "wavlm-tiny-km256")
-    done = run_job("tokenize", *place, *ONE_THREAD)
-    assert done.returncode == 0, done.stderr
-    return {
+    tokens = {
         (path.parent.name, key): tokens
-        for path in output.glob("shards/*/*.tar")
+        for path in local.glob("tokens/shards/*/*.tar")
         for key, (tokens, _) in read_tokens(path).items()
     }
+    loose = {
+        tuple(key.split("/", 1)): value for (kind, key), value in tokens.items() if kind == "loose"
+    }
+    assert len(loose) == len(tokens) / 2
+    for place, wanted in loose.items():
+        np.testing.assert_array_equal(tokens[place], wanted, err_msg=str(place))
 
 
 @pytest.mark.slow
-def test_a_store_gives_the_same_shards(made, s3, tmp_path, monkeypatch):
+def test_a_store_gives_the_same_shards_and_tokens(made, local, s3, monkeypatch):
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     url = s3.upload(made[0], "made")
-    # Absolute paths in a table are those of a local disk: elsewhere they lie below its folder.
-    inputs = {kind: names for kind, names in made[1].items() if kind != "parquet"}
-    inputs["parquet"] = made[1]["parquet"][:1]
-    for base, output in ((url, f"s3://{s3.bucket}/out"), (made[0], tmp_path / "out")):
-        ingest_all((made[0], inputs, made[2]), base, output)
-    listed = [key for key in s3.listing("out/") if key.endswith(".tar")]
-    local = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*.tar")}
-    assert sorted(listed) == sorted(local) and len(local) == len(inputs)
+    # Absolute paths in a table are those of a local disk.
+    inputs = {kind: names for kind, names in made[1].items() if kind != "paths"}
+    ingest_all(inputs, url, f"s3://{s3.bucket}/local/shards")
+    tokenize(f"s3://{s3.bucket}/local/shards", f"s3://{s3.bucket}/local/tokens")
+    listed = [key for key in s3.listing("local/") if key.endswith(".tar")]
+    assert len(listed) == 2 * len(inputs)
     for key in listed:
-        assert s3.read(key) == local[key].read_bytes(), key
-    flags = ("--output", f"s3://{s3.bucket}/tokens", "--tokenizer", "wavlm-tiny-km256")
-    shards = f"s3://{s3.bucket}/out"
-    done = run_job("tokenize", "--input", shards, *flags, *ONE_THREAD)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(s3.read("tokens/summary.json"))
-    wanted = list(chain.from_iterable(made[2][kind] for kind in inputs if kind != "parquet"))
-    assert summary["ok"] == len(wanted) + 3 and not summary["rejected"]
-    tokens_of(tmp_path / "out", tmp_path / "tokens")
-    for key in s3.listing("tokens/shards/"):
-        assert s3.read(key) == (tmp_path / key).read_bytes(), key
+        assert s3.read(key) == (local.parent / key.replace("local", local.name, 1)).read_bytes()
