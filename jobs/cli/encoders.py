@@ -1,9 +1,12 @@
-"""Flags of the jobs that encode audio with Ray: where encoders run, and how audio is cut."""
+"""Flags of the jobs that encode audio with Ray: where encoders run, how audio is cut, and what goes
+with the tokens.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.cli.errors import naming
@@ -138,6 +141,38 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
         precision=args.precision,
         max_duration=args.max_duration,
     )
+
+
+def add_companions(parser: argparse.ArgumentParser) -> None:
+    """--keep and --spans."""
+    parser.add_argument(
+        "--keep",
+        type=endings,
+        metavar="ENDINGS",
+        help="what beside the audio goes with the tokens, such as txt,TextGrid, up to 1 MB a "
+        "sample; none: nothing (default: everything but pickles)",
+    )
+    parser.add_argument(
+        "--spans",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="a list of {start, end, ...} in seconds in the metadata whose spans get their tokens, "
+        "or TextGrid or ctm, beside the audio; may be given several times",
+    )
+
+
+def endings(text: str) -> tuple[str, ...]:
+    """Endings between commas, with or without their dots; () for none."""
+    names = tuple(name.strip().lstrip(".") for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError("an ending is empty")
+    return () if names == ("none",) else tuple(sorted(set(names)))
+
+
+def with_companions(settings: TokenizeSettings, args: argparse.Namespace) -> TokenizeSettings:
+    """The settings, with those that these flags give."""
+    return replace(settings, keep=args.keep, spans=tuple(sorted(set(args.spans))))
 
 
 def warn_of_bf16(files: TokenizerFiles, precision: str) -> None:
