@@ -115,11 +115,11 @@ def gather(output: Folder, write_manifest: bool, inputs: Sequence[Shard] = ()) -
     written. Holds a few hundred reports in memory at a time. Raises UsageError for a
     damaged report.
     """
-    totals = _Totals(_versions(inputs))
+    totals = ReportTotals(_versions(inputs))
     with scratch_folder() as scratch:
         manifest = scratch / "manifest.parquet"
         with pq.ParquetWriter(manifest, SCHEMA) as writer:
-            for name, table in _read_reports(output):
+            for name, table in read_reports(output):
                 with damage_of_report(output, name):
                     totals.add(name, table)
                 if write_manifest:
@@ -162,8 +162,11 @@ def _is_other(metadata: dict[bytes, bytes], version: tuple[int, str] | None) -> 
     return bool(mark) and version is not None and (size, mark) != version
 
 
-def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
-    """(shard name, report) of every report, sorted by name; a slow store is asked in parallel."""
+def read_reports(output: Folder, at_once: int = 256) -> Iterator[tuple[str, pa.Table]]:
+    """(shard name, report) of every report, sorted by name; a slow store is asked in parallel.
+
+    at_once: reports that are in memory at a time. Raises UsageError for a damaged report.
+    """
     names = finished_shards(output)
 
     def read(name: str) -> pa.Table:
@@ -174,12 +177,17 @@ def _read_reports(output: Folder) -> Iterator[tuple[str, pa.Table]]:
         return table
 
     with ThreadPoolExecutor(16) as pool:
-        for first in range(0, len(names), 256):
-            part = names[first : first + 256]
+        for first in range(0, len(names), at_once):
+            part = names[first : first + at_once]
             yield from zip(part, pool.map(read, part), strict=True)
 
 
-class _Totals:
+class ReportTotals:
+    """The totals of an OUTPUT's reports, which are added one by one.
+
+    code_counts: (K,) how often each code was used; () before the first report.
+    """
+
     def __init__(self, versions: dict[str, tuple[int, str]]) -> None:
         self.versions = versions
         self.changed: list[str] = []
@@ -192,6 +200,7 @@ class _Totals:
         self.code_counts = np.zeros(0, np.int64)
 
     def add(self, name: str, table: pa.Table) -> None:
+        """Count a shard's report, as `read_reports` gives it."""
         self.shards += 1
         metadata = table.schema.metadata or {}
         if _is_other(metadata, self.versions.get(name)):
@@ -207,6 +216,7 @@ class _Totals:
         self.tokens += pc.sum(table["num_tokens"]).as_py() or 0
 
     def summary(self) -> dict:
+        """The totals as summary.json has them."""
         used = self.code_counts[self.code_counts > 0] / max(self.code_counts.sum(), 1)
         return {
             "shards": self.shards,
