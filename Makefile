@@ -27,6 +27,7 @@ faults: install
 bench: install
 	$(BIN)/python jobs/bench/encode.py
 	$(BIN)/python jobs/bench/lm.py
+	$(BIN)/python jobs/bench/feed.py
 
 lint: install
 	$(BIN)/ruff check .

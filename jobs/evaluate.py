@@ -41,6 +41,7 @@ def evaluate_tokenizer(args: flags.argparse.Namespace) -> int:
 
     root, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
+    args.precision = flags.settled_precision(args, args.output)
     flags.warn_of_bf16(files, args.precision)
     settings = flags.tokenize_settings(args)
     phones, items = evaluation.read_annotation(args, shards)

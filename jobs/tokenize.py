@@ -55,6 +55,7 @@ def main() -> int:
     with flags.naming("--output", args.output):
         check_outside(args.input, args.output)
     files = flags.read_tokenizer(args.tokenizer)
+    args.precision = flags.settled_precision(args, args.output)
     settings = flags.tokenize_settings(args)
     output = open_output(
         args.output, files, source=args.tokenizer, settings=settings, inputs_root=root

@@ -128,23 +128,52 @@ class TokenInputs(nn.Module):
         """(B, T, input_width): each utterance of the rows, decompressed by itself.
 
         Utterances are gathered into padded batches of similar length, and the features scattered
-        back. Padding after an utterance does not change a causal decompressor's output.
+        back. Padding after an utterance does not change a causal decompressor's output. On a GPU
+        the host waits once, to see where utterances lie.
         """
-        row = torch.arange(len(tokens), device=tokens.device)[:, None]
-        owner = (row * (tokens.shape[1] + 1) + utterance.long()).flatten()
-        place = (tokens.flatten() >= 0).nonzero()[:, 0]
-        out = self.mean.new_zeros(tokens.numel(), len(self.mean))
-        _, counts = torch.unique_consecutive(owner[place], return_counts=True)
-        pieces = sorted(place.split(counts.tolist()), key=len)
-        while pieces:
-            # The longest and all over half as long, so that little of the batch is padding.
-            batch = [piece for piece in pieces if 2 * len(piece) > len(pieces[-1])]
-            pieces = pieces[: len(pieces) - len(batch)]
-            padded = nn.utils.rnn.pad_sequence([tokens.flatten()[piece] for piece in batch], True)
-            features, _ = self.decompress(padded)
-            for piece, rows in zip(batch, features):
-                out[piece] = rows[: len(piece)]
-        return out.view(*tokens.shape, -1)
+        size, device = tokens.numel(), tokens.device
+        batches = padded_batches(*rows_on_host(tokens, utterance))
+        # What comes after an utterance's end is read from a place of its own, and written to it.
+        known = F.pad(tokens.flatten(), (0, 1))
+        out = self.mean.new_zeros(size + 1, len(self.mean))
+        if batches:
+            sizes = [batch.size for batch in batches]
+            places = np.concatenate([batch.ravel() for batch in batches])
+            moved = torch.from_numpy(places).to(device, non_blocking=True)
+            for batch, place in zip(batches, moved.split(sizes)):
+                features, _ = self.decompress(known[place].view(batch.shape))
+                out.index_copy_(0, place, features.flatten(0, 1))
+        return out[:size].view(*tokens.shape, -1)
+
+
+def rows_on_host(tokens: Tensor, utterance: Tensor) -> np.ndarray:
+    """(2, B, T) int64: both, in one copy."""
+    return torch.stack([tokens, utterance.to(tokens.dtype)]).cpu().numpy()
+
+
+def padded_batches(tokens: np.ndarray, utterance: np.ndarray) -> list[np.ndarray]:
+    """The utterances of rows (B, T), in batches of similar length.
+
+    Each batch is (n, longest) int64, the places of its utterances' tokens in the flattened rows;
+    B T after an utterance's end. In a batch every utterance is over half as long as the longest.
+    """
+    owner = (np.arange(len(tokens))[:, None] * (tokens.shape[1] + 1) + utterance).ravel()
+    place = np.flatnonzero(tokens.ravel() >= 0)
+    if not len(place):
+        return []
+    starts = np.flatnonzero(np.diff(owner[place], prepend=owner[place[0]] - 1))
+    counts = np.diff(starts, append=len(place))
+    order = np.argsort(counts, kind="stable")
+    starts, counts, batches = starts[order], counts[order], []
+    while len(counts):
+        longest = counts[-1]
+        first = np.searchsorted(2 * counts, longest, side="right")
+        frame = np.arange(longest)
+        reach = np.minimum(starts[first:, None] + frame, len(place) - 1)
+        inside = frame < counts[first:, None]
+        batches.append(np.where(inside, place[reach], tokens.size))
+        starts, counts = starts[:first], counts[:first]
+    return batches
 
 
 @torch.no_grad()

@@ -43,13 +43,13 @@ class Sampling:
             raise LMError(f"a top_p of {self.top_p} is not above zero and at most one")
 
     def draw(self, logits: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """(B, chunk, K) fp32 → (B, chunk) int64 tokens on the CPU.
+        """(B, chunk, K) fp32 → (B, chunk) int64 tokens, on the device of the logits.
 
-        generators: one for each row, on the CPU.
+        generators: one for each row, on the CPU, so that a seed means the same on every device.
         """
         if self.temperature == 0:
-            return logits.argmax(-1).cpu()
-        order, logits = None, logits.cpu() / self.temperature
+            return logits.argmax(-1)
+        order, logits = None, logits / self.temperature
         if self.top_k is not None:
             logits, order = logits.topk(min(self.top_k, logits.shape[-1]))
         elif self.top_p is not None and self.top_p < 1:
@@ -63,6 +63,7 @@ class Sampling:
             total = cumulative.gather(-1, index.clamp(max=last))
         shape = cumulative.shape[1:-1]
         uniform = torch.stack([torch.rand(shape, generator=g).double() for g in generators])
+        uniform = uniform.to(logits.device, non_blocking=True)
         index = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
         index = index.clamp(max=last)
         return (index if order is None else order.gather(-1, index))[..., 0]
@@ -131,8 +132,8 @@ class Generator:
             tokens = sampling.draw(logits, generators)
             for drawn, row, n in zip(tokens, rows, known):
                 if n:
-                    drawn[:n] = row[-n:]
-            yield [drawn[n:].numpy() for drawn, n in zip(tokens, known)]
+                    drawn[:n] = row[-n:].to(tokens.device)
+            yield [drawn[n:] for drawn, n in zip(tokens.cpu().numpy(), known)]
             known = [0] * len(rows)
             logits = self.lm.step(tokens, state)
 

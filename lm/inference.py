@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,7 +90,7 @@ class PackedLM:
         starting = self.config.chunk if self.config.start else 0
         lengths = [starting + len(prompt) for prompt in prompts]
         longest, block = max(lengths), self.layers.block
-        starts = torch.tensor([longest - length for length in lengths], device=self.device)
+        starts = torch.from_numpy(longest - np.array(lengths)).to(self.device)
         state = RowsState(
             self.layers.new_caches(),
             starts,
@@ -100,15 +101,17 @@ class PackedLM:
         for row, prompt in zip(tokens, prompts):
             row[longest - len(prompt) - starting :] = START
             row[longest - len(prompt) :] = prompt
-        for part in tokens.to(self.device).split(block, dim=1):
-            last = self._after(state.inputs.vectors(part), state)
+        for start in range(0, longest, block):
+            part = tokens[:, start : start + block].to(self.device)
+            ahead = (longest - len(prompt) - start for prompt in prompts)
+            first = [min(max(count, 0), part.shape[1]) for count in ahead]
+            last = self._after(state.inputs.vectors(part, first), state)
         return self._logits(last), state
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, state: RowsState) -> Tensor:
         """(B, chunk) tokens, the next of each row → logits (B, chunk, K) fp32 of those after."""
-        vectors = state.inputs.vectors(tokens.to(self.device))
-        return self._logits(self._after(vectors, state))
+        return self._logits(self._after(state.inputs.vectors(tokens.to(self.device)), state))
 
     def _logits(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x, x.shape[-1:], *self.norm, eps=self.config.layer_norm_eps)

@@ -14,6 +14,8 @@ from tokenizer.errors import UsageError
 
 # A larger unit is a mistake: no codebook is made so large.
 MOST_CODES = 1 << 20
+# Seconds of audio in a batch, unless it is said or found.
+BATCH_SECONDS = 240.0
 
 if TYPE_CHECKING:
     from tokenizer.audio.windows import Windowing
@@ -24,12 +26,17 @@ if TYPE_CHECKING:
 class EncoderSettings:
     """Where encoders run. device: "auto", "cpu" or "cuda". encoders: None fills the cluster.
 
-    cpus_per_encoder: threads of an encoder on a CPU.
+    cpus_per_encoder: threads of an encoder on a CPU. wait_seconds: how long a run without an
+    encoder waits for a node that can hold one. gpus_per_encoder: GPUs that Ray reserves for one;
+    None is one on "cuda" and none on "cpu". call_seconds: the most that a batch may take.
     """
 
     device: str = "auto"
     encoders: int | None = None
     cpus_per_encoder: int = 2
+    wait_seconds: float = 30.0
+    gpus_per_encoder: float | None = None
+    call_seconds: float = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +53,23 @@ class TokenizeSettings:
 
     window_seconds: of a window; longer audio goes through in several. context_seconds: discarded at
     each inner edge of a window. batch_size: most windows in a batch. batch_seconds: most audio in
-    one, padding included. precision: of the encoder, "fp32" or "bf16". max_duration: longer audio
-    is rejected; None takes any.
+    one, padding included; None finds what suits the GPU, and then batch_size limits nothing.
+    precision: of the encoder, "fp32" or "bf16". max_duration: longer audio is rejected; None takes
+    any.
     """
 
     window_seconds: float = 30.0
     context_seconds: float = 2.0
     batch_size: int = 32
-    batch_seconds: float = 240.0
+    batch_seconds: float | None = BATCH_SECONDS
     precision: str = "fp32"
     max_duration: float | None = None
 
     def to_dict(self) -> dict:
         """The values, for run.json; without a limit of duration where there is none."""
         values = asdict(self)
+        if self.batch_seconds is None:
+            values["batch_seconds"] = "auto"
         if self.max_duration is None:
             del values["max_duration"]
         return values
@@ -82,18 +92,25 @@ class TokenizeSettings:
             left_padding=files.left_padding,
         )
 
-    def batch_limits(self) -> BatchLimits:
-        """The most that one batch holds."""
-        return BatchLimits(size=self.batch_size, samples=int(self.batch_seconds * SAMPLE_RATE))
+    def batch_limits(self, found_seconds: float | None = None) -> BatchLimits:
+        """The most that one batch holds. found_seconds: of audio, in place of batch_seconds None.
+
+        On a CPU nothing is found: batches change neither the speed there nor a bit of the result.
+        """
+        size, seconds = self.batch_size, self.batch_seconds or BATCH_SECONDS
+        if self.batch_seconds is None and found_seconds is not None:
+            # A window is seldom shorter than a second.
+            size, seconds = int(found_seconds), found_seconds
+        return BatchLimits(size=size, samples=int(seconds * SAMPLE_RATE))
 
 
 @dataclass(frozen=True, kw_only=True)
 class KmeansSettings:
     """How a k-means codebook is trained.
 
-    metric: "l2" or "cosine". max_frames: of the sample, evenly from all shards. center: subtract
-    each window's mean, see `centred`. whiten: how many principal components are clustered, see
-    `train_whitened`; 0 clusters the features themselves.
+    metric: "l2" or "cosine". max_frames: of the sample, evenly from the shards drawn. center:
+    subtract each window's mean, see `centred`. whiten: how many principal components are clustered,
+    see `train_whitened`; 0 clusters the features themselves.
     """
 
     codebook_size: int
@@ -103,6 +120,19 @@ class KmeansSettings:
     seed: int
     center: bool = False
     whiten: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllFramesSettings:
+    """How a k-means codebook goes on from that of a sample, over all frames.
+
+    passes: over all shards. cache_gb: most gigabytes of features on each node's local disk, in
+    cache_folder; None takes the system's folder for temporary files.
+    """
+
+    passes: int
+    cache_gb: float = 0.0
+    cache_folder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

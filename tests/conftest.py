@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset as wds
-from ray_cluster import ROOT, end_ray, environment, shared_cluster
+from ray_cluster import ROOT, JobProcess, end_ray, environment, store_variables
 from stores import s3_server
 from transformers import WavLMConfig, WavLMModel
 
@@ -88,17 +88,23 @@ def job_command(job: str, *flags) -> list[str]:
     return [sys.executable, f"jobs/{job}.py", *map(str, flags)]
 
 
+JOBS = JobProcess()
+
+
 def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
     """Run jobs/JOB.py as a user does, from the repository's root, and wait for it.
 
-    env: variables to add, or with None to remove. A job with `env` starts its own Ray, whose
-    workers have the variables too; any other job connects to the shared cluster. Returns the
-    CompletedProcess, with text.
+    env: variables to add, or with None to remove. A job with `env` has a process of its own and
+    starts its own Ray, whose workers have the variables too; any other job connects to the shared
+    cluster, and runs in a process where others ran before it. Returns the CompletedProcess, with
+    text.
     """
+    if env is None:
+        return JOBS.run(job_command(job, *flags), timeout)
     return subprocess.run(
         job_command(job, *flags),
         cwd=ROOT,
-        env=shared_cluster() if env is None else environment(env),
+        env=environment(env),
         timeout=timeout,
         capture_output=True,
         text=True,
@@ -106,10 +112,7 @@ def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
 
 
 def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedProcess:
-    """As run_job, in this process: for arguments that a job refuses before any work.
-
-    A process of its own would spend most of the test's time on imports.
-    """
+    """As run_job, in this process: for arguments that a job refuses before any work."""
     command = job_command(job, *flags)
     output, errors = io.StringIO(), io.StringIO()
     with (
@@ -122,7 +125,9 @@ def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedP
         patch.setattr(sys, "argv", command[1:])
         patch.setattr(sys, "path", ["", *sys.path])  # the job replaces the first, its own folder
         for name, value in (env or {}).items():
-            patch.setenv(name, str(value))
+            patch.delenv(name, raising=False)
+            if value is not None:
+                patch.setenv(name, str(value))
         runpy.run_path(command[1], run_name="__main__")
     return subprocess.CompletedProcess(
         command, end.value.code, output.getvalue(), errors.getvalue()
@@ -237,5 +242,5 @@ def good(tokenizer, tmp_path_factory) -> Run:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
     """An S3 server (moto) in its own process, with one bucket."""
-    with s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
+    with s3_server(tmp_path_factory.mktemp("s3") / "log", store_variables()) as server:
         yield server

@@ -1,17 +1,26 @@
-"""Ray clusters for tests: one shared by most jobs, and those that one test starts and ends."""
+"""Ray clusters for tests: one shared by most jobs, and those that one test starts and ends.
+
+As a script it is the process in which most jobs run: see JobProcess.
+"""
 
 import atexit
 import contextlib
 import functools
+import gc
+import json
 import os
+import runpy
 import secrets
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,8 +28,12 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
 def environment(changes: dict | None = None) -> dict:
-    """This process's environment with changes, without a Ray address; None removes a variable."""
-    merged = {**os.environ, "RAY_ADDRESS": None, **(changes or {})}
+    """This process's environment with changes, without a Ray address; None removes a variable.
+
+    Ray Train would notice the end of a training up to two seconds late.
+    """
+    ours = {"RAY_ADDRESS": None, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3"}
+    merged = {**os.environ, **ours, **(changes or {})}
     return {name: str(value) for name, value in merged.items() if value is not None}
 
 
@@ -127,14 +140,103 @@ class Cluster:
 
 
 @functools.cache
+def store_variables() -> dict:
+    """The environment of whoever uses the S3 server of this session, whether it runs yet or not."""
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@functools.cache
 def shared_cluster() -> dict:
     """The environment of a job that connects to the shared cluster; the first call starts it.
 
     A job that starts its own cluster takes three more seconds of a core, and the suite runs dozens
-    of jobs. The cluster ends with this process.
+    of jobs. The cluster ends with this process, and reaches the session's S3 server.
     """
-    cluster = Cluster({"PYTHONPATH": ROOT}, dashboard=False)
+    cluster = Cluster({"PYTHONPATH": ROOT, **store_variables()}, dashboard=False)
     atexit.register(end_ray, cluster.folder)
     cluster.start()
     token = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    return environment({**token, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"})
+    address = {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
+    return environment({**store_variables(), **token, **address})
+
+
+class JobProcess:
+    """A process that runs one job after the other, connected to the shared cluster.
+
+    A job in a process of its own would spend most of a test's time on imports, its own and those of
+    new workers.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen | None = None
+
+    def run(self, command: list[str], timeout: float) -> subprocess.CompletedProcess:
+        """Run [Python, script, *flags] as that command would, and wait for its end."""
+        with self.lock:
+            if self.process is None or self.process.poll() is not None:
+                self.process = subprocess.Popen(
+                    [sys.executable, __file__],
+                    cwd=ROOT,
+                    env=shared_cluster(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+                atexit.register(self.process.kill)
+            self.process.stdin.write(json.dumps(command[1:]).encode() + b"\n")
+            self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], timeout)[0]:
+                self.process.kill()
+                raise subprocess.TimeoutExpired(command, timeout)
+            answer = self.process.stdout.readline()
+            assert answer, f"{command} ended the process that it ran in"
+            return subprocess.CompletedProcess(command, *json.loads(answer))
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        answers.write(json.dumps(_run_script(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def _run_script(arguments: list[str]) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a script. It finds and leaves this process as it was."""
+    path, variables = list(sys.path), dict(os.environ)
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        os.dup2(output.fileno(), 1)
+        os.dup2(errors.fileno(), 2)
+        sys.argv = arguments
+        sys.path.insert(0, "")  # the job replaces the first, its own folder
+        status: int | str | None = 0
+        try:
+            runpy.run_path(arguments[0], run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        gc.collect()  # handles of actors, which would go on
+        os.chdir(ROOT)
+        sys.path[:] = path
+        os.environ.clear()
+        os.environ.update(variables)
+        for number, answer in signals.items():
+            signal.signal(number, answer)
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return int(status or 0), texts[0], texts[1]
+
+
+if __name__ == "__main__":
+    _serve()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
-from ray_cluster import free_port
+from ray_cluster import free_port, store_variables
 
 
 class S3(NamedTuple):
@@ -42,18 +42,16 @@ class S3(NamedTuple):
 
 
 @contextlib.contextmanager
-def s3_server(log: Path) -> Iterator[S3]:
-    """Start a server with one bucket, and end it. log: what it prints."""
-    port = free_port()
-    env = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+def s3_server(log: Path, env: dict | None = None) -> Iterator[S3]:
+    """Start a server with one bucket, and end it. log: what it prints.
+
+    env: `store_variables()` for the session's; default: at another port.
+    """
+    env = env or {**store_variables(), "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
+    port = env["AWS_ENDPOINT_URL"].rpartition(":")[2]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
             stdout=output,
             stderr=output,
         )

@@ -30,11 +30,13 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted(ROOT.glob("docs/*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 CARDS = sorted(ROOT.glob("tokenizer/pretrained/*/README.md"))
 JOBS = sorted(p for p in ROOT.glob("jobs/*.py") if p.name != "__init__.py")
-BENCHES = [
-    ROOT / f"jobs/bench/{name}.py" for name in ("encode", "lm", "memory", "published", "stream")
-]
+BENCHED = (
+    *("driver", "encode", "feed", "gpu", "kmeans", "lm", "memory", "published"),
+    *("shared_cpu", "stream"),
+)
+BENCHES = [ROOT / f"jobs/bench/{name}.py" for name in BENCHED]
 # What the docs announce and is not there yet.
-ANNOUNCED = {"jobs/bench/gpu.py"}
+ANNOUNCED: set[str] = set()
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 pages = pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda p: str(p.relative_to(ROOT)))
@@ -164,6 +166,12 @@ def test_files_that_are_named_exist(page):
     # Data beside the project, and outputs, have such names too.
     named = {name for name in named if not name.startswith("lm/model/")} - ANNOUNCED
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pages
+def test_tests_that_are_named_exist(page):
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", prose(page))
+    assert not [test for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
 
 
 @pages

@@ -46,6 +46,10 @@ class TrainingFailed(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 
+class ClusterFailed(RuntimeError):
+    """The cluster can no longer do the work; the message says why and what to do."""
+
+
 def _rebuilt(kind: type, problem: str, fields: dict) -> UsageError:
     error = kind(problem)
     error.__dict__.update(fields)

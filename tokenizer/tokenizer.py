@@ -3,8 +3,10 @@
 Whole utterances here; streams, chunk by chunk, in stream.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from tokenizer.audio.arrays import utterance_of
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, num_frames
 from tokenizer.audio.windows import Windowing
+from tokenizer.codec.centring import centred
 from tokenizer.codec.codebook import Codebook
 from tokenizer.codec.compression import Compression
 from tokenizer.codec.decoder import Decoding
@@ -26,13 +29,13 @@ from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles, encoder_weights
 from tokenizer.stream import SpeechStream, TokenStream
 
+if TYPE_CHECKING:
+    from tokenizer.passes import DevicePasses
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # On a CPU a batch is encoded in passes of about this many frames: enough rows for the matrix
 # kernels, few enough that a layer's activations stay in cache. Passes change no token.
 CPU_FRAMES_PER_PASS = 1024
-# Centring weighs a window's mean against this many frames of average speech. The mean of half a
-# second mostly depends on the word, that of ten seconds on the speaker.
-AVERAGE_FRAMES = 50
 
 
 class Tokenizer:
@@ -95,6 +98,11 @@ class Tokenizer:
                 projection=files.weights.get("codebook.projection"),
             )
             self.decoding = Decoding(files, self.device, self.compression)
+        self.passes: DevicePasses | None = None
+        if isinstance(self.encoder, WavLM) and self.device.type == "cuda":
+            from tokenizer.passes import device_passes  # torch.compile takes a second to import
+
+            self.passes = device_passes(self)
 
     @classmethod
     def from_pretrained(
@@ -179,6 +187,8 @@ class Tokenizer:
         The encoder's features, or (T', latent) latents with a compressor. waves: (n,) each, as in
         encode_windows.
         """
+        if self.passes is not None:
+            return self.passes.features(waves)
         return [
             rows.float().cpu().numpy() for features in self._features(waves) for rows in features
         ]
@@ -218,6 +228,8 @@ class Tokenizer:
         gives them.
         """
         codebook = self.needed_codebook()
+        if self.passes is not None:
+            return self.passes.start(waves).tokens()
         return [
             tokens.cpu().numpy().astype(self.token_dtype)
             for features in self._features(waves)
@@ -225,6 +237,15 @@ class Tokenizer:
                 [len(rows) for rows in features]
             )
         ]
+
+    def start_windows(self, waves: list[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        """Begin to encode, on a GPU; calling what it returns waits, and gives encode_windows'.
+
+        A GPU computes a batch while the next one is being started, and copied to it.
+        """
+        if self.passes is not None:
+            return self.passes.start(waves).tokens
+        return partial(self.encode_windows, waves)
 
     def needed_codebook(self) -> Codebook:
         """The codebook. Raises UsageError where the tokenizer has none."""
@@ -240,7 +261,7 @@ class Tokenizer:
 
     def _features(self, waves: list[np.ndarray]) -> Iterator[list[Tensor]]:
         for batch in passes(waves, CPU_FRAMES_PER_PASS if self.device.type == "cpu" else None):
-            features = self.encoder([torch.from_numpy(wave) for wave in batch])
+            features = self.encoder([torch.as_tensor(wave) for wave in batch])
             if self.center is not None:
                 features = [centred(rows, self.center) for rows in features]
             if self.compression is not None:
@@ -250,18 +271,6 @@ class Tokenizer:
 
 def _no_codebook() -> UsageError:
     return UsageError("this tokenizer has no codebook", "train one with jobs/train_tokenizer.py")
-
-
-def centred(features: Tensor, center: Tensor) -> Tensor:
-    """Move the mean of a window's features towards that of all speech; (T, D) → (T, D) fp32.
-
-    The mean mostly reflects speaker and channel. Without it, more codes stand for phones (van
-    Niekerk et al. 2021, arXiv 2108.00917). It moves by T / (T + 50) of the way, so that a short
-    word is not reduced to its mean.
-    """
-    features = features.float()
-    weight = len(features) / (len(features) + AVERAGE_FRAMES)
-    return features - weight * (features.mean(0) - center)
 
 
 def passes(waves: list[np.ndarray], frames_per_pass: int | None) -> list[list[np.ndarray]]:

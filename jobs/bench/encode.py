@@ -23,14 +23,13 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
-from jobs.bench.ceiling import gemm_rate
-from jobs.bench.models import SHAPES, distilled, random_encoder
-from jobs.bench.speech import make_utterances, write_shards
-from jobs.bench.timing import Row
+from jobs.bench.support.ceiling import gemm_rate
+from jobs.bench.support.models import SHAPES, distilled, random_encoder
+from jobs.bench.support.speech import make_utterances, write_shards
+from jobs.bench.support.timing import Row
 from jobs.cli import flags
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import EncoderConfig
-from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
@@ -89,9 +88,6 @@ def run_job(scratch: Path, precision: str, device: str) -> dict:
 def our_row(name: str, files: TokenizerFiles, precision: str, bench: Bench) -> Row:
     """A row of this project's tokenizer: waveforms to tokens, the codebook lookup included."""
     tokenizer = Tokenizer(files, bench.device, precision)
-    if name.endswith("compiled"):
-        assert isinstance(tokenizer.encoder, WavLM)
-        tokenizer.encoder.compile()
     # Batches of like length, as the job forms them.
     ordered = sorted(bench.waves, key=len)
     batches = [
@@ -108,7 +104,7 @@ def device_rows(bench: Bench) -> list[Row]:
     cut: Any = WavLMModel(WavLMConfig(**{**LARGE, "num_hidden_layers": LAYER})).eval()
     cut.to(bench.device)
     cut.load_state_dict(full.state_dict(), strict=False)
-    rows = [
+    return [
         Row(
             name="2 Hugging Face, 24 layers, fp32",
             run=lambda: hugging_face(full, bench, hidden=True),
@@ -121,9 +117,6 @@ def device_rows(bench: Bench) -> list[Row]:
         our_row("5 ours, bf16", files, "bf16", bench=bench),
         our_row("5d ours, bf16, distilled", compressed, "bf16", bench=bench),
     ]
-    if bench.device == "cuda":
-        rows.append(our_row("5c ours, bf16, compiled", files, "bf16", bench=bench))
-    return rows
 
 
 def show(name: str, speed: float, against: dict[str, float], note: str = "") -> None:

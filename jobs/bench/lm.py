@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.bench.timing import Row, take_turns
+from jobs.bench.support.timing import Row, take_turns
 from jobs.cli import flags
 from lm.config import PRESETS, START, LMConfig
 from lm.generation import Generator

@@ -7,6 +7,7 @@ minute; an encoder's memory is otherwise that of its model and of one batch. Lin
 
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
@@ -23,7 +24,7 @@ import soundfile
 import torch
 from transformers import WavLMConfig, WavLMModel
 
-from jobs.bench.speech import SPEECH
+from jobs.bench.support.speech import SPEECH
 from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.reading import open_shard, read_utterances
@@ -130,9 +131,9 @@ def _write_ffmpeg(path: Path, blocks: Iterator[np.ndarray]) -> None:
     import av  # an optional package
 
     form, codec, options = FFMPEG[path.suffix[1:]]
-    packets: list[av.Packet] = []
+    packets: list[Any] = []
     with av.open(str(path), "w", format=form) as container:
-        stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono", options=options)
+        stream: Any = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono", options=options)
         for number, block in enumerate(blocks):
             if number < ENCODED_SECONDS:
                 frame = av.AudioFrame.from_ndarray(block[None], format="fltp", layout="mono")

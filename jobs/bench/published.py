@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.bench import authors
-from jobs.bench.authors import Authors, Checkpoint
-from jobs.bench.ceiling import gemm_rate, read_rate
-from jobs.bench.comparison import Table
-from jobs.bench.speech import make_utterances
+from jobs.bench.support import authors
+from jobs.bench.support.authors import Authors, Checkpoint
+from jobs.bench.support.ceiling import gemm_rate, read_rate
+from jobs.bench.support.comparison import Table
+from jobs.bench.support.speech import make_utterances
 from jobs.cli import flags
 from lm.generation import Generator
 from lm.model import SpeechLM

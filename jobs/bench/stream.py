@@ -15,30 +15,11 @@ import time
 
 import numpy as np
 import torch
-from transformers import WavLMConfig, WavLMModel
 
-from jobs.bench.models import SHAPES, distilled
+from jobs.bench.support.models import SHAPES, random_tokenizer
 from jobs.cli import flags
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.config import EncoderConfig
-from tokenizer.storage.encoder_files import weight_names
-from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
-
-CODES = 1024
-
-
-def random_tokenizer(name: str, precision: str) -> Tokenizer:
-    """A causal tokenizer in one of SHAPES."""
-    layer, shape = SHAPES[name]
-    config = EncoderConfig(layer=layer, causal=True, **shape)
-    torch.manual_seed(0)
-    model = WavLMModel(WavLMConfig(**{**shape, "num_hidden_layers": layer}))
-    torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
-    state = model.state_dict()
-    weights = {f"encoder.{name}": state[name] for name in weight_names(config)}
-    files = distilled(TokenizerFiles(config, "l2", weights), CODES, causal=True)
-    return Tokenizer(files, "cpu", precision)
 
 
 def chunk_seconds(tokenizer: Tokenizer, chunks: int) -> list[float]:
@@ -82,7 +63,7 @@ def main() -> int:
     print(f"{args.threads} threads, {args.precision}, {args.chunks} chunks")
     print(f"{'shape':<14}{'ms a chunk':>12}{'p95':>8}{'real time':>11}{'latency ms':>22}")
     for name in args.shapes:
-        tokenizer = random_tokenizer(name, args.precision)
+        tokenizer = random_tokenizer(name, args.precision, causal=True)
         seconds = sorted(chunk_seconds(tokenizer, args.chunks))
         median, p95 = statistics.median(seconds), seconds[int(0.95 * len(seconds))]
         chunk = tokenizer.past_and_chunk[1] * SAMPLES_PER_FRAME / SAMPLE_RATE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,10 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it encodes")
     how.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
-        default=cut.precision,
-        help="of the encoder; bf16 is faster and changes some tokens (default: %(default)s)",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of the encoder; bf16 is faster and changes some tokens; auto: what an OUTPUT was "
+        "begun with, else bf16 on GPUs that have it and fp32 elsewhere (default: %(default)s)",
     )
     how.add_argument(
         "--window-seconds",
@@ -46,9 +48,10 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--batch-seconds",
-        type=positive_number,
+        type=seconds_or_auto,
         default=cut.batch_seconds,
-        help="maximum audio in a batch, padding included (default: %(default)g)",
+        help="maximum audio in a batch, padding included; auto: as much as suits the GPU, and any "
+        "number of windows (default: %(default)g)",
     )
     how.add_argument(
         "--max-duration",
@@ -56,6 +59,11 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="reject longer audio, as `too_long` (default: any length is encoded)",
     )
+
+
+def seconds_or_auto(text: str) -> float | None:
+    """A positive number; None for auto."""
+    return None if text == "auto" else positive_number(text)
 
 
 def add_device(
@@ -81,6 +89,13 @@ def add_encoder_actors(where: argparse._ActionsContainer) -> None:
         default=EncoderSettings().cpus_per_encoder,
         help="threads of an encoder on a CPU (default: %(default)s)",
     )
+    where.add_argument(
+        "--wait-seconds",
+        type=positive_number,
+        default=EncoderSettings().wait_seconds,
+        help="how long to wait for a node where no encoder is left and none can be started "
+        "(default: %(default)g)",
+    )
 
 
 def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
@@ -89,7 +104,24 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
         device=args.device,
         encoders=args.encoders,
         cpus_per_encoder=args.cpus_per_encoder,
+        wait_seconds=args.wait_seconds,
     )
+
+
+def settled_precision(args: argparse.Namespace, output: str | None = None) -> str:
+    """--precision, and what auto stands for. output: an OUTPUT of jobs/tokenize.py, begun or not.
+
+    Raises UsageError for a cluster that does not answer.
+    """
+    if args.precision != "auto":
+        return args.precision
+    from pipeline.cluster.precision import fast_precision
+    from tokenizer.storage.folder import Folder
+
+    text = Folder(output).read_text("run.json") if output else None
+    record = json.loads(text) if text else {}
+    begun = record.get("settings", {}).get("precision")
+    return begun or fast_precision(args.device)
 
 
 def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:

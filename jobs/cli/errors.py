@@ -1,4 +1,4 @@
-"""From errors to exit status: one line and status 2 for what cannot be used, no traceback."""
+"""How a job runs: from errors to exit status, one line and status 2 for what cannot be used."""
 
 import errno
 import os
@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tokenizer.errors import TrainingFailed, UsageError, one_line
+from pipeline.openmp import waiting_variables
+from tokenizer.errors import ClusterFailed, TrainingFailed, UsageError, one_line
 from tokenizer.storage.retries import StoreFailed
 
 # Packages that come with an extra of pyproject.toml, by the name that is imported.
@@ -68,10 +69,12 @@ def named(flag: str, function: Callable[..., Any], *values: object, **more: obje
 def run(main: Callable[[], int]) -> None:
     """Call a job's main and exit with its status.
 
-    1 and one line on stderr for a training that failed, a store that does not answer or a full
-    disk; 2 and one line for unusable arguments; 130 for Ctrl-C, 143 for SIGTERM, 141 when whoever
-    read stdout has gone. A second Ctrl-C or SIGTERM ends the process at once.
+    1 and one line on stderr for a training that failed, a cluster without an encoder left, a store
+    that does not answer or a full disk; 2 and one line for unusable arguments; 130 for Ctrl-C, 143
+    for SIGTERM, 141 when whoever read stdout has gone. A second Ctrl-C or SIGTERM ends the process
+    at once.
     """
+    os.environ.update(waiting_variables())  # before main() imports PyTorch
     # Unless the shell made it ignore Ctrl-C, as it does in the background.
     handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handled:
@@ -97,7 +100,7 @@ def _status(main: Callable[[], int]) -> int | str | None:
     except UsageError as error:
         error.rename(as_flag)
         return _refused(str(error))
-    except TrainingFailed as error:
+    except (ClusterFailed, TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:

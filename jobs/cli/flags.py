@@ -11,6 +11,7 @@ from jobs.cli.encoders import (
     add_encoder_actors,
     add_encoders,
     encoder_settings,
+    settled_precision,
     tokenize_settings,
     warn_of_bf16,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "read_model",
     "read_tokenizer",
     "run",
+    "settled_precision",
     "tokenize_settings",
     "unusable",
     "warn_of_bf16",

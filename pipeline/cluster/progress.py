@@ -7,8 +7,9 @@ what the board holds. Ray is imported only where a board is read: a bar alone ne
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -37,6 +38,33 @@ def bar(what: str, unit: str, total: float | None = None, **options: Any) -> tqd
     return tqdm(desc=what, total=total, **{**defaults, **options})
 
 
+@dataclass(frozen=True)
+class TaskTime:
+    """Where the seconds of shard tasks went.
+
+    decode: reading tars, decoding audio, cutting windows. encode: waiting for encoders. storage:
+    waiting for input, and publishing output.
+    """
+
+    decode: float = 0.0
+    encode: float = 0.0
+    storage: float = 0.0
+
+    def __add__(self, other: "TaskTime") -> "TaskTime":
+        parts = zip(astuple(self), astuple(other), strict=True)
+        return TaskTime(*(one + another for one, another in parts))
+
+    def shares(self) -> dict[str, float]:
+        """The part of the whole that each is; the largest says what limits a run."""
+        whole = max(sum(astuple(self)), 1e-9)
+        return {name: seconds / whole for name, seconds in asdict(self).items()}
+
+    def limit(self) -> str:
+        """The name of the largest."""
+        shares = self.shares()
+        return max(shares, key=shares.__getitem__)
+
+
 class ProgressBoard:
     """An actor: shard tasks write how far they are, and the driver reads it.
 
@@ -44,37 +72,86 @@ class ProgressBoard:
     """
 
     def __init__(self) -> None:
-        self.shards: dict[str, tuple[float, float]] = {}
+        self.shards: dict[str, tuple[float, float, TaskTime]] = {}
+        self.bytes = self.seconds = 0.0
+        self.time = TaskTime()
+        self.threads = 1
 
-    def write(self, shard: str, bytes_done: float, seconds: float) -> None:
-        """bytes_done: of the input tar. seconds: of audio, encoded."""
-        self.shards[shard] = (bytes_done, seconds)
+    def write(
+        self, shard: str, bytes_done: float, seconds: float, time: TaskTime | None = None
+    ) -> int:
+        """bytes_done: of the input tar. seconds: of audio, encoded. time: where the task's went.
 
-    def totals(self) -> tuple[float, float]:
-        """Bytes and audio seconds over all shards."""
-        written = self.shards.values()
-        return sum(size for size, _ in written), sum(seconds for _, seconds in written)
+        Returns how many threads of its node the task may decode with.
+        """
+        before = self.shards.get(shard, (0.0, 0.0, TaskTime()))
+        now = (bytes_done, seconds, time or TaskTime())
+        self.shards[shard] = now
+        self.bytes += now[0] - before[0]
+        self.seconds += now[1] - before[1]
+        minus = TaskTime(*(-part for part in astuple(before[2])))
+        self.time = self.time + now[2] + minus
+        return self.threads
+
+    def allow(self, threads: int) -> None:
+        """How many threads each task may decode with from now on."""
+        self.threads = threads
+
+    def totals(self) -> tuple[float, float, TaskTime]:
+        """Bytes, audio seconds and time of all shards."""
+        return self.bytes, self.seconds, self.time
 
 
 class ShardProgress:
-    """A shard task's side: writes to a ProgressBoard's actor, about once a second."""
+    """A shard task's side: writes to a ProgressBoard's actor, about once a second.
 
-    def __init__(self, board: Any, shard: str) -> None:
-        self.board, self.shard = board, shard
+    spent: gives where the task's time went so far, if it is known.
+    """
+
+    def __init__(self, board: Any, shard: str, spent: Callable[[], TaskTime] | None = None) -> None:
+        self.board, self.shard, self.spent = board, shard, spent
         self.seconds_read = self.seconds_done = 0.0
-        self.written = time.monotonic()
+        self.bytes_read, self.cores = 0, 1
+        self.written = 0.0
+        self.answer: Any = None
+        self.lock = threading.Lock()
 
     def advance(self, bytes_read: int, seconds: float) -> None:
         """seconds: of audio just encoded; bytes_read: of the tar so far, which runs ahead."""
         self.seconds_done += seconds
-        if time.monotonic() - self.written >= 2 * REFRESH_SECONDS:
-            self.written = time.monotonic()
-            share = min(1.0, self.seconds_done / max(self.seconds_read, 1e-9))
-            self.board.write.remote(self.shard, bytes_read * share, self.seconds_done)
+        self.bytes_read = bytes_read
+        self._tell()
+
+    def threads(self) -> int:
+        """How many threads the task may decode with now: more where fewer tasks run than cores."""
+        self._tell()
+        return self.cores
 
     def finish(self, size: int) -> None:
         """The whole tar is done."""
-        self.board.write.remote(self.shard, size, self.seconds_done)
+        self.board.write.remote(self.shard, size, self.seconds_done, self._spent())
+
+    def _spent(self) -> TaskTime | None:
+        return self.spent() if self.spent else None
+
+    def _tell(self) -> None:
+        """Write, if it is time to, and take the board's last answer."""
+        if time.monotonic() - self.written < 2 * REFRESH_SECONDS or not self.lock.acquire(False):
+            return
+        try:
+            import ray  # not above: see the module
+
+            # A board that restarts does not answer, and the next write asks again.
+            if self.answer is not None and ray.wait([self.answer], timeout=0)[0]:
+                with suppress(ray.exceptions.RayActorError):
+                    self.cores = ray.get(self.answer)
+            self.written = time.monotonic()
+            share = min(1.0, self.seconds_done / max(self.seconds_read, 1e-9))
+            self.answer = self.board.write.remote(
+                self.shard, self.bytes_read * share, self.seconds_done, self._spent()
+            )
+        finally:
+            self.lock.release()
 
 
 class ShardLine:
@@ -84,17 +161,29 @@ class ShardLine:
         self.name, self.shards, self.total = name, shards, max(total_bytes, 1)
         self.board, self.started = board, time.monotonic()
         self.finished = self.failed = 0
-        self.totals = (0.0, 0.0)
+        self.totals, self.threads = (0.0, 0.0, TaskTime()), 1
         self.shown = 0.0
         self.terminal = sys.stderr.isatty()
         # The text is tqdm's description, at the end: its postfix begins with a comma.
         form = name + " {percentage:3.0f}%|{bar:24}| {desc}"
         self.bar = bar("", "%", total=100.0, bar_format=form, disable=not self.terminal)
+        self._share_cores()
 
     def shard_ended(self, ok: bool) -> None:
         """One shard is finished, or given up."""
         self.finished += ok
         self.failed += not ok
+        self._share_cores()
+
+    def _share_cores(self) -> None:
+        """Let the last tasks use the cores of those that have ended."""
+        import ray  # not above: see the module
+
+        tasks = max(1, self.shards - self.finished - self.failed)
+        threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // tasks)
+        if threads != self.threads:
+            self.threads = threads
+            self.board.allow.remote(threads)
 
     def refresh(self, last: bool = False) -> None:
         """Show the present state, if it is time to."""
@@ -107,7 +196,7 @@ class ShardLine:
         # A board that restarts does not answer: what it said last is shown.
         with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
             self.totals = ray.get(self.board.totals.remote(), timeout=ANSWER_SECONDS)
-        done, seconds = self.totals
+        done, seconds, spent = self.totals
         elapsed = time.monotonic() - self.started
         share = 1.0 if self.finished == self.shards else min(done / self.total, 1.0)
         left = tqdm.format_interval(elapsed * (1 - share) / share) if share > 0 else "?"
@@ -115,6 +204,9 @@ class ShardLine:
         audio = f"{seconds / 3600:.2f} h of audio, {seconds / max(elapsed, 1e-9):.0f} x real time"
         amount = audio if seconds else f"{done / 2**20:,.0f} MB"
         text = f"{self.finished}/{self.shards} shards, {amount}, ETA {left}"
+        if spent != TaskTime():
+            limit = spent.limit()
+            text += f", limited by {limit} ({spent.shares()[limit]:.0%})"
         if self.failed:
             text += f", {self.failed} failed"
         if self.terminal:

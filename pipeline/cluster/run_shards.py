@@ -4,11 +4,13 @@ import functools
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
 from pipeline.cluster.code import OtherCode, check_code, fingerprint
+from pipeline.cluster.dispatch import DoesNotFit
+from pipeline.cluster.nodes import on_this_node
 from pipeline.cluster.progress import ProgressBoard, ShardLine
 from pipeline.shards.inputs import Shard, total_size
 from tokenizer.errors import UsageError
@@ -20,41 +22,50 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class TaskFailed:
-    """What a task gives in place of its result after an error. other_code: it is OtherCode."""
+    """What a task gives in place of its result after an error.
+
+    other_code: it is OtherCode. again: whether another try may end otherwise.
+    """
 
     problem: str
     other_code: bool
+    again: bool
 
 
-class TaskLost(TaskFailed):
-    """A task whose worker died, again and again."""
+class Room(Protocol):
+    """How many tasks run at once and where: FixedRoom, or the EncoderPool of a run."""
+
+    def tend(self) -> int:
+        """How many tasks may run now."""
+
+    def options(self, task: int) -> dict[str, Any]:
+        """Ray's options for a task that is about to be sent."""
+
+    def ended(self, task: int) -> None:
+        """A task has ended, well or not."""
+
+    def close(self) -> None:
+        """The last task has ended."""
 
 
 def run_shards(
     name: str,
     shards: list[Shard],
     *,
-    at_once: int,
-    num_cpus: float,
+    room: Room,
     function: Callable,
     arguments: Callable[..., dict[str, Any]],
-    num_gpus: float = 0,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Run a Ray task for each shard. Returns ({shard name: result}, {failed shard's name: why}).
 
-    at_once: tasks in flight. num_cpus, num_gpus: what Ray reserves for one task. function: called
-    in the task as function(shard, board, **arguments), where board is the ProgressBoard's actor and
-    arguments(shard=, number=, shards_left=) gives the rest; number counts shards from 0, and
-    shards_left are those not finished yet.
+    room: how many tasks run at once, where, and what Ray reserves for one; it is closed in the end,
+    and what it raises ends the run. function: called in the task as function(shard, board,
+    **arguments), where board is the ProgressBoard's actor and arguments(shard=, number=) gives the
+    rest; number counts shards from 0.
     """
-    board: Any = ray.remote(num_cpus=0, max_restarts=-1)(ProgressBoard).remote()
+    board: Any = on_this_node(ProgressBoard).remote()
     line = ShardLine(name, len(shards), total_bytes=total_size(shards), board=board)
-    task = ray.remote(
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        max_retries=RETRIES,
-        scheduling_strategy="SPREAD",
-    )(_guarded(function))
+    task = ray.remote(max_retries=RETRIES)(_guarded(function))
     waiting = list(enumerate(shards))[::-1]
     running: dict[ray.ObjectRef, tuple[int, Shard]] = {}
     tries = dict.fromkeys(range(len(shards)), 1 + RETRIES)
@@ -62,14 +73,18 @@ def run_shards(
     failed: dict[str, str] = {}
     try:
         while waiting or running:
+            at_once = room.tend()
             while waiting and len(running) < at_once:
-                left = len(waiting) + len(running)
                 number, shard = waiting.pop()
-                more = arguments(shard=shard, number=number, shards_left=left)
-                running[task.remote(shard, board, **more)] = number, shard
+                more = arguments(shard=shard, number=number)
+                here = task.options(**room.options(number))
+                running[here.remote(shard, board, **more)] = number, shard
             done, _ = ray.wait(list(running), timeout=0.5)
+            if done:  # and all others that have ended: one at a time, a list of all is sent for it
+                done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for ref in done:
                 number, shard = running.pop(ref)
+                room.ended(number)
                 result = _result(ref)
                 tries[number] -= 1
                 if not isinstance(result, TaskFailed):
@@ -79,7 +94,7 @@ def run_shards(
                         f"a node of the cluster cannot be used: {result.problem}",
                         "give all nodes the code that the driver has",
                     )
-                elif tries[number] and not isinstance(result, TaskLost):
+                elif tries[number] and result.again:
                     waiting.insert(0, (number, shard))  # last, as a store may need time
                     continue
                 else:
@@ -88,6 +103,7 @@ def run_shards(
             line.refresh()
     finally:
         line.close()
+        room.close()
     return results, failed
 
 
@@ -97,7 +113,8 @@ def _result(ref: ray.ObjectRef) -> Any:
         return ray.get(ref)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        return TaskLost(_last_line(cause), isinstance(cause, ModuleNotFoundError))
+        # Ray itself has run it again and again.
+        return TaskFailed(_last_line(cause), isinstance(cause, ModuleNotFoundError), again=False)
 
 
 def _guarded(function: Callable) -> Callable:
@@ -111,7 +128,8 @@ def _guarded(function: Callable) -> Callable:
             return function(*values, **more)
         except Exception as error:  # whatever it is, the shard is tried again
             traceback.print_exc()  # into the worker's log
-            return TaskFailed(_last_line(error), isinstance(error, OtherCode))
+            again = not isinstance(error, DoesNotFit)
+            return TaskFailed(_last_line(error), isinstance(error, OtherCode), again)
 
     return guarded
 

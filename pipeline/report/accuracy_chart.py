@@ -51,9 +51,8 @@ def accuracy_chart(title: str, tasks: Sequence[Accuracy], *, chance: float, abou
             f'y1="{y}" y2="{y}"/>'
         )
         for system, share in task.published.items():
-            parts.append(
-                f'<path class="mark {colour(systems.index(system) + 1)}" d="M{across(share)},{y - 5}l5,5l-5,5l-5,-5z"/>'
-            )
+            of, start = colour(systems.index(system) + 1), f"M{across(share)},{y - 5}"
+            parts.append(f'<path class="mark {of}" d="{start}l5,5l-5,5l-5,-5z"/>')
             points.append([across(share), y, f"{task.name}: {share:.3f}, {system}"])
         parts.append(f'<circle class="dot s0" cx="{across(task.share)}" cy="{y}" r="4.5"/>')
         interval = f"{task.low:.3f} to {task.high:.3f}"

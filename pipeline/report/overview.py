@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.shards.report import ReportTotals, read_reports
+from pipeline.shards.report import SCHEMA
+from pipeline.shards.totals import Totals, read_parts
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.retries import patiently
-from tokenizer.storage.token_folder import damage_of_report
 
 REPORTS_AT_ONCE = 16
 # Durations from 10 ms to over a day, eight bins for each doubling.
@@ -107,24 +107,27 @@ def read_overview(
     show: called with the number of reports just read.
     Raises UsageError for a damaged report.
     """
-    totals, durations, random = ReportTotals({}), Durations(), np.random.default_rng(seed)
+    totals, durations, random = Totals(), Durations(), np.random.default_rng(seed)
     times, finished = _times(output), []
     drawn: list[tuple[float, DrawnUtterance]] = []
-    for name, table in read_reports(output, REPORTS_AT_ONCE):
-        with damage_of_report(output, name):
-            totals.add(name, table)
-            tokenized = table.filter(pc.greater(table["num_tokens"], 0))
-            seconds = tokenized["duration_s"].to_numpy().astype(np.float64)
+    for part, rows in read_parts(output, {}, SCHEMA, reports=REPORTS_AT_ONCE):
+        totals.add(part)
+        tokenized = rows.filter(pc.greater(rows["num_tokens"], 0))
+        seconds = tokenized["duration_s"].to_numpy().astype(np.float64)
         durations.add(seconds)
-        if name in times:
-            finished.append(Finished(times[name], float(seconds.sum())))
+        by_shard = tokenized.group_by("shard").aggregate([("duration_s", "sum")])
+        for shard, audio in zip(
+            *(by_shard[name].to_pylist() for name in ("shard", "duration_s_sum"))
+        ):
+            if shard in times:
+                finished.append(Finished(times[shard], audio))
         # The least of random numbers: each utterance is as likely as any other.
         priority = random.random(len(seconds))
         for row in np.argsort(priority)[:draw].tolist():
             drawn.append((float(priority[row]), _utterance(tokenized, row)))
         drawn = sorted(drawn)[:draw]
         if show:
-            show(1)
+            show(part.shards)
     return Overview(
         totals=totals.summary(),
         code_counts=totals.code_counts,

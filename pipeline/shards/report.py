@@ -6,19 +6,18 @@ is of the whole shard: whether the tar was incomplete, and how often each code w
 
 import json
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.shards import samples
 from pipeline.shards.inputs import Shard
+from pipeline.shards.totals import RowGroups, Totals, is_other, read_parts, versions_of
 from tokenizer.audio import reasons as audio
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.scratch import scratch_folder
@@ -112,18 +111,17 @@ def gather(output: Folder, write_manifest: bool, inputs: Sequence[Shard] = ()) -
     """Totals over all reports of an OUTPUT; with write_manifest also writes manifest.parquet.
 
     inputs: for "changed", the names of those that are not what they were when their report was
-    written. Holds a few hundred reports in memory at a time. Raises UsageError for a
-    damaged report.
+    written. Where Ray runs, its tasks read the reports. Holds a row group of the manifest and a few
+    thousand reports in memory. Raises UsageError for a damaged report.
     """
-    totals = ReportTotals(_versions(inputs))
+    totals = Totals()
     with scratch_folder() as scratch:
         manifest = scratch / "manifest.parquet"
-        with pq.ParquetWriter(manifest, SCHEMA) as writer:
-            for name, table in read_reports(output):
-                with damage_of_report(output, name):
-                    totals.add(name, table)
+        with RowGroups(manifest, SCHEMA) as groups:
+            for part, rows in read_parts(output, versions_of(inputs), SCHEMA):
+                totals.add(part)
                 if write_manifest:
-                    writer.write_table(table.replace_schema_metadata(None))
+                    groups.write(rows)
         if write_manifest:
             output.publish(manifest, "manifest.parquet")
     return totals.summary()
@@ -140,98 +138,13 @@ def is_summed_up(output: Folder, shards: int) -> bool:
 
 def changed_inputs(output: Folder, shards: Sequence[Shard]) -> list[str]:
     """Names of the shards whose input is not what it was when their report was written."""
-    versions = _versions(shards)
+    versions = versions_of(shards)
     names = [name for name in finished_shards(output) if name in versions]
 
     def changed(name: str) -> bool:
         table = read_report(output, name)
         with damage_of_report(output, name):
-            return _is_other(table.schema.metadata or {}, versions.get(name))
+            return is_other(table.schema.metadata or {}, versions.get(name))
 
     with ThreadPoolExecutor(16) as pool:
         return [name for name, other in zip(names, pool.map(changed, names)) if other]
-
-
-def _versions(shards: Sequence[Shard]) -> dict[str, tuple[int, str]]:
-    return {shard.name: (shard.size, shard.version) for shard in shards if shard.version}
-
-
-def _is_other(metadata: dict[bytes, bytes], version: tuple[int, str] | None) -> bool:
-    """Whether a report was made of another version of its input; not if either is unknown."""
-    size, mark = json.loads(metadata.get(b"input", b'[-1, ""]'))
-    return bool(mark) and version is not None and (size, mark) != version
-
-
-def read_reports(output: Folder, at_once: int = 256) -> Iterator[tuple[str, pa.Table]]:
-    """(shard name, report) of every report, sorted by name; a slow store is asked in parallel.
-
-    at_once: reports that are in memory at a time. Raises UsageError for a damaged report.
-    """
-    names = finished_shards(output)
-
-    def read(name: str) -> pa.Table:
-        table = read_report(output, name)
-        with damage_of_report(output, name):
-            if not table.schema.equals(SCHEMA):
-                raise ValueError(f"its columns are {', '.join(table.column_names)}")
-        return table
-
-    with ThreadPoolExecutor(16) as pool:
-        for first in range(0, len(names), at_once):
-            part = names[first : first + at_once]
-            yield from zip(part, pool.map(read, part), strict=True)
-
-
-class ReportTotals:
-    """The totals of an OUTPUT's reports, which are added one by one.
-
-    code_counts: (K,) how often each code was used; () before the first report.
-    """
-
-    def __init__(self, versions: dict[str, tuple[int, str]]) -> None:
-        self.versions = versions
-        self.changed: list[str] = []
-        self.shards = 0
-        self.status: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
-        self.incomplete: list[str] = []
-        self.silent = 0
-        self.seconds, self.tokens = 0.0, 0
-        self.code_counts = np.zeros(0, np.int64)
-
-    def add(self, name: str, table: pa.Table) -> None:
-        """Count a shard's report, as `read_reports` gives it."""
-        self.shards += 1
-        metadata = table.schema.metadata or {}
-        if _is_other(metadata, self.versions.get(name)):
-            self.changed.append(name)
-        self.silent += json.loads(metadata.get(b"silent", b"0"))
-        if json.loads(metadata[b"incomplete"]):
-            self.incomplete.append(name)
-        counts = np.frombuffer(zlib.decompress(metadata[b"code_counts"]), np.int64)
-        self.code_counts = counts if not len(self.code_counts) else self.code_counts + counts
-        self.status.update(table["status"].to_pylist())
-        self.reasons.update(reason for reason in table["reason"].to_pylist() if reason)
-        self.seconds += pc.sum(table["duration_s"]).as_py() or 0.0
-        self.tokens += pc.sum(table["num_tokens"]).as_py() or 0
-
-    def summary(self) -> dict:
-        """The totals as summary.json has them."""
-        used = self.code_counts[self.code_counts > 0] / max(self.code_counts.sum(), 1)
-        return {
-            "shards": self.shards,
-            "incomplete_shards": self.incomplete,
-            "changed": self.changed,
-            "samples": sum(self.status.values()),
-            "ok": self.status["ok"],
-            "silent": self.silent,
-            "rejected": self.status["rejected"],
-            "rejected_by_reason": dict(sorted(self.reasons.items())),
-            "audio_hours": self.seconds / 3600,
-            "tokens": self.tokens,
-            "codebook": {
-                "size": len(self.code_counts),
-                "active_codes": len(used),
-                "perplexity": float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0,
-            },
-        }

@@ -3,17 +3,22 @@
 from dataclasses import replace
 from typing import Any
 
-import ray
-
 from pipeline.cluster.connect import connect
+from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
+from pipeline.settings import BatchLimits, EncoderSettings
 from pipeline.shards.inputs import Shard, find_shards
-from pipeline.tokenize.detokenize_shard import detokenize_shard
-from tokenizer.errors import UsageError
+from pipeline.tokenize.decoder_actor import DecoderActor
+from pipeline.tokenize.detokenize_shard import DecodingPlan, detokenize_shard
+from tokenizer.codec.decoder import Decoding
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_folder import TokenFolder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.storage.vocoder_file import digest_of
+
+# Sound in a batch: on a GPU it goes through the vocoder together; on a CPU one by one, and small
+# batches spread over the cores.
+GPU_BATCH_SECONDS, CPU_BATCH_SECONDS, BATCH_SIZE = 240, 30, 64
 
 
 def find_token_shards(url: str, files: TokenizerFiles, source: str) -> tuple[str, list[Shard]]:
@@ -46,7 +51,7 @@ def open_output(url: str, files: TokenizerFiles, root: str) -> Folder:
 
 
 def detokenize(shards: list[Shard], output: Folder, *, files: TokenizerFiles, device: str) -> dict:
-    """Make the audio shards that are missing, one task per core or GPU.
+    """Make the audio shards that are missing, with a decoder on each GPU or core.
 
     device: "auto", "cpu" or "cuda". Returns {"shards", "already_done", "audio_hours", "failed":
     {shard name: why}}; hours are of this run. Raises UsageError for a device the cluster lacks.
@@ -57,29 +62,25 @@ def detokenize(shards: list[Shard], output: Folder, *, files: TokenizerFiles, de
     failed: dict[str, str] = {}
     if todo:
         connect()
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        if device == "cuda" and not gpus:
-            raise UsageError(
-                "the Ray cluster has no GPU",
-                "add one, or use the CPU",
-                value="cuda",
-                argument="device",
-            )
-        device = "cuda" if gpus and device != "cpu" else "cpu"
-        stored = ray.put(without_encoder(files))
+        files = without_encoder(files)
+        plan = plan_of(Decoding(files))
+        # One thread: their number changes the order of sums, and so the bytes.
+        settings = EncoderSettings(device=device, cpus_per_encoder=1)
+        pool = start_encoders(files, settings, "fp32", actor=DecoderActor)
+        batch_seconds = GPU_BATCH_SECONDS if pool.device == "cuda" else CPU_BATCH_SECONDS
+        tokens = batch_seconds * plan.sample_rate // plan.samples_per_token
+        limits = BatchLimits(size=BATCH_SIZE, samples=tokens)
 
-        def arguments(**_: Any) -> dict[str, Any]:
-            return {"output": output.url, "files": stored, "device": device}
+        def arguments(*, number: int, **_: Any) -> dict[str, Any]:
+            return {
+                "output": output.url,
+                "plan": plan,
+                "limits": limits,
+                "dispatcher": pool.dispatcher("decode", number),
+            }
 
         seconds, failed = run_shards(
-            "detokenize",
-            todo,
-            at_once=gpus if device == "cuda" else max(1, int(resources.get("CPU", 1))),
-            num_cpus=1,
-            num_gpus=1 if device == "cuda" else 0,
-            function=detokenize_shard,
-            arguments=arguments,
+            "detokenize", todo, room=pool, function=detokenize_shard, arguments=arguments
         )
         output.sweep()
     return {
@@ -88,6 +89,16 @@ def detokenize(shards: list[Shard], output: Folder, *, files: TokenizerFiles, de
         "audio_hours": sum(seconds.values()) / 3600,
         "failed": failed,
     }
+
+
+def plan_of(decoding: Decoding) -> DecodingPlan:
+    """What shard tasks need to know of a decoder."""
+    return DecodingPlan(
+        None if decoding.is_causal else decoding.windowing(),
+        decoding.samples_per_token,
+        sample_rate=decoding.sample_rate,
+        codebook_size=len(decoding.codes),
+    )
 
 
 def without_encoder(files: TokenizerFiles) -> TokenizerFiles:

@@ -12,9 +12,10 @@ from typing import Any
 
 from pipeline.cluster.code import PROJECT
 from pipeline.cluster.connect import connect
-from pipeline.cluster.encoders import start_encoders
+from pipeline.cluster.encoders import EncoderPool, start_encoders
+from pipeline.cluster.progress import TaskTime
 from pipeline.cluster.run_shards import run_shards
-from pipeline.settings import EncoderSettings, TokenizeSettings
+from pipeline.settings import BatchLimits, EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import changed_inputs, gather, is_summed_up
 from pipeline.tokenize.shard_task import tokenize_shard
@@ -25,15 +26,34 @@ from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.token_folder import finished_shards
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
+# In run.json: the seconds of audio in a batch, where the run found them itself.
+FOUND_SECONDS = "batch_seconds_found"
+
 
 @dataclass(frozen=True)
 class TokenizeRun:
-    """A claimed OUTPUT, and what decides the bytes of its shards."""
+    """A claimed OUTPUT, and what decides the bytes of its shards.
+
+    record: its run.json.
+    """
 
     folder: Folder
     files: TokenizerFiles
     settings: TokenizeSettings
     windowing: Windowing
+    record: dict
+
+    def batch_limits(self, pool: EncoderPool) -> BatchLimits:
+        """The most that a batch holds, which run.json keeps where it was found on a GPU.
+
+        There the last bit of a feature may depend on what else is in its batch.
+        """
+        found = self.record.get(FOUND_SECONDS)
+        if self.settings.batch_seconds is None and pool.device != "cpu" and found is None:
+            found = pool.find_batch_seconds(self.settings.window_seconds)
+            text = json.dumps({**self.record, FOUND_SECONDS: found}, indent=2) + "\n"
+            self.folder.publish_text(text, "run.json")
+        return self.settings.batch_limits(found)
 
 
 def open_output(
@@ -77,7 +97,7 @@ def open_output(
                 argument="output",
                 mentions=fields,
             )
-    return TokenizeRun(folder, files, settings=settings, windowing=windowing)
+    return TokenizeRun(folder, files, settings=settings, windowing=windowing, record=record)
 
 
 def changed_text(names: list[str]) -> str:
@@ -134,7 +154,7 @@ def tokenize(
     shards that were kept. Where no shard is missing, nothing is written or started, and "this_run"
     is None. Raises UsageError for a changed input with "refuse".
     """
-    folder, files, limits = run.folder, run.files, run.settings.batch_limits()
+    folder, files = run.folder, run.files
     finished = set(finished_shards(folder))
     changed = [] if on_changed == "keep" else changed_inputs(folder, shards)
     if changed and on_changed == "refuse":
@@ -152,39 +172,42 @@ def tokenize(
         return {**totals, "failed": {}, "this_run": None}
     connect()
     pool = start_encoders(files, encoder_settings, run.settings.precision)
+    limits = run.batch_limits(pool)
     # Without its report a shard is not finished: a kill between its new tar and its new report
     # would leave the old report beside the new tar.
     for name in changed:
         folder.remove(f"reports/{name}.parquet")
 
-    def arguments(*, number: int, shards_left: int, **_: Any) -> dict[str, Any]:
+    def arguments(*, number: int, **_: Any) -> dict[str, Any]:
         return {
             "output": folder.url,
             "windowing": run.windowing,
             "limits": limits,
             "max_duration": run.settings.max_duration,
             "codebook_size": files.codebook_size,
-            "dispatcher": pool.dispatcher("encode", shard_number=number, shards_left=shards_left),
+            "dispatcher": pool.dispatcher("encode", number),
         }
 
     started = time.monotonic()
-    audio_seconds, failed = run_shards(
+    done, failed = run_shards(
         "tokenize",
         todo,
-        at_once=pool.shards_at_once,
-        num_cpus=pool.cpus_per_shard,
+        room=pool,
         function=tokenize_shard,
         arguments=arguments,
     )
-    seconds, audio = time.monotonic() - started, sum(audio_seconds.values())
+    seconds, audio = time.monotonic() - started, sum(shard.seconds for shard in done.values())
+    spent = sum((shard.time for shard in done.values()), TaskTime())
     this_run = {
         "shards": len(todo) - len(failed),
         "shards_already_done": len(shards) - len(todo),
         "audio_hours": audio / 3600,
         "seconds": seconds,
         "times_real_time": audio / seconds,
+        "limited_by": spent.limit(),
+        "task_time": spent.shares(),
         "device": pool.device,
-        "encoders": len(pool.actors),
+        "encoders": pool.served,
     }
     totals = gather(folder, write_manifest=True, inputs=shards)
     summary = {**totals, "failed": failed, "this_run": this_run}

@@ -8,12 +8,14 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from pipeline.cluster.progress import bar
 from pipeline.shards.listing import InputFile
-from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY, finite
+from pipeline.shards.metadata import finite
+from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY
 from tokenizer.errors import one_line
 from tokenizer.storage.file_stream import FileStream
 from tokenizer.storage.folder import filesystem
@@ -134,7 +136,8 @@ def _lines(what: str, files: dict[str, InputFile]) -> Iterator[tuple[str, bytes 
             done = progress.n
             with FileStream(fs, source) as raw:
                 packed = path.lower().endswith(".gz")
-                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw) if packed else raw)
+                plain: Any = gzip.GzipFile(fileobj=raw) if packed else raw
+                stream = io.BufferedReader(plain)
                 number = 0
                 try:
                     for number, line in enumerate(_bounded_lines(stream), start=1):

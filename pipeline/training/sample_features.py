@@ -1,4 +1,7 @@
-"""Features to train a codebook on: a sample of bounded size, evenly from all shards.
+"""Features to train a codebook on: a sample of bounded size, of a sample of the shards.
+
+A lake of 100,000 shards is not read for a million frames: so many shards are drawn that each kind
+of speech has its share, and that they surely hold the frames. Of those all are read.
 
 Each shard task keeps a reservoir of small pieces of utterances: every piece draws a random rank,
 and those with the lowest ranks stay (Efraimidis and Spirakis 2006, all weights equal). Pieces are
@@ -21,10 +24,29 @@ from pipeline.settings import BatchLimits
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
-from tokenizer.audio.windows import Window, Windowing
+from tokenizer.audio.windows import RawWindow, Window, Windowing
 
 # Frames of a piece: one second's worth, taken at random from all over a window.
 PIECE_FRAMES = 50
+# Shards that are drawn at least, and bytes of them for each frame of the sample: 20 ms take 3,840
+# bytes in the largest usual form, 16 bits of two channels at 48 kHz.
+LEAST_SHARDS, BYTES_PER_FRAME = 256, 4000
+
+
+def draw_shards(shards: list[Shard], max_frames: int, seed: int) -> list[Shard]:
+    """The shards of which a sample of max_frames is taken, each as likely as any other, by name.
+
+    All of them, where there are few. The same shards, frames and seed give the same draw, and more
+    frames the same shards and others.
+    """
+    drawn: list[Shard] = []
+    size = 0
+    for number in np.random.default_rng(seed).permutation(len(shards)):
+        if len(drawn) >= LEAST_SHARDS and size >= BYTES_PER_FRAME * max_frames:
+            break
+        drawn.append(shards[number])
+        size += shards[number].size
+    return sorted(drawn, key=lambda shard: shard.name)
 
 
 class Reservoir:
@@ -103,15 +125,17 @@ def sample_features(
     rejected: Counter[str] = Counter()
     with open_shard(shard) as stream:
 
-        def windows() -> Iterator[tuple[tuple[Window, list[tuple[int, np.ndarray]]], np.ndarray]]:
-            utterances = read_utterances(stream, windowing.samples, max_duration=max_duration)
+        def windows() -> Iterator[tuple[tuple[Window, list[tuple[int, np.ndarray]]], RawWindow]]:
+            utterances = read_utterances(
+                stream, windowing.samples, max_duration=max_duration, keep_int16=True
+            )
             for _, utterance, reason in utterances:
                 if utterance is None:
                     rejected[str(reason)] += 1
                     continue
                 progress.seconds_read += utterance.samples / SAMPLE_RATE
                 plan = windowing.plan_samples(utterance.samples)
-                for window, wave in zip(plan, windowing.cut(utterance, plan), strict=True):
+                for window, wave in zip(plan, windowing.cut_raw(utterance, plan), strict=True):
                     kept_frames = window.keep_to - window.keep_from
                     pieces = reservoir.draw(kept_frames)
                     if pieces:

@@ -14,7 +14,7 @@ from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import EncoderSettings, KmeansSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.training.kmeans import train_kmeans, train_whitened
-from pipeline.training.sample_features import sample_features
+from pipeline.training.sample_features import draw_shards, sample_features
 from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
@@ -41,6 +41,41 @@ def train_tokenizer(
     files: an encoder without a codebook; the codebook is added to it. encoding: how audio is cut,
     batched and encoded. Raises UsageError when there are fewer frames than codes, or windows are
     too short.
+    """
+    done = start_from_sample(
+        shards,
+        files=files,
+        settings=settings,
+        encoding=encoding,
+        encoder_settings=encoder_settings,
+    )
+    if done["failed"]:
+        return done
+    files.made_by["frames"] = done["frames"]
+    publish_tokenizer(files, output)
+    return {**done, "fingerprint": files.fingerprint}
+
+
+def publish_tokenizer(files: TokenizerFiles, output: Folder) -> None:
+    """Write a finished tokenizer to `output`."""
+    with scratch_folder() as scratch:
+        files.save(scratch)
+        output.publish_folder(scratch)
+    output.sweep()
+
+
+def start_from_sample(
+    shards: list[Shard],
+    *,
+    files: TokenizerFiles,
+    settings: KmeansSettings,
+    encoding: TokenizeSettings,
+    encoder_settings: EncoderSettings,
+) -> dict:
+    """Sample features and cluster them; the codebook is added to `files`.
+
+    Returns frames, rejected, failed and, unless a shard failed, the objective. Raises UsageError as
+    train_tokenizer does.
     """
     source = _Source(
         shards,
@@ -75,13 +110,7 @@ def train_tokenizer(
         )
     matrix = np.concatenate(sample.parts)
     sample.parts.clear()
-    objective = _add_codebook(files, matrix, settings)
-    files.made_by["frames"] = frames
-    with scratch_folder() as scratch:
-        files.save(scratch)
-        output.publish_folder(scratch)
-    output.sweep()
-    return {"frames": frames, "objective": objective, **done, "fingerprint": files.fingerprint}
+    return {"frames": frames, "objective": _add_codebook(files, matrix, settings), **done}
 
 
 def _add_codebook(files: TokenizerFiles, matrix: np.ndarray, settings: KmeansSettings) -> float:
@@ -124,27 +153,44 @@ class _Source:
     encoder_settings: EncoderSettings
 
     def sample(self, max_frames: int, seed: int) -> _SampledFeatures:
-        """About max_frames features, evenly from all shards."""
-        pool = start_encoders(self.files, self.encoder_settings, self.encoding.precision)
-        per_shard = -(-max_frames // len(self.shards))
+        """About max_frames features, evenly from the shards that the seed draws.
 
-        def arguments(*, number: int, shards_left: int, **_: Any) -> dict[str, Any]:
+        Where those hold under half of that, from all shards.
+        """
+        drawn = draw_shards(self.shards, max_frames, seed)
+        sample = self._sample(drawn, max_frames, seed=seed)
+        few = 2 * sample.frames < max_frames and not sample.failed
+        if few and len(drawn) < len(self.shards):
+            print(f"they hold {sample.frames:,} frames; all shards are read", file=sys.stderr)
+            sample = self._sample(self.shards, max_frames, seed=seed)
+        return sample
+
+    def _sample(self, shards: list[Shard], max_frames: int, *, seed: int) -> _SampledFeatures:
+        print(
+            f"features of {len(shards):,} of {len(self.shards):,} shards "
+            f"for a sample of {max_frames:,} frames",
+            file=sys.stderr,
+        )
+        pool = start_encoders(self.files, self.encoder_settings, self.encoding.precision)
+        found = None
+        if self.encoding.batch_seconds is None:
+            found = pool.find_batch_seconds(self.encoding.window_seconds)
+        per_shard = -(-max_frames // len(shards))
+
+        def arguments(*, number: int, **_: Any) -> dict[str, Any]:
             return {
                 "max_frames": per_shard,
                 "seed": seed,
                 "windowing": self.windowing,
-                "limits": self.encoding.batch_limits(),
+                "limits": self.encoding.batch_limits(found),
                 "max_duration": self.encoding.max_duration,
-                "dispatcher": pool.dispatcher(
-                    "features", shard_number=number, shards_left=shards_left
-                ),
+                "dispatcher": pool.dispatcher("features", number),
             }
 
         results, failed = run_shards(
             "features",
-            self.shards,
-            at_once=pool.shards_at_once,
-            num_cpus=pool.cpus_per_shard,
+            shards,
+            room=pool,
             function=sample_features,
             arguments=arguments,
         )

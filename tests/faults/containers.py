@@ -1,14 +1,16 @@
 """Every container, whole and damaged: what is made of it against what FFmpeg decodes.
 
 `python -m tests.faults.containers` prints a table of forms and damages; its last line counts the
-rows that are ok with under 98 % of the speech, and the status is 1 if there is one. FFmpeg is that
-of PyAV; without it the forms that libsndfile writes are held against the speech alone.
+rows that are ok with under 98 % of the speech, and the status is 1 if there is one. With the word
+`short` it prints what docs/containers.md has: a row a form. FFmpeg is that of PyAV; without it the
+forms that libsndfile writes are held against the speech alone.
 """
 
 import io
 import struct
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -222,23 +224,66 @@ def speech() -> list[np.ndarray]:
         return [soundfile.read(io.BytesIO(f.read()), dtype="float32")[0] for f in files if f]
 
 
-def main() -> int:
-    """Print the table. Returns 1 if speech is lost in a row that is ok."""
-    lost = refused = rows = 0
-    for row in table(*speech()):
-        rows += 1
-        lost += row.lost
-        refused += row.damage == "whole" and row.outcome != "ok"
-        seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
-        verdict = "LOST" if row.lost else ""
-        print(
-            f"{row.form:24} {row.damage:16} {row.outcome:20} {seconds:>6} {row.ffmpeg:6.2f} "
-            f"{row.speech:6.2f} {verdict}"
-        )
-    print(f"{rows} rows; {lost} ok with under 98 % of the speech; {refused} whole ones refused")
+# What the columns of the short table are made of: endings of the damages' names.
+COLUMNS = {
+    "whole": "whole",
+    "cut at 10 points": "%",
+    "joined": "joined",
+    "junk before": "before",
+    "junk behind": "behind",
+}
+
+
+def short(rows: list[Row]) -> Iterator[str]:
+    """A markdown row for each form: the outcomes of each group of damages, and FFmpeg's seconds."""
+    yield f"| container | {' | '.join(COLUMNS)} |\n{'| --- ' * (1 + len(COLUMNS))}|"
+    for form in dict.fromkeys(row.form for row in rows):
+        cells = []
+        for ending in COLUMNS.values():
+            found = defaultdict(list)
+            for row in rows:
+                if row.form == form and row.damage.endswith(ending):
+                    found[row.outcome].append(row)
+            cells.append("; ".join(_group(*group) for group in found.items()))
+        yield f"| {form} | {' | '.join(cells)} |"
+
+
+def _group(outcome: str, rows: list[Row]) -> str:
+    """Rows of one outcome: which they are, seconds here if they are ok, and FFmpeg's."""
+    names = [row.damage.partition(" ")[0] for row in rows]
+    which = {"cut": f"{len(rows)} × ", "whole": "", "joined": ""}.get(
+        names[0], f"{', '.join(names)}: "
+    )
+    ours = f" {_seconds([row.seconds or 0.0 for row in rows])}" if outcome == "ok" else ""
+    return f"{which}{outcome}{ours} ({_seconds([row.ffmpeg for row in rows])})"
+
+
+def _seconds(values: list[float]) -> str:
+    ends = dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values)))
+    return " to ".join(ends)
+
+
+def main(form: str = "") -> int:
+    """Print the table, or the short one. Returns 1 if speech is lost in a row that is ok."""
+    rows = list(table(*speech()))
+    lost = sum(row.lost for row in rows)
+    refused = sum(row.damage == "whole" and row.outcome != "ok" for row in rows)
+    print(*(short(rows) if form == "short" else map(_line, rows)), sep="\n")
+    print(
+        f"\n{len(rows)} files; {lost} ok with under 98 % of the speech; "
+        f"{refused} whole ones refused"
+    )
     return 1 if lost or refused else 0
+
+
+def _line(row: Row) -> str:
+    seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
+    return (
+        f"{row.form:24} {row.damage:16} {row.outcome:20} {seconds:>6} {row.ffmpeg:6.2f} "
+        f"{row.speech:6.2f} {'LOST' if row.lost else ''}"
+    )
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

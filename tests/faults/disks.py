@@ -11,7 +11,9 @@ from pathlib import Path
 
 from stores import LocalStore
 
-from faults.checks import Ended, Result, World, command
+from faults import Result
+from faults.checks import World
+from faults.runs import Ended, command
 
 # Room for run.json and a shard, not for all.
 SMALL_KB, ROOM_KB = 24, 65_536
@@ -56,11 +58,11 @@ def _full(world: World, what: str, where: tuple[Path, Result]) -> Result:
     store = LocalStore(place / "tokens" if what == "OUTPUT" else world.folder / "with-full-tmp")
     flags = world.flags(world.source, store.url)
     # Ray's own files stay on the large disk: its cluster needs more room than the shards.
-    env = {} if what == "OUTPUT" else {"TMPDIR": str(place)}
+    env, session = ({}, world.session) if what == "OUTPUT" else ({"TMPDIR": str(place)}, None)
     if env:
         filler = place / "filler"
         filler.write_bytes(bytes((TASK_KB - 8) << 10))
-    with command("tokenize", *flags, env=env) as job:
+    with command("tokenize", *flags, env=env, session=session) as job:
         first = job.end()
     result.problems += _one_line(first)
     left = [
@@ -73,7 +75,7 @@ def _full(world: World, what: str, where: tuple[Path, Result]) -> Result:
     if env:
         filler.unlink()
     _mount(place, "-o", f"remount,size={ROOM_KB}k")
-    with command("tokenize", *flags, env=env) as job:
+    with command("tokenize", *flags, env=env, session=session) as job:
         runs = [first, job.end()]
     return world.check(result, store, runs)
 

@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faults import mutations
-from faults.checks import Result
+from faults import Result, mutations
 from pipeline.evaluation.phone_labels import read_phones
 from pipeline.shards.listing import InputFile
 from pipeline.shards.report import gather
@@ -99,11 +98,13 @@ TARGETS = {
 }
 
 
-def run(each: int = EACH, kinds: tuple[str, ...] = ()) -> Iterator[Result]:
-    """A result for each kind of input. each: mutations of all kinds together."""
+def run(each: int = EACH, kinds: tuple[str, ...] = (), seed: int = 0) -> Iterator[Result]:
+    """A result for each kind of input. each: mutations of all kinds together, of which a run with
+    the next `seed` has others."""
     kinds = kinds or tuple(TARGETS)
+    count = each // len(kinds)
     for kind in kinds:
-        yield _fuzzed(kind, each // len(kinds))
+        yield _fuzzed(kind, range(seed * count, (seed + 1) * count))
 
 
 def mutated(kind: str, seed: int, files: list[bytes]) -> bytes:
@@ -117,14 +118,14 @@ def mutated(kind: str, seed: int, files: list[bytes]) -> bytes:
     return mutations.by_bytes(data, chosen)
 
 
-def _fuzzed(kind: str, count: int) -> Result:
-    """Try the seeds 0 to count - 1 in workers, and begin a new one after each that crashes."""
+def _fuzzed(kind: str, seeds: range) -> Result:
+    """Try seeds in workers, and begin a new one after each that crashes."""
+    count = len(seeds)
     result = Result(f"mutated {kind}", times=count, samples=count)
     context = multiprocessing.get_context("spawn")
     step = -(-count // WORKERS)
-    workers = [
-        _Worker(context, kind, range(n * step, min(count, (n + 1) * step))) for n in range(WORKERS)
-    ]
+    parts = [seeds[n * step : (n + 1) * step] for n in range(WORKERS)]
+    workers = [_Worker(context, kind, part) for part in parts]
     while any(worker.process is not None for worker in workers):
         time.sleep(0.05)
         for worker in workers:

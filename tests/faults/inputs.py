@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from conftest import run_job
 from ray_cluster import ray_processes
 from stores import LocalStore
 
-from faults.checks import Ended, Result, World, command, left_over, report_rows, shard_hashes
+from faults import Result
+from faults.checks import World, left_over, report_rows, shard_hashes
+from faults.runs import Ended
 from pipeline.shards.inputs import find_shards
 
 # Copies of a shard's samples: it is still being read when it is changed.
@@ -60,9 +61,9 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
     joined = b"".join((world.source / name).read_bytes() for name in world.names_of_tars())
     path.write_bytes(joined * COPIES)
     flags = world.flags(inputs, store.url)
-    with command("tokenize", *flags) as job:
+    with world.command(*flags) as job:
         deadline = time.monotonic() + 120
-        while not _reads(job.folder, path) and time.monotonic() < deadline:
+        while not _reads(job.ray_folder, path) and time.monotonic() < deadline:
             assert job.process.poll() is None, job.log.read_text()
             time.sleep(0.005)
         change(path)
@@ -72,7 +73,7 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
         problem = _version_problem(store, (version.size, version.version))
         result.problems += [problem] if problem else []
     undisturbed = LocalStore(world.folder / f"{how}-undisturbed")
-    done = run_job("tokenize", *world.flags(inputs, undisturbed.url))
+    done = world.run(*world.flags(inputs, undisturbed.url))
     runs = [first, Ended(done.returncode, done.stderr)]
     return _compared(result, (store, undisturbed), runs)
 
@@ -111,19 +112,20 @@ def _between_runs(world: World) -> Result:
     """A changed input is named; `refuse` stops, `redo` makes it again, and touches no other."""
     result = Result("an input changes between runs")
     inputs, store = world.folder / "changed-input", LocalStore(world.folder / "changed-output")
+    # With the times of change that the reports recorded.
     shutil.copytree(world.source, inputs)
+    shutil.copytree(world.undisturbed.folder, store.folder)
     flags = world.flags(inputs, store.url)
-    runs = [run_job("tokenize", *flags)]
     before, first = store.state(), inputs / world.names_of_tars()[0]
     _replace(inputs / world.names_of_tars()[-1], first)
-    kept = run_job("tokenize", *flags)
+    kept = world.run(*flags)
     said = "1 inputs have changed" in kept.stdout and first.stem in kept.stdout
     if not said or store.state() != before:
         result.problems.append("it does not say so, or does not keep the shards")
-    refused = run_job("tokenize", *flags, "--on-changed", "refuse")
+    refused = world.run(*flags, "--on-changed", "refuse")
     if refused.returncode != 2 or len(refused.stderr.strip().splitlines()) != 1:
         result.problems.append(f"refused with {refused.returncode}: {refused.stderr[:100]}")
-    runs += [kept, run_job("tokenize", *flags, "--on-changed", "redo")]
+    runs = [kept, world.run(*flags, "--on-changed", "redo")]
     after = store.state()
     touched = {
         name for name in before if name.startswith("shards/") and after[name] != before[name]
@@ -131,5 +133,5 @@ def _between_runs(world: World) -> Result:
     if touched != {f"shards/{first.stem}.tar"}:
         result.problems.append(f"redo wrote {sorted(touched)}")
     undisturbed = LocalStore(world.folder / "changed-undisturbed")
-    runs.append(run_job("tokenize", *world.flags(inputs, undisturbed.url)))
+    runs.append(world.run(*world.flags(inputs, undisturbed.url)))
     return _compared(result, (store, undisturbed), [Ended(r.returncode, r.stderr) for r in runs])

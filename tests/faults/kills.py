@@ -10,17 +10,19 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from stores import LocalStore
 
-from faults.checks import MOST_RUNS, Command, Ended, Result, World, command, left_over, report_rows
+from faults import Result
+from faults.checks import World, left_over, report_rows
+from faults.runs import DEADLY, MOST_RUNS, Command, Ended, command, write_hook
 
 # What is killed, and what is in the title of its process. "" is the driver itself.
 VICTIMS = {
     "driver": "",
     "shard task": "ray::tokenize",
     "encoder": "ray::EncoderActor",
+    "encoder list": "ray::EncoderList",
     "progress board": "ray::ProgressBoard",
     "raylet": "/raylet/raylet",
 }
@@ -28,33 +30,29 @@ VICTIMS = {
 ENDS_THE_JOB = ("driver", "raylet")
 KILLS = 3  # of one job
 LATEST = 3.0  # seconds
-# A worker that opens a shard of this name dies, every time.
-DEADLY = "part-01.tar"
-HOOK = f"""
-import os, signal, sys
-def hook(event, values):
-    if event == "open" and str(values[0]).endswith({DEADLY!r}) and "worker" in sys.argv[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
-"""
 
 
 def run(
     world: World,
-    rounds: int = 3,
+    rounds: int = 2,
     victims: tuple[str, ...] = tuple(VICTIMS),
     *,
+    most: int = KILLS,
     deadly: bool = True,
+    seed: int = 0,
 ) -> Iterator[Result]:
-    """A result for each victim, in `rounds` jobs with other moments, and for a deadly shard."""
+    """A result for each victim, in `rounds` jobs with other moments, and for a deadly shard.
+
+    most: kills of one job. seed: of the moments of all rounds.
+    """
     for victim in victims:
-        for seed in range(rounds):
-            yield _killed(world, victim, seed)
+        for moments in range(rounds * seed, rounds * (seed + 1)):
+            yield _killed(world, victim, moments, most=most)
     if deadly:
         yield _deadly(world)
 
 
-def _killed(world: World, victim: str, seed: int) -> Result:
+def _killed(world: World, victim: str, seed: int, *, most: int) -> Result:
     """Kill a process of a job several times; moments are drawn from when workers start."""
     chosen = random.Random(f"{victim} {seed}")
     store = LocalStore(world.folder / f"killed-{victim.replace(' ', '-')}-{seed}")
@@ -62,10 +60,11 @@ def _killed(world: World, victim: str, seed: int) -> Result:
     runs: list[Ended] = []
     kills = 0
     while len(runs) < MOST_RUNS and not (runs and runs[-1].status == 0):
-        with command("tokenize", *flags) as job:
-            ends = victim in ENDS_THE_JOB
-            before = kills
-            while kills < KILLS and _kill(job, VICTIMS[victim], chosen.uniform(0, LATEST)):
+        ends, before = victim in ENDS_THE_JOB, kills
+        # Only with its own Ray may a job lose it.
+        own = victim == "raylet" and kills < most
+        with command("tokenize", *flags) if own else world.command(*flags) as job:
+            while kills < most and _kill(job, VICTIMS[victim], chosen.uniform(0, LATEST)):
                 kills += 1
                 if ends:
                     break
@@ -100,14 +99,15 @@ def _kill(job: Command, title: str, seconds: float) -> bool:
 
 def _deadly(world: World) -> Result:
     """A shard that kills its worker every time: it fails alone, and is done once it is harmless."""
-    hook = world.folder / "hook"
-    hook.mkdir(exist_ok=True)
-    Path(hook, "sitecustomize.py").write_text(HOOK)
+    hook = world.session.hook if world.session else write_hook(world.folder / "hook")
+    env = None if world.session else {"PYTHONPATH": str(hook)}
     store = LocalStore(world.folder / "deadly")
     flags = world.flags(world.source, store.url)
     result = Result("a shard that kills its worker every time")
-    with command("tokenize", *flags, env={"PYTHONPATH": str(hook)}) as job:
+    (hook / "armed").touch()
+    with command("tokenize", *flags, env=env, session=world.session) as job:
         first = job.end(tidy=False)
+    (hook / "armed").unlink()
     if first.status != 1 or f"shard {DEADLY.removesuffix('.tar')} failed" not in first.errors:
         result.problems.append(f"it ended with {first.status} and no word of the shard")
     name = DEADLY.removesuffix(".tar")
@@ -115,6 +115,6 @@ def _deadly(world: World) -> Result:
     result.problems += left_over(store, others)
     if len({shard for shard, _ in report_rows(store)}) != len(others):
         result.problems.append("other shards are not done")
-    with command("tokenize", *flags) as job:
+    with world.command(*flags) as job:
         runs = [first, job.end()]
     return world.check(result, store, runs)

@@ -1,4 +1,4 @@
-"""Two different jobs that claim one OUTPUT at the same instant: exactly one may have it."""
+"""Two jobs on one OUTPUT: different ones cannot both have it, and equal ones share it."""
 
 import multiprocessing
 import os
@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stores import s3_server
+from stores import LocalStore, s3_server
 
-from faults.checks import Result
+from faults import Result
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
+
+if TYPE_CHECKING:  # processes that race start from this module, and World imports PyTorch
+    from faults.checks import World
 
 PAIRS = 200
 WON, LOST = "won", "lost"
 
 
 def run(folder: Path, pairs: int = PAIRS) -> Iterator[Result]:
-    """A result for a local disk and one for S3. folder: to write in."""
+    """A result for claims on a local disk and one for S3. folder: to write in."""
     local = folder / "claims"
     local.mkdir()
     result = _race("two jobs claim one OUTPUT, local", str(local), pairs)
@@ -29,6 +33,18 @@ def run(folder: Path, pairs: int = PAIRS) -> Iterator[Result]:
         if len(s3.listing("claims/")) != pairs:
             result.problems.append("a claim is missing or left over")
         yield result
+
+
+def together(world: "World") -> Iterator[Result]:
+    """A result for one command that is started twice, such as by a scheduler that was impatient."""
+    store = LocalStore(world.folder / "together")
+    flags = world.flags(world.source, store.url)
+    with world.command(*flags) as one, world.command(*flags) as other:
+        runs = [one.end(), other.end()]
+    result = Result("one command started twice at once")
+    if runs[0].status:
+        result.problems.append(f"the first ended with {runs[0].status}")
+    yield world.check(result, store, runs)
 
 
 def _race(fault: str, place: str, pairs: int, env: dict | None = None) -> Result:

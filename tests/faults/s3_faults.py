@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 from conftest import ROOT
-from ray_cluster import Cluster, end_ray, environment
-from stores import S3, S3Store, s3_server
+from ray_cluster import environment
+from stores import S3Store
 
-from faults.checks import Result, World, run_until_done
-from faults.s3_proxy import Faults, S3Proxy, s3_proxy
+from faults import Result
+from faults.checks import World
+from faults.runs import Session, run_until_done, session
+from faults.s3_proxy import Faults
 
 RATES = (0.05, 0.2)
 # A request that fails once in a hundred would hardly fail at all in a job of a hundred requests.
@@ -23,6 +25,8 @@ CASES = [
     *(("LIST", kind) for kind in ("500", "503", "reset", "stall", "truncated", "short", "empty")),
     *(("HEAD", kind) for kind in ("500", "503", "reset", "stall")),
 ]
+# All at once, as on a bad night.
+MANY = [("GET", "short"), ("PUT", "lost answer"), ("LIST", "empty"), ("HEAD", "503")]
 UPLOADS = ("500", "503", "reset", "lost answer", "stall")
 # Stalls of one run: each lasts as long as s3fs waits.
 MOST_STALLS = 2
@@ -37,25 +41,26 @@ Folder(sys.argv[2]).publish(Path(sys.argv[1]), "large.bin")
 
 def run(
     world: World,
-    cases: list[tuple[str, str]] = CASES,
+    cases: list[tuple[str, str]] | None = None,
     uploads: tuple[str, ...] = UPLOADS,
     rates: tuple[float, ...] = RATES,
+    *,
+    seed: int = 0,
 ) -> Iterator[Result]:
-    """A result for each fault and rate. cases: (verb, kind). uploads: kinds, of multipart ones."""
-    with (
-        s3_server(world.folder / "s3.log") as s3,
-        s3_proxy(s3, world.folder / "proxy.log") as proxy,
-    ):
-        source = s3.upload(world.source, "source")
-        with _cluster(proxy) as env:
-            for seed, (verb, kind) in enumerate(cases):
-                for rate in rates:
-                    faults = _faults(kind, verb, rate, seed=seed)
-                    yield _tokenize(world, s3, proxy, (source, faults, env))
-        for seed, kind in enumerate(uploads):
+    """A result for each fault and rate, and for many at once at the last rate.
+
+    cases: (verb, kind); None for all. uploads: kinds, of multipart ones. seed: of which fail.
+    """
+    at_once = [_faults(kind, verb, rates[-1], seed=seed) for verb, kind in MANY]
+    with nullcontext(world.session) if world.session else session(world.folder) as shared:
+        source = shared.s3.upload(world.source, "source")
+        for case, (verb, kind) in enumerate(CASES if cases is None else cases, 100 * seed):
             for rate in rates:
-                faults = _faults(kind, "MULTIPART", rate, seed=seed)
-                yield _upload(world, s3, proxy, faults)
+                yield _tokenize(world, shared, source, [_faults(kind, verb, rate, seed=case)])
+        yield _tokenize(world, shared, source, at_once)
+        for case, kind in enumerate(uploads, 100 * seed):
+            for rate in rates:
+                yield _upload(world, shared, _faults(kind, "MULTIPART", rate, seed=case))
 
 
 def _faults(kind: str, verb: str, rate: float, *, seed: int) -> Faults:
@@ -63,51 +68,42 @@ def _faults(kind: str, verb: str, rate: float, *, seed: int) -> Faults:
     return Faults(kind=kind, verb=verb, rate=rate, seed=seed, most=most)
 
 
-@contextmanager
-def _cluster(proxy: S3Proxy) -> Iterator[dict]:
-    """The environment of jobs on a cluster that reaches S3 through the proxy."""
-    cluster = Cluster({"PYTHONPATH": ROOT, **proxy.env}, dashboard=False)
-    try:
-        cluster.start()
-        token = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-        address = {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-        yield environment({**proxy.env, **token, **address})
-        left = list(Path(cluster.folder).glob("wavmill-*"))
-        assert not left, left
-    finally:
-        end_ray(cluster.folder)
-
-
 def _named(faults: Faults) -> str:
     kind = {"short": "silently short", "empty": "silently empty"}.get(faults.kind, faults.kind)
     return f"S3 {faults.verb}: {kind}, {100 * faults.rate:.0f} %"
 
 
-def _tokenize(world: World, s3: S3, proxy: S3Proxy, what: tuple[str, Faults, dict]) -> Result:
-    source, faults, env = what
-    store = S3Store(s3, f"{faults.verb}-{faults.kind}-{faults.rate}".replace(" ", "-"))
-    proxy.set(faults)
-    runs = run_until_done(world.flags(source, store.url), env)
-    result = Result(_named(faults))
-    injected = proxy.injected()
-    proxy.set(Faults())
-    result.fault += f" ({injected} broken)"
+def _tokenize(world: World, shared: Session, source: str, faults: list[Faults]) -> Result:
+    name = "-".join(f"{one.verb}-{one.kind}-{one.rate}" for one in faults).replace(" ", "-")
+    store, before = S3Store(shared.s3, name), _temporary(shared)
+    shared.proxy.set(*faults)
+    runs = run_until_done(world.flags(source, store.url), shared)
+    broken = shared.proxy.injected()
+    shared.proxy.set()
+    result = Result(f"{', '.join(map(_named, faults))} ({sum(broken)} broken)")
+    if not all(broken):
+        result.problems.append("nothing was broken")
+    result.problems += [f"left over: {path}" for path in _temporary(shared) - before]
     return world.check(result, store, runs)
 
 
-def _upload(world: World, s3: S3, proxy: S3Proxy, faults: Faults) -> Result:
+def _temporary(shared: Session) -> set[Path]:
+    return set(Path(shared.folder).glob("wavmill-*"))
+
+
+def _upload(world: World, shared: Session, faults: Faults) -> Result:
     """Publish one large file through the proxy."""
-    path = world.folder / "large.bin"
+    s3, path = shared.s3, world.folder / "large.bin"
     if not path.exists():
         path.write_bytes(os.urandom(UPLOAD_MB << 20))
-    proxy.set(faults)
+    shared.proxy.set(faults)
     place = f"upload-{faults.kind}-{faults.rate}".replace(" ", "-")
     command = [sys.executable, "-c", UPLOAD, str(path), f"s3://{s3.bucket}/{place}"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(proxy.env), timeout=300, capture_output=True, text=True
-    )
-    result = Result(f"{_named(faults)} ({proxy.injected()} broken)", times=1, samples=1)
-    proxy.set(Faults())
+    env = environment(shared.proxy.env)
+    done = subprocess.run(command, cwd=ROOT, env=env, timeout=300, capture_output=True, text=True)
+    (broken,) = shared.proxy.injected()
+    shared.proxy.set()
+    result = Result(f"{_named(faults)} ({broken} broken)", times=1, samples=1)
     names = s3.listing(f"{place}/")
     result.rows = len(names)
     if done.returncode:

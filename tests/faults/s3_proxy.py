@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,49 +54,55 @@ def verb_of(request: web.Request) -> str:
     return request.method
 
 
+class Chooser:
+    """Chooses which requests one kind of fault breaks."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults, self.random = faults, random.Random(faults.seed)
+        # One of the first few fails in any case: a short job makes few requests.
+        self.certain = self.random.randrange(1, 4) if faults.rate else 0
+        self.seen = self.injected = 0
+
+    def breaks(self, verb: str) -> bool:
+        """Whether to break this request."""
+        if verb != self.faults.verb:
+            return False
+        self.seen += 1
+        broken = self.injected < self.faults.most and (
+            self.random.random() < self.faults.rate or self.seen == self.certain
+        )
+        self.injected += broken
+        return broken
+
+
 class Proxy:
     """Passes requests on, and breaks some of them."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream, self.session = upstream, None
-        self.set({})
-
-    def set(self, faults: dict) -> None:
-        """Begin anew with other faults."""
-        self.faults = Faults(**faults)
-        self.random = random.Random(self.faults.seed)
-        # One of the first few fails in any case: a short job makes few requests.
-        self.certain = self.random.randrange(1, 4) if self.faults.rate else 0
-        self.seen: Counter[str] = Counter()
-        self.injected = 0
+        self.choosers: list[Chooser] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
         if request.path == CONTROL:
             if request.method == "PUT":
-                self.set(await request.json())
-            return web.json_response({"seen": self.seen, "injected": self.injected})
+                self.choosers = [Chooser(Faults(**faults)) for faults in await request.json()]
+            return web.json_response({"injected": [one.injected for one in self.choosers]})
         verb, body = verb_of(request), await request.read()
-        self.seen[verb] += 1
-        faults = self.faults
-        broken = (
-            verb == faults.verb
-            and self.injected < faults.most
-            and (self.random.random() < faults.rate or self.seen[verb] == self.certain)
-        )
-        self.injected += broken
-        if broken and faults.kind in ("500", "503"):
-            return _refusal(int(faults.kind))
-        if broken and faults.kind == "reset":
+        chosen = [one.faults.kind for one in self.choosers if one.breaks(verb)]
+        kind = chosen[0] if chosen else ""
+        if kind in ("500", "503"):
+            return _refusal(int(kind))
+        if kind == "reset":
             return _reset(request)
         status, headers, data = await self.ask(request, body)
-        if not broken:
+        if not kind:
             return _answer(request, status, headers, data)
-        if faults.kind == "lost answer":
+        if kind == "lost answer":
             return _reset(request)
-        if faults.kind in ("short", "empty"):
-            return _shorter(status, headers, data, empty=faults.kind == "empty")
-        return await _half(request, status, headers, data, stall=faults.kind == "stall")
+        if kind in ("short", "empty"):
+            return _shorter(status, headers, data, empty=kind == "empty")
+        return await _half(request, status, headers, data, stall=kind == "stall")
 
     async def ask(self, request: web.Request, body: bytes) -> tuple[int, dict, bytes]:
         """The real server's answer: status, headers, body."""
@@ -167,12 +172,12 @@ class S3Proxy:
         self.endpoint = f"http://127.0.0.1:{port}"
         self.env = {**s3.env, "AWS_ENDPOINT_URL": self.endpoint}
 
-    def set(self, faults: Faults) -> None:
-        """Break these requests from now on."""
-        self._ask("PUT", json.dumps(asdict(faults)).encode())
+    def set(self, *faults: Faults) -> None:
+        """Break these requests, and no others, from now on."""
+        self._ask("PUT", json.dumps([asdict(one) for one in faults]).encode())
 
-    def injected(self) -> int:
-        """How many requests were broken since `set`."""
+    def injected(self) -> list[int]:
+        """How many requests each of the faults has broken since `set`."""
         return self._ask("GET")["injected"]
 
     def _ask(self, method: str, data: bytes | None = None) -> dict:
@@ -197,7 +202,7 @@ def s3_proxy(s3: S3, log: Path) -> Iterator[S3Proxy]:
         proxy, deadline = S3Proxy(s3, port), time.monotonic() + 60
         while True:
             try:
-                proxy.set(Faults())
+                proxy.set()
                 break
             except OSError:
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()

@@ -11,17 +11,28 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
 from conftest import SPEECH
-from small_lm import write_tokens
+from small_lm import small_config, write_tokens
 
-from faults.checks import Command, Ended, Result, World, command
+from faults import Result
+from faults.checks import World
+from faults.runs import Command, Ended, command
+from lm.files import save_lm
+from lm.model import SpeechLM
 
 CODES = 16
 MOST_RUNS = 8
+ALL = "all of it"
+# Signals to the job and its group, as of a terminal, and the exit statuses that they give.
+STOPS = {"Ctrl-C": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
+# Processes whose loss ends a training with one line, and what is in their titles.
+VICTIMS = {"its worker": "ray::RayTrainWorker", "its controller": "ray::TrainController"}
 CHECKPOINTS = {"checkpoint-minutes": 0.0001, "rows": 2}
 SPEECH_ROWS = {**CHECKPOINTS, "input": SPEECH, "row-seconds": 1}
 LM_SHAPE = {"width": 32, "layers": 2, "heads": 2, "feed-forward": 64, "window": 16}
-# {job: (its flags, its log below OUTPUT, the weights that must be the same)}
+# {job: (its flags, its log below OUTPUT, the weights that must be the same)}. Together they are all
+# trainings that docs/training.md promises to end with the same bits.
 JOBS = {
     "train_lm": (
         {
@@ -64,17 +75,88 @@ JOBS = {
         "training/warm-up/log.jsonl",
         "model.safetensors",
     ),
+    "train_encoder": (
+        {
+            **SPEECH_ROWS,
+            "spectrum-steps": 20,
+            "steps": [60, 40],
+            "codes": [20, 30],
+            "label-layers": 1,
+            "layers": 2,
+            "width": 64,
+            "conv-widths": [16, 24, 32, 32, 32, 32, 32],
+        },
+        "round1/log.jsonl",
+        "encoder/model.safetensors",
+    ),
+    "align_lm": (
+        {
+            "checkpoint-minutes": 0.0001,
+            "rows": 4,
+            "steps": 150,
+            "learning-rate": 1e-3,
+            "log-every": 5,
+            "prompt-tokens": 5,
+            "continuation-tokens": 20,
+            "most-triples": 100,
+        },
+        "training/log.jsonl",
+        "model/model.safetensors",
+    ),
 }
 
 
 def run(
-    world: World, jobs: tuple[str, ...] = tuple(JOBS), kills: int = 3, seed: int = 0
+    world: World,
+    jobs: tuple[str, ...] = tuple(JOBS),
+    kills: int = 3,
+    *,
+    victims: tuple[str, ...] = tuple(VICTIMS),
+    seed: int = 0,
 ) -> Iterator[Result]:
-    """A result for each job. kills: of one training."""
-    tokens = world.folder / "training-tokens"
+    """A result for each job. kills: of one training.
+
+    victims: processes of train_lm's Ray, which is also stopped by signals if there are any.
+    """
+    tokens, model = world.folder / "training-tokens", world.folder / "training-lm"
     write_tokens(tokens, _utterances(), CODES)
+    torch.manual_seed(0)
+    save_lm(model, SpeechLM(small_config(CODES, inputs="embedding")), None, {})
+    inputs: dict[str, dict] = {
+        "train_lm": {"input": tokens},
+        "align_lm": {"lm": model, "make-triples": tokens},
+    }
     for job in jobs:
-        yield _killed(world, job, (tokens, kills, seed))
+        training = Training(job, world.folder, inputs.get(job, {}))
+        yield _killed(training, ALL, kills, seed=seed)
+        if job == "train_lm":
+            for victim in victims:
+                yield _killed(training, victim, kills, seed=seed)
+            for stop in STOPS if victims else ():
+                yield _stopped(training, stop, seed=seed)
+
+
+class Training:
+    """The flags of a training, and what it makes when nothing disturbs it.
+
+    seconds: from its first line in the log to its end.
+    """
+
+    def __init__(self, job: str, folder: Path, inputs: dict) -> None:
+        flags, self.log, self.weights = JOBS[job]
+        self.job, self.folder, self.flags = job, folder, {**inputs, **flags}
+        self.output = folder / f"{job}-undisturbed"
+        with command(job, *self.line(self.output)) as undisturbed:
+            began = _wait_for(undisturbed, self.output / self.log)
+            self.run = undisturbed.end()
+        self.seconds = max(time.monotonic() - began, 1.0)
+
+    def line(self, output: Path) -> list:
+        """The command line."""
+        line = []
+        for name, value in {**self.flags, "output": output}.items():
+            line += [f"--{name}", *(value if isinstance(value, list) else [value])]
+        return line
 
 
 def _utterances() -> list[np.ndarray]:
@@ -87,32 +169,46 @@ def _utterances() -> list[np.ndarray]:
     return utterances
 
 
-def _killed(world: World, job: str, how: tuple[Path, int, int]) -> Result:
-    tokens, kills, seed = how
-    flags, log, weights = JOBS[job]
-    flags = {"input": tokens, **flags}
-    outputs = [world.folder / f"{job}-{name}" for name in ("undisturbed", "killed")]
-    with command(job, *_line(flags, outputs[0])) as undisturbed:
-        began = _wait_for(undisturbed, outputs[0] / log)
-        runs = [undisturbed.end()]
-    seconds = max(time.monotonic() - began, 1.0)
-    chosen = random.Random(f"{job} {seed}")
-    killed = 0
+def _killed(training: Training, victim: str, kills: int, *, seed: int) -> Result:
+    output = training.folder / f"{training.job}-killed-{victim.replace(' ', '-')}"
+    chosen = random.Random(f"{training.job} {seed}")
+    killed, runs = 0, [training.run]
     while len(runs) < MOST_RUNS and not (len(runs) > 1 and runs[-1].status == 0):
-        with command(job, *_line(flags, outputs[1])) as training:
+        with command(training.job, *training.line(output)) as job:
+            dies = False
             if killed < kills:
-                _wait_for(training, outputs[1] / log)
+                _wait_for(job, output / training.log)
                 # What is left of the training gets shorter with every kill.
-                _wait(training, chosen.uniform(0, seconds / (killed + 2)))
-            dies = killed < kills and training.process.poll() is None
-            if dies:
-                _kill_all(training)
+                _wait(job, chosen.uniform(0, training.seconds / (killed + 2)))
+                dies = job.process.poll() is None and _kill(job, victim)
             killed += dies
-            runs.append(training.end(killed=dies))
-    result = Result(f"{job}: all of it killed, {killed} times (seed {seed})", times=len(runs) - 1)
+            runs.append(job.end(killed=dies and victim == ALL, tidy=not dies))
+    result = Result(
+        f"{training.job}: kill -9 of {victim}, {killed} times (seed {seed})", times=len(runs) - 1
+    )
     if not killed:
         result.problems.append("it was never killed")
-    return _compared(result, [output / weights for output in outputs], runs)
+    weights = [folder / training.weights for folder in (training.output, output)]
+    return _compared(result, weights, runs)
+
+
+def _stopped(training: Training, stop: str, *, seed: int) -> Result:
+    """Stop a training in its midst, and let it go on."""
+    output = training.folder / f"{training.job}-{stop}"
+    number, status = STOPS[stop]
+    line, result = training.line(output), Result(f"{training.job}: {stop} (seed {seed})", times=2)
+    with command(training.job, *line) as job:
+        _wait_for(job, output / training.log)
+        _wait(job, random.Random(f"{stop} {seed}").uniform(0, training.seconds / 2))
+        os.killpg(job.process.pid, number)
+        first = job.end()
+    if first.status != status or "interrupted; run the same command again" not in first.errors:
+        result.problems.append(f"it ended with {first.status}: {first.errors.strip()[-100:]}")
+    with command(training.job, *line) as job:
+        runs = [training.run, job.end()]
+    result.problems += [f"left over: {name}" for name in first.left]
+    weights = [folder / training.weights for folder in (training.output, output)]
+    return _compared(result, weights, runs)
 
 
 def _compared(result: Result, weights: list[Path], runs: list[Ended]) -> Result:
@@ -124,10 +220,6 @@ def _compared(result: Result, weights: list[Path], runs: list[Ended]) -> Result:
     partial = list(weights[1].parent.rglob(".partial/*"))
     result.problems += [f"left over: {path}" for path in partial]
     return result
-
-
-def _line(flags: dict, output: Path) -> list:
-    return [part for k, v in {**flags, "output": output}.items() for part in (f"--{k}", v)]
 
 
 def _wait_for(job: Command, path: Path) -> float:
@@ -143,8 +235,18 @@ def _wait(job: Command, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def _kill_all(job: Command) -> None:
-    """Kill the driver and every process of its Ray: a training is one of them."""
-    for process in (job.process.pid, *job.processes()):
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+def _kill(job: Command, victim: str) -> bool:
+    """Kill the driver and every process of its Ray, or those with a title. Whether any was there.
+
+    Those with a title are waited for, as after a kill the log is there before they are.
+    """
+    while job.process.poll() is None:
+        found = job.processes(VICTIMS[victim]) if victim != ALL else job.processes()
+        if victim != ALL and not found:
+            time.sleep(0.05)
+            continue
+        for process in (*([job.process.pid] if victim == ALL else []), *found):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return True
+    return False

@@ -228,7 +228,7 @@ def test_from_wavlm_on_a_store(s3, good, tokenizer, encoder):
     output = "s3://speech/train-lm/out"
     changes = {**SHAPE, "width": 128, "layers": 1, "feed-forward": 256}
     more = {"tokenizer": tokenizer, "encoder": encoder, "steps": 20, "held-out": 0.2}
-    done = run_job("train_lm", *flags(source, output, **changes, **more), env=s3.env, timeout=250)
+    done = run_job("train_lm", *flags(source, output, **changes, **more), timeout=250)
     assert done.returncode == 0, done.stderr
     found = s3.listing("train-lm/out")
     names = {name.removeprefix("train-lm/out/") for name in found}

@@ -11,7 +11,6 @@ import pytest
 import soundfile
 import torch
 from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
-from ray_cluster import environment
 from refusals import assert_refused
 from stores import snapshot
 
@@ -92,10 +91,9 @@ def test_what_is_there_is_left_and_what_is_missing_is_made_again(good, decoded, 
 @pytest.mark.slow
 def test_what_comes_out_can_be_tokenized_again(decoded, with_vocoder, good, s3, tmp_path):
     """Output on a store has the same bytes, and tokenizing it again gives as many tokens."""
-    env = environment(s3.env)
     tokens = s3.upload(good.output, "tokens")
     output = f"s3://{s3.bucket}/decoded"
-    done = run_job("detokenize", *flags(tokens, with_vocoder, output), env=env)
+    done = run_job("detokenize", *flags(tokens, with_vocoder, output))
     assert done.returncode == 0, done.stderr
     for name in NAMES:
         assert s3.read(f"decoded/{name}.tar") == (decoded[0] / f"{name}.tar").read_bytes()

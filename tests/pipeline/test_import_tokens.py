@@ -128,7 +128,7 @@ def test_store_and_a_cut_file(s3, lines, tmp_path):
     (lines / "two.jsonl.gz").write_bytes(whole[: len(whole) - 20])
     source, output = s3.upload(lines, "lines"), "s3://speech/imported"
     flags = ("--input", source + "/*.gz", "--output", output, "--codebook-size", 100_000)
-    done = run_job("import_tokens", *flags, "--max-reject-rate", 1, env=s3.env)
+    done = run_job("import_tokens", *flags, "--max-reject-rate", 1)
     assert done.returncode == 1 and "broken" in done.stderr
     options = {"endpoint_url": s3.endpoint, "key": "test", "secret": "test"}
     with fsspec.open(f"{output}/shards/shard-000000.tar", "rb", **options) as file:

@@ -106,7 +106,14 @@ def test_records_and_no_other_file(good, tokenizer):
     assert summary["codebook"]["perplexity"] == pytest.approx(
         np.exp(-(share * np.log(share)).sum())
     )
-    assert summary["this_run"]["shards"] == 3 and summary["this_run"]["times_real_time"] > 1
+    run = summary["this_run"]
+    assert run["shards"] == 3 and run["times_real_time"] > 1
+    assert run["limited_by"] in run["task_time"] and set(run["task_time"]) == {
+        "decode",
+        "encode",
+        "storage",
+    }
+    assert sum(run["task_time"].values()) == pytest.approx(1)
 
     found = {str(p.relative_to(good.output)) for p in good.output.rglob("*") if p.is_file()}
     assert found == {

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenizer.audio.decoding import Utterance, as_float, joined
+from tokenizer.audio.decoding import Utterance, joined
 from tokenizer.audio.frames import (
     FRAMES_PER_SECOND,
     RECEPTIVE_FIELD,
     SAMPLES_PER_FRAME,
     num_frames,
 )
+from tokenizer.audio.resampling import as_float
 from tokenizer.errors import UsageError
 
 
@@ -214,6 +215,15 @@ class Windowing:
         if not self.normalize:
             return RawWindow(wave)
         return RawWindow(wave, utterance.mean, utterance.scale)
+
+
+def kept_samples(window: Window, tokens: int, samples_per_token: int) -> slice:
+    """Of a window's decoded waveform: those that no other window gives.
+
+    window: as of `plan`, counted in tokens. tokens: of the utterance.
+    """
+    end = None if window.keep_to == tokens else window.kept.stop * samples_per_token
+    return slice(window.kept.start * samples_per_token, end)
 
 
 def left_padded(wave: np.ndarray, copies: int) -> np.ndarray:

@@ -3,11 +3,16 @@
 import torch
 from torch import Tensor
 
+from tokenizer.codec.shortlist import Shortlist
 from tokenizer.encoder.linear import InferenceLinear
 from tokenizer.errors import UsageError
 
-# The lookup holds at most this many scores, rows times K, at a time: 64 MB of fp32.
-SCORES_AT_A_TIME = 1 << 24
+# The lookup holds at most this many scores, rows times K, at a time: 64 MB of fp32, and 1 GB on a
+# GPU.
+SCORES_AT_A_TIME, SCORES_AT_A_TIME_ON_GPU = 1 << 24, 1 << 28
+# On a GPU, codebooks of this size and width are looked up with a shortlist. fp32 products of 16,384
+# codes of 1,024 dimensions would take as long there as all of the encoder in bf16.
+SHORTLIST_CODES, SHORTLIST_WIDTH = 16_384, 128
 
 
 class Codebook:
@@ -24,9 +29,11 @@ class Codebook:
         *,
         device: torch.device | str = "cpu",
         projection: Tensor | None = None,
+        shortlist: bool | None = None,
     ) -> None:
         """codes: (K, D) on any device. projection: (P, D), only for "l2": the distance is between
-        projected features and projected codes.
+        projected features and projected codes. shortlist: whether bf16 products choose the codes
+        that fp32 decides between, which gives the same codes; None takes what is fastest.
 
         Raises UsageError for another metric, and for a projection with "cosine".
         """
@@ -41,12 +48,13 @@ class Codebook:
         codes = codes.to(device=device, dtype=torch.float32)
         self.size = len(codes)
         self.place: Tensor | None = None
+        self.shortlist: Shortlist | None = None
         if projection is None and is_binary(codes):
             self.place = _place_values(codes.shape[1], codes.device)
             return
-        self.bias = None
+        self.bias, middle = None, codes.mean(0)
         if metric == "cosine":
-            codes = torch.nn.functional.normalize(codes, dim=1)
+            codes, middle = torch.nn.functional.normalize(codes, dim=1), 0 * middle
         elif projection is None:
             # argmin |x - c|² = argmax x·c - |c|² / 2: one product with a bias.
             self.bias = -codes.square().sum(1) / 2
@@ -57,13 +65,36 @@ class Codebook:
             self.bias = -projected.square().sum(1) / 2
             codes = projected @ projection
         self.score = InferenceLinear(codes, self.bias)
+        if shortlist is None:
+            large = self.size >= SHORTLIST_CODES and codes.shape[1] >= SHORTLIST_WIDTH
+            shortlist = large and codes.is_cuda
+        if shortlist:
+            self.shortlist = Shortlist(codes, self.bias, middle)
 
     @torch.inference_mode()
     def nearest(self, features: Tensor) -> Tensor:
         """(N, D) features → (N,) int64 codes."""
+        found = self.lookup(features)
+        if self.shortlist is not None and bool((found < 0).any()):
+            found = torch.where(found < 0, self._all_scores(features), found)
+        return found
+
+    @torch.inference_mode()
+    def lookup(self, features: Tensor) -> Tensor:
+        """(N, D) features → (N,) int64, as `nearest`, without waiting for the device.
+
+        With a shortlist, -1 where it may lack the nearest code; `nearest` then takes all scores.
+        """
+        if self.shortlist is None:
+            return self._all_scores(features)
+        step = max(1, SCORES_AT_A_TIME_ON_GPU // self.size)
+        return torch.cat([self.shortlist.nearest(rows.float()) for rows in features.split(step)])
+
+    def _all_scores(self, features: Tensor) -> Tensor:
         if self.place is not None:
             return ((features > 0) * self.place).sum(1)
-        step = max(1, SCORES_AT_A_TIME // self.size)
+        most = SCORES_AT_A_TIME_ON_GPU if features.is_cuda else SCORES_AT_A_TIME
+        step = max(1, most // self.size)
         parts = [self.score(rows.float()).argmax(1) for rows in features.split(step)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 

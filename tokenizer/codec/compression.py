@@ -51,6 +51,14 @@ class Compression:
         frames_per_token = self.compressor.config.frames_per_token
         return self._run(self.compressor, rows, multiply=1, divide=frames_per_token)
 
+    def padded_latents(self, features: Tensor, ends: Tensor) -> Tensor:
+        """(B, T, D) padded features → (B, ceil(T / frames_per_token), latent) fp32.
+
+        ends: (B,), frames of each utterance, on the device: nothing is copied to it or from it.
+        For torch.compile, with B and T that vary.
+        """
+        return self.compressor(self._standardised(features), ends)[0].float()
+
     @torch.inference_mode()
     def next_latents(
         self, features: Tensor, state: list[State] | None

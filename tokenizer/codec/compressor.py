@@ -98,20 +98,25 @@ class Compressor(nn.Module):
         self.out_proj = nn.Linear(widths[-1], config.latent)
 
     def forward(
-        self, x: Tensor, lengths: list[int] | None = None, state: list[State] | None = None
+        self,
+        x: Tensor,
+        lengths: list[int] | Tensor | None = None,
+        state: list[State] | None = None,
     ) -> tuple[Tensor, list[State]]:
-        """lengths: frames of each utterance, where some are padded; None where none is.
+        """lengths: frames of each utterance, where some are padded; None where none is. A tensor of
+        the device of x saves a copy to it.
 
         state: from the chunk before; None for the first. Returns the latents, and the state for the
         next chunk. Only the causal form has a state, and only after a whole number of tokens.
         """
         next_state, mask = [], None
+        ends = None if lengths is None else torch.as_tensor(lengths, device=x.device)
         for number, (layer, factor) in enumerate(zip(self.layers, self.config.factors)):
-            if lengths is not None:
+            if ends is not None:
                 # The last token of an utterance may span padding, which then must be zero.
-                x = x * padding_mask(lengths, x).mT
-                lengths = [-(-n // factor) for n in lengths]
-                mask = padding_mask(lengths, x, -(-x.shape[1] // factor))
+                x = x * padding_mask(ends, x).mT
+                ends = -(-ends // factor)
+                mask = padding_mask(ends, x, -(-x.shape[1] // factor))
             x, layer_state = layer(x, mask, state[number] if state else None)
             next_state.append(layer_state)
         return self.out_proj(x), next_state
@@ -148,25 +153,29 @@ class Decompressor(nn.Module):
             self.refiner = ChunkFeedForward(config.width, config.chunk_frames)
 
     def forward(
-        self, x: Tensor, lengths: list[int] | None = None, state: list[State] | None = None
+        self,
+        x: Tensor,
+        lengths: list[int] | Tensor | None = None,
+        state: list[State] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """lengths: latents of each utterance, where some are padded. Otherwise as Compressor's."""
         x, next_state = self.in_proj(x), []
+        ends = None if lengths is None else torch.as_tensor(lengths, device=x.device)
         factors = self.config.factors[::-1]
         for number, (layer, factor) in enumerate(zip(self.layers, factors)):
-            mask = None if lengths is None else padding_mask(lengths, x)
+            mask = None if ends is None else padding_mask(ends, x)
             x, layer_state = layer(x, mask, state[number] if state else None)
-            if lengths is not None:
-                lengths = [n * factor for n in lengths]
+            if ends is not None:
+                ends = ends * factor
             next_state.append(layer_state)
         return (self.refiner(x) if self.config.causal else x), next_state
 
 
-def padding_mask(lengths: list[int], like: Tensor, frames: int | None = None) -> Tensor:
+def padding_mask(ends: Tensor, like: Tensor, frames: int | None = None) -> Tensor:
     """(B, 1, T): 1 within an utterance, 0 at its padding.
 
-    like: (B, T, D), for T, device and dtype. frames: T, where it is another one.
+    ends: (B,), frames of each. like: (B, T, D), for T and dtype. frames: T, where it is another
+    one.
     """
     frame = torch.arange(frames or like.shape[1], device=like.device)
-    ends = torch.tensor(lengths, device=like.device)
     return (frame < ends[:, None]).to(like.dtype)[:, None]

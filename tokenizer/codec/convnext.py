@@ -131,12 +131,19 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(ConvNeXtBlock(config) for _ in range(config.layers))
         self.output_norm = nn.LayerNorm(config.hidden, eps=1e-6)
 
-    def forward(self, x: Tensor, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """state: past inputs of each convolution, from the chunk before; returns the next."""
+    def forward(
+        self, x: Tensor, state: list[Tensor] | None, real: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """state: past inputs of each convolution, from the chunk before; returns the next.
+
+        real: (B, T, 1), 1 for an utterance's own frames, 0 for padding behind them, which then
+        changes none of them.
+        """
         past: Sequence[Tensor | None] = state or [None] * (1 + len(self.layers))
         x, next_past = self.embedding(x, past[0])
         x, next_state = self.input_norm(x), [next_past]
         for layer, layer_past in zip(self.layers, past[1:]):
-            x, next_past = layer(x, layer_past)
+            # What a convolution sees behind the end is zeros, as without padding.
+            x, next_past = layer(x if real is None else x * real, layer_past)
             next_state.append(next_past)
         return self.output_norm(x), next_state

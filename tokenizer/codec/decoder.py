@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.audio.windows import Windowing
+from tokenizer.audio.windows import Windowing, kept_samples
 from tokenizer.codec.compression import Compression, for_inference
 from tokenizer.codec.focal import State
 from tokenizer.codec.vocoder import Vocoder, VocoderState
@@ -138,21 +138,42 @@ class Decoding:
             yield wave
 
     def _windows(self, tokens: np.ndarray | Tensor) -> Iterator[np.ndarray]:
+        plan = self.windowing().plan(len(tokens)) if len(tokens) else []
+        for window in plan:
+            (wave,) = self.window_waves([tokens[window.start : window.stop]])
+            yield wave[kept_samples(window, len(tokens), self.samples_per_token)]
+
+    def windowing(self) -> Windowing:
+        """How tokens are cut into windows where the decoder is not causal; it counts tokens."""
         vocoder, each = self.needed_vocoder(), self.frames_per_token
         frames = max(CONTEXT_FRAMES, vocoder.config.context_frames, self.past_frames)
-        # The windowing counts tokens. A causal decompressor's windows start at a chunk's start.
+        # A causal decompressor's windows start at a chunk's start.
         chunk = self.tokens_per_chunk
         context = -(-frames // (each * chunk)) * chunk
         size = WINDOW_FRAMES // each // chunk * chunk + 2 * context
-        windowing = Windowing(frames=size, context=context, normalize=False, frames_per_token=chunk)
-        for window in windowing.plan(len(tokens)) if len(tokens) else []:
-            with torch.inference_mode():
-                features = self.features([tokens[window.start : window.stop]])[0]
-                wave = self._within_range(vocoder(features[None])[0])
-            samples = each * self.samples_per_frame
-            last = window.keep_to == len(tokens)
-            end = None if last else window.kept.stop * samples
-            yield wave[window.kept.start * samples : end]
+        return Windowing(frames=size, context=context, normalize=False, frames_per_token=chunk)
+
+    @property
+    def samples_per_token(self) -> int:
+        """Of the waveform."""
+        return self.frames_per_token * self.samples_per_frame
+
+    @torch.inference_mode()
+    def window_waves(self, tokens: Sequence[np.ndarray | Tensor]) -> list[np.ndarray]:
+        """(T',) tokens of each window → its waveform; on a GPU all windows go through as one batch.
+
+        Raises as `waveform` does.
+        """
+        if not tokens:
+            return []
+        vocoder, rows = self.needed_vocoder(), self.features(tokens)
+        if self.device.type == "cpu":
+            # One by one, so that a waveform's last bit does not depend on its neighbours.
+            return [self._within_range(vocoder(features[None])[0]) for features in rows]
+        waves = vocoder.batch(rows)
+        # One copy from the GPU, not one for each.
+        ends = np.cumsum([len(wave) for wave in waves])[:-1]
+        return np.split(self._within_range(torch.cat(waves)), ends)
 
     @torch.inference_mode()
     def next_wave(

@@ -8,6 +8,7 @@ vocoders (arXiv 2502.04465), so published weights load.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from tokenizer.codec.convnext import Backbone
@@ -48,6 +49,18 @@ class Vocoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Whole utterances of one length; returns fp32."""
         return self.head(self.backbone(features, None)[0])
+
+    def batch(self, features: list[Tensor]) -> list[Tensor]:
+        """(T, width) of each utterance → (n,) of each, as `forward` gives them one by one.
+
+        They go through the backbone together, padded.
+        """
+        lengths = torch.tensor([len(rows) for rows in features], device=features[0].device)
+        padded = nn.utils.rnn.pad_sequence(features, batch_first=True)
+        places = torch.arange(padded.shape[1], device=padded.device)
+        real = (places < lengths[:, None])[..., None].to(padded.dtype)
+        hidden = self.backbone(padded, None, real)[0]
+        return [self.head(x[None, : len(rows)])[0] for x, rows in zip(hidden, features)]
 
     def stream(
         self, features: Tensor, state: VocoderState | None, last: bool

@@ -3,10 +3,11 @@
 Most of a transformer works on single frames. That part runs on the packed rows: no work is spent on
 padding, and padding cannot change a result. Attention and the positional convolution look along
 time. They get the utterances as `Group`s: one by one on a CPU, where a small matrix stays in cache,
-and as one padded batch on a GPU, where kernel launches cost more than padding.
+and as one padded batch on a GPU where nothing can be compiled. Where it can, gpu/ needs no padding.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,12 +45,14 @@ class Group:
         rows = padded.reshape(-1, padded.shape[-1])
         return rows if self.index is None else rows[self.index]
 
+    @cached_property
     def frame_mask(self) -> Tensor | None:
         """(B, T), True at frames and False at padding; None without padding."""
         if self.index is None:
             return None
-        mask = torch.zeros(len(self.lengths) * self.frames, dtype=torch.bool)
-        return mask.to(self.index.device).index_fill_(0, self.index, True).view(-1, self.frames)
+        count, device = len(self.lengths) * self.frames, self.index.device
+        mask = torch.zeros(count, dtype=torch.bool, device=device)
+        return mask.index_fill_(0, self.index, True).view(-1, self.frames)
 
 
 def groups_of(

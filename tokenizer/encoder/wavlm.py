@@ -141,17 +141,6 @@ class WavLM:
             x = layer(x, groups, bias)
         return list(x.split(lengths))
 
-    def compile(self) -> None:
-        """Compile the layers with torch.compile, which fuses what lies between the products.
-
-        The first batches then take long. Functions of tensors are compiled, for any shape; the
-        grouping of utterances stays Python.
-        """
-        for part in [*self.convs, *self.layers]:
-            for name in ("with_layer_norm", "project", "attention", "finish"):
-                if hasattr(part, name):
-                    setattr(part, name, torch.compile(getattr(part, name), dynamic=True))
-
     def frames(self, waveforms: list[Tensor], lengths: list[int]) -> Tensor:
         """Waveforms → (N, D) packed: the transformer's input, before positions are added."""
         x = self.convolve(waveforms, lengths)

@@ -80,7 +80,7 @@ class TransformerLayer:
             group_gate = None
             if gate is not None:
                 group_gate = group.pad(gate).transpose(1, 2).unsqueeze(-1)
-            mask = group.frame_mask()
+            mask = group.frame_mask
             if mask is not None:
                 mask = mask[:, None]
             context = self.attention(q, k, v, gate=group_gate, bias=bias, mask=mask)

@@ -12,7 +12,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import one_line
-from tokenizer.storage.folder import READ_AHEAD, public_url
+from tokenizer.storage.folder import BLOCK_BYTES, READ_AHEAD, public_url
 from tokenizer.storage.retries import FINAL, StoreFailed, patiently
 
 # How often a read that fails or ends too early is tried again from where it stopped.
@@ -110,7 +110,7 @@ class FileStream(io.RawIOBase):
         if self._pool is None:
             self._pool = ThreadPoolExecutor(BLOCKS_AHEAD)
         while len(self._coming) < BLOCKS_AHEAD and self._asked < self.size:
-            size = min(READ_AHEAD["block_size"], self.size - self._asked)
+            size = min(BLOCK_BYTES, self.size - self._asked)
             self._coming.append(self._pool.submit(self._whole, self._fetch, self._asked, size))
             self._asked += size
 

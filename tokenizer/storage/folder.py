@@ -22,7 +22,8 @@ from tokenizer.storage.scratch import scratch_folder
 
 # How a large file is opened for one pass. A request to a store fetches this much, and the next
 # request waits for it, so it is not small.
-READ_AHEAD = {"block_size": 16 << 20, "cache_type": "readahead"}
+BLOCK_BYTES = 16 << 20
+READ_AHEAD = {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
 
 
 def filesystem(url: str) -> tuple[Any, str]:

@@ -40,7 +40,8 @@ class TarWriter:
 
     def __init__(self, path: Path) -> None:
         """path: a local file."""
-        self._archive = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        archive: Any = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._archive = archive  # its types do not have `members`
 
     def add(self, name: str, data: bytes) -> None:
         """Append one member."""

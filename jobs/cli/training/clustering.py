@@ -2,11 +2,14 @@
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 from jobs.cli import flags
-from jobs.cli.training.tokenizer_flags import FRAMES_PER_CODE
-from pipeline.settings import KmeansSettings
+from jobs.cli.training.tokenizer_flags import FRAMES_PER_CODE, START_FRAMES_PER_CODE
+from pipeline.settings import AllFramesSettings, KmeansSettings
 from pipeline.shards.inputs import find_shards
+from pipeline.training.lloyd.job import train_on_all_frames
 from pipeline.training.train_kmeans import train_tokenizer
 from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -14,10 +17,11 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 def train(args: argparse.Namespace) -> int:
     """Cluster, and say what the codebook was made of."""
+    frames_per_code = START_FRAMES_PER_CODE if args.all_frames else FRAMES_PER_CODE
     settings = KmeansSettings(
         codebook_size=args.codebook_size,
         metric=args.metric,
-        max_frames=args.max_frames or FRAMES_PER_CODE * args.codebook_size,
+        max_frames=args.max_frames or frames_per_code * args.codebook_size,
         iterations=args.iterations,
         seed=args.seed,
         center=args.center,
@@ -65,14 +69,17 @@ def train(args: argparse.Namespace) -> int:
         weights={f"encoder.{k}": v for k, v in weights.items()},
         made_by=made_by,
     )
-    done = train_tokenizer(
-        shards,
-        output,
-        files=files,
-        settings=settings,
-        encoding=flags.tokenize_settings(args),
-        encoder_settings=flags.encoder_settings(args),
-    )
+    more: dict[str, Any] = {
+        "files": files,
+        "settings": settings,
+        "encoding": flags.tokenize_settings(args),
+        "encoder_settings": flags.encoder_settings(args),
+    }
+    if args.all_frames:
+        files.made_by["all_frames"] = True
+        done = train_on_all_frames(shards, output, all_frames=_all_frames(args), **more)
+    else:
+        done = train_tokenizer(shards, output, **more)
     for reason, count in sorted(done["rejected"].items()):
         print(f"left out {count:,} samples: {reason}")
     for name, why in done["failed"].items():
@@ -86,3 +93,16 @@ def train(args: argparse.Namespace) -> int:
     )
     print(f"written to {args.output}: tokenizer {done['fingerprint'][:12]}")
     return 0
+
+
+def _all_frames(args: argparse.Namespace) -> AllFramesSettings:
+    """Raises UsageError for a cache folder that cannot be used here."""
+    if args.cache_folder and not args.cache_gb:
+        raise flags.unusable(
+            "--cache-folder",
+            args.cache_folder,
+            problem="nothing is kept there without --cache-gb",
+            remedy="give that too, or leave this out",
+        )
+    folder = str(Path(args.cache_folder).absolute()) if args.cache_folder else None
+    return AllFramesSettings(passes=args.passes, cache_gb=args.cache_gb, cache_folder=folder)

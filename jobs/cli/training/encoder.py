@@ -10,7 +10,7 @@ from transformers import WavLMConfig
 from jobs.cli import flags
 from jobs.cli.training.encoder_flags import HEARD_WEIGHTS, SHAPE
 from pipeline.cluster.progress import TrainingLine
-from pipeline.settings import CropSettings, EncoderSettings, Recipe, Round
+from pipeline.settings import CropSettings, Recipe, Round
 from pipeline.shards.inputs import find_shards
 from pipeline.training.train_encoder import EncoderTraining, check_output
 from tokenizer.audio.frames import FRAMES_PER_SECOND
@@ -44,11 +44,7 @@ def train(args: argparse.Namespace) -> int:
                 checkpoint_minutes=args.checkpoint_minutes,
                 readers=default_readers if args.readers is None else args.readers,
             ),
-            encoding=EncoderSettings(
-                device=args.device,
-                encoders=args.encoders,
-                cpus_per_encoder=args.cpus_per_encoder,
-            ),
+            encoding=flags.encoder_settings(args),
             show=line,
             start=started,
         ).run()

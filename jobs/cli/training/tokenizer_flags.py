@@ -6,6 +6,8 @@ from jobs.cli import flags
 
 # FAISS's limit: more frames or latents per code change the centroids little.
 FRAMES_PER_CODE = 256
+# FAISS's least: enough for a start.
+START_FRAMES_PER_CODE = 39
 # Tokens a second → the factors by which the compressor's blocks, from the first on, merge frames.
 FACTORS = {"50": (), "25": (2,), "12.5": (2, 2)}
 
@@ -41,7 +43,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-frames",
         type=flags.positive,
-        help=f"frames to cluster, over all shards (default: {FRAMES_PER_CODE} per code)",
+        help=f"frames to cluster, of a sample of the shards (default: {FRAMES_PER_CODE} per code)",
     )
     parser.add_argument(
         "--iterations", type=flags.positive, default=25, help="of k-means (default: %(default)s)"
@@ -61,6 +63,37 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "upper layers (default: the features as they are)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
+
+
+def add_all_frames(parser: argparse.ArgumentParser) -> list[str]:
+    """The flags of --all-frames. Returns their names."""
+    group = parser.add_argument_group("k-means over all frames of all shards")
+    group.add_argument(
+        "--all-frames",
+        action="store_true",
+        help="go on from the codes of the sample with passes over all frames, on all machines; run "
+        f"the same command again after a kill. The sample then has {START_FRAMES_PER_CODE} frames "
+        "a code, unless --max-frames says otherwise",
+    )
+    group.add_argument(
+        "--passes",
+        type=flags.positive,
+        default=10,
+        help="with --all-frames, over all frames (default: %(default)s)",
+    )
+    group.add_argument(
+        "--cache-gb",
+        type=flags.not_negative,
+        default=0.0,
+        help="with --all-frames, the most gigabytes of features that each node keeps on its local "
+        "disk for the next pass; features that do not fit are computed in every pass (default: 0)",
+    )
+    group.add_argument(
+        "--cache-folder",
+        metavar="DIR",
+        help="on each node, for these features (default: the system's, for temporary files)",
+    )
+    return [flag for action in group._group_actions for flag in action.option_strings]
 
 
 def add_distillation(parser: argparse.ArgumentParser) -> list[str]:

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import run_job
 
+from pipeline.shards import totals
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import SCHEMA, ShardReport, changed_inputs, gather, is_summed_up
 from tokenizer.errors import UsageError
@@ -91,3 +93,31 @@ def test_inputs_that_have_changed_since(output):
         assert changed_inputs(output, shards) == gather(output, False, shards)["changed"] == ["b"]
     unknown = [shard("b", 8, "")]
     assert changed_inputs(output, unknown) == []
+
+
+def test_the_manifest_has_few_row_groups(output, tmp_path, monkeypatch):
+    """A reader holds one group; a footer of a group for each shard would be what it cannot hold."""
+    for number in range(20):
+        report = ShardReport(f"c{number:02d}", 8)
+        for row in range(3):
+            report.ok(f"{number}-{row}", 0.2, np.arange(4))
+        report.write(tmp_path / f"reports/c{number:02d}.parquet")
+    whole = gather(output, write_manifest=True)
+    before = pq.read_table(tmp_path / "manifest.parquet")
+    assert pq.read_metadata(tmp_path / "manifest.parquet").num_row_groups == 1
+    monkeypatch.setattr(totals, "GROUP_ROWS", 25)
+    monkeypatch.setattr(totals, "REPORTS_IN_PART", 4)
+    again = gather(output, write_manifest=True)
+    assert again.pop("audio_hours") == pytest.approx(whole.pop("audio_hours")) and again == whole
+    file = pq.ParquetFile(tmp_path / "manifest.parquet")
+    groups = range(file.metadata.num_row_groups)
+    assert [file.metadata.row_group(group).num_rows for group in groups] == [25, 25, 14]
+    assert file.read() == before and whole["samples"] == 64 and whole["silent"] == 0
+
+
+def test_ray_tasks_read_reports():
+    """The bench at a small size: the job's own loop, and a manifest of three parts."""
+    size = ("--shards", 20, "--encoders", 8, "--reports", 600, "--rows", 3)
+    done = run_job("bench/driver", *size)
+    assert done.returncode == 0, done.stderr
+    assert " 600        1,800 " in done.stdout

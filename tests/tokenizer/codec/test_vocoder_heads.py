@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from models import distilled
 
+from pipeline.tokenize.decoder_actor import as_int16
 from pipeline.tokenize.detokenize_shard import write_flac
 from tokenizer.codec.compression import for_inference
 from tokenizer.codec.decoder import Decoding, limited
@@ -90,6 +91,16 @@ def test_a_stream_is_one_pass(shape, form):
             assert rest.shape[1] == 0 and pieces[0].shape[1] == 480 * chunk
 
 
+@each_shape
+@each_form
+def test_padding_in_a_batch_changes_no_utterance(shape, causal):
+    vocoder = a_vocoder(causal=causal, **shape)
+    features = [torch.randn(frames, 24) for frames in (1, 40, 7, 23)]
+    with torch.inference_mode():
+        for wave, rows in zip(vocoder.batch(features), features, strict=True):
+            torch.testing.assert_close(wave, vocoder(rows[None])[0], atol=2e-6, rtol=2e-5)
+
+
 def test_without_margin_the_first_and_last_40_samples_are_dropped():
     with_margin, x = a_vocoder(), torch.randn(1, 9, 24)
     without = Vocoder(replace(with_margin.config, margin=0))
@@ -160,7 +171,7 @@ def test_speech_at_24_khz(files, tmp_path):
     pieces.append(stream.finish())
     np.testing.assert_allclose(np.concatenate(pieces), wave, atol=1e-5)
 
-    write_flac(tmp_path / "speech.flac", Decoding(files), tokens)
+    write_flac(tmp_path / "speech.flac", 24_000, map(as_int16, Decoding(files).blocks(tokens)))
     read, rate = soundfile.read(tmp_path / "speech.flac", dtype="float32")
     assert rate == 24_000
     np.testing.assert_allclose(read, wave, atol=1.6 / 32768)

@@ -1,10 +1,12 @@
-"""What jobs/bench/encode.py measures on: tests/speech, cut to utterances of 2 to 20 s."""
+"""What benches measure on: tests/speech, cut to utterances of 2 to 20 s, in any container."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 
 from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
@@ -12,7 +14,27 @@ from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.storage.tars import TarWriter
 
-SPEECH = Path(__file__).resolve().parent.parent.parent / "tests" / "speech"
+SPEECH = Path(__file__).resolve().parents[3] / "tests" / "speech"
+
+
+@dataclass(frozen=True)
+class Container:
+    """How utterances are stored. rate: in Hz. format, subtype: libsndfile's. ending: of a file."""
+
+    rate: int
+    format: str
+    subtype: str
+    ending: str
+
+
+CONTAINERS = {
+    "flac16": Container(SAMPLE_RATE, "FLAC", subtype="PCM_16", ending="flac"),
+    "wav16": Container(SAMPLE_RATE, "WAV", subtype="PCM_16", ending="wav"),
+    "flac44": Container(44_100, "FLAC", subtype="PCM_16", ending="flac"),
+    "mp3": Container(44_100, "MP3", subtype="MPEG_LAYER_III", ending="mp3"),
+    "ogg": Container(44_100, "OGG", subtype="VORBIS", ending="ogg"),
+    "opus": Container(48_000, "OGG", subtype="OPUS", ending="opus"),
+}
 
 
 def make_utterances(count: int) -> list[np.ndarray]:
@@ -48,3 +70,22 @@ def write_shards(folder: Path, waves: list[np.ndarray], shards: int, repeats: in
                 tar.add(f"{number}-{repeat}-{i}.flac", data)
         tar.close()
     return shards * repeats * sum(map(len, waves)) / SAMPLE_RATE
+
+
+def write_container(folder: Path, name: str, waves: list[np.ndarray], repeats: int) -> Path:
+    """A shard of all utterances, `repeats` times, in one container."""
+    kind, path = CONTAINERS[name], folder / f"{name}.tar"
+    files = []
+    for wave in waves:
+        sound = wave / np.abs(wave).max() * 0.8
+        if kind.rate != SAMPLE_RATE:
+            sound = soxr.resample(sound, SAMPLE_RATE, kind.rate)
+        file = io.BytesIO()
+        soundfile.write(file, sound, kind.rate, format=kind.format, subtype=kind.subtype)
+        files.append(file.getvalue())
+    tar = TarWriter(path)
+    for repeat in range(repeats):
+        for number, data in enumerate(files):
+            tar.add(f"{repeat}-{number}.{kind.ending}", data)
+    tar.close()
+    return path

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from jobs.bench.timing import Row, take_turns
+from jobs.bench.support.timing import Row, take_turns
 
 # What our rows are compared with. Autocast is what their own speed test uses for less than fp32.
 THEIR_PRECISIONS = {"fp32": ("fp32",), "bf16": ("fp32", "autocast")}

@@ -8,11 +8,12 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.config import FocalConfig
-from tokenizer.storage.encoder_files import read_encoder
+from tokenizer.config import EncoderConfig, FocalConfig
+from tokenizer.storage.encoder_files import read_encoder, weight_names
 from tokenizer.storage.tokenizer_files import TokenizerFiles
+from tokenizer.tokenizer import Tokenizer
 
-LATENT = 32
+CODES, LATENT = 1024, 32
 NORMS = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 # name: (the layer of its tokenizers, where its shape differs from wavlm-base's)
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
@@ -68,3 +69,17 @@ def distilled(files: TokenizerFiles, codes: int, causal: bool = False) -> Tokeni
     for part, module in (("compressor", Compressor(shape)), ("decompressor", Decompressor(shape))):
         weights |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
     return replace(files, weights=weights, compressor=shape)
+
+
+def random_tokenizer(name: str, precision: str, causal: bool = False) -> Tokenizer:
+    """A tokenizer in one of SHAPES: k-means codes, or causal and with a compressor."""
+    layer, shape = SHAPES[name]
+    config = EncoderConfig(layer=layer, causal=causal, **shape)
+    torch.manual_seed(0)
+    model = WavLMModel(WavLMConfig(**{**shape, "num_hidden_layers": layer}))
+    torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
+    state = model.state_dict()
+    weights = {f"encoder.{name}": state[name] for name in weight_names(config)}
+    weights["codebook.codes"] = torch.randn(CODES, shape["hidden_size"])
+    files = TokenizerFiles(config, "l2", weights)
+    return Tokenizer(distilled(files, CODES, causal=True) if causal else files, "cpu", precision)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.bench.timing import Row
+from jobs.bench.support.timing import Row
 from tokenizer.encoder.linear import InferenceLinear
 
 # Far more than a cache holds.

@@ -1,0 +1,189 @@
+"""Measure what does not shrink with more machines: the driver's loop over shards, and the manifest.
+
+The loop is the job's own, on a real Ray, and starts a task for each shard. Simulated are the tasks,
+which do nothing, and the encoders: the tasks get as many handles as there would be encoders, all of
+a few real actors. The manifest is made by the job's own code of report files that are there, all of
+them hard links of a hundred files.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
+
+import contextlib
+import os
+import resource
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+
+from jobs.cli import flags
+from jobs.cli.rates import add_rates, record
+from pipeline.cluster.connect import connect
+from pipeline.cluster.run_shards import run_shards
+from pipeline.cluster.task_room import FixedRoom
+from pipeline.shards.inputs import Shard
+from pipeline.shards.report import ShardReport, gather
+from tokenizer.storage.folder import Folder
+
+# Files that the reports are links of.
+DIFFERENT = 100
+CODES = 1024
+
+
+def rss_mb() -> float:
+    """MB of memory that this process has now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+class StubEncoder:
+    """An actor that stands for many encoders."""
+
+
+def stub_task(shard: Shard, board: Any, *, encoders: ray.ObjectRef) -> float:
+    """A shard of 1,000 samples that takes no time. Returns its seconds of audio."""
+    return 1000.0
+
+
+def measure_loop(shards: int, encoders: int, actors: int) -> float:
+    """Print a line; returns seconds for a shard."""
+    actor: Any = ray.remote(num_cpus=0)(StubEncoder)
+    few = [actor.remote() for _ in range(actors)]
+    handles = ray.put([few[number % actors] for number in range(encoders)])
+    inputs = [Shard(f"part-{n:06d}", f"s3://bucket/part-{n:06d}.tar", n) for n in range(shards)]
+    before, started, cpu = rss_mb(), time.perf_counter(), time.process_time()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        results, failed = run_shards(
+            "bench",
+            inputs,
+            room=FixedRoom(2 * encoders, num_cpus=1),
+            function=stub_task,
+            arguments=lambda **_: {"encoders": handles},
+        )
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    assert len(results) == shards and not failed
+    print(
+        f"{shards:>9,}{seconds:>10.1f}{1000 * seconds / shards:>12.3f}{1000 * cpu / shards:>12.3f}"
+        f"{rss_mb() - before:>10.1f}{1024 * (rss_mb() - before) / shards:>12.2f}",
+        flush=True,
+    )
+    return seconds / shards
+
+
+def write_reports(folder: Path, reports: int, rows: int) -> None:
+    """Reports of `rows` samples each; all but the first hundred are hard links."""
+    (folder / "reports").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(reports):
+        path = folder / f"reports/part-{number:06d}.parquet"
+        if number >= DIFFERENT:
+            os.link(folder / f"reports/part-{number % DIFFERENT:06d}.parquet", path)
+            continue
+        report = ShardReport(f"part-{number:06d}", CODES, version=(1, "mark"))
+        for row in range(rows):
+            key = f"{number:04d}-{row:06d}-{random.integers(1 << 40):010x}"
+            report.ok(key, float(random.uniform(2, 20)), random.integers(0, CODES, 8))
+        report.write(path)
+
+
+def measure_gather(folder: Path, reports: int, rows: int) -> float:
+    """Print a line; returns seconds for a report."""
+    write_reports(folder, reports, rows)
+    before, started = rss_mb(), time.perf_counter()
+    summary = gather(Folder(str(folder)), write_manifest=True)
+    seconds = time.perf_counter() - started
+    assert summary["samples"] == reports * rows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    path = folder / "manifest.parquet"
+    footer = pq.read_metadata(path)
+    started = time.perf_counter()
+    read, most = 0, 0
+    for group in range(footer.num_row_groups):
+        table = pq.ParquetFile(path).read_row_group(group)
+        read, most = read + len(table), max(most, table.nbytes)
+    assert read == summary["samples"]
+    print(
+        f"{reports:>9,}{reports * rows:>13,}{seconds:>9.1f}{1000 * seconds / reports:>11.3f}"
+        f"{peak - before:>9.0f}{footer.num_row_groups:>9,}{footer.serialized_size / 2**20:>11.2f}"
+        f"{most / 2**20:>10.0f}{time.perf_counter() - started:>9.1f}",
+        flush=True,
+    )
+    return seconds / reports
+
+
+def parse() -> flags.argparse.Namespace:
+    """The command line."""
+    parser = flags.parser(
+        __doc__, "python jobs/bench/driver.py --shards 200 2000 --reports 300 --rows 100"
+    )
+    parser.add_argument(
+        "--shards",
+        type=flags.count,
+        nargs="+",
+        default=[1_000, 10_000, 100_000],
+        help="of the loop, one after the other (default: 1000 10000 100000)",
+    )
+    parser.add_argument(
+        "--encoders", type=flags.positive, default=1000, help="simulated (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--actors", type=flags.positive, default=2, help="that stand for them (default: 2)"
+    )
+    parser.add_argument(
+        "--reports",
+        type=flags.count,
+        nargs="+",
+        default=[1_000, 10_000, 100_000],
+        help="of the manifest, one after the other (default: 1000 10000 100000)",
+    )
+    parser.add_argument(
+        "--rows", type=flags.positive, default=1000, help="of a report (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--without-ray", action="store_true", help="make the manifest in this process alone"
+    )
+    add_rates(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Print both tables."""
+    args = parse()
+    connect()
+    rates = {}
+    print(f"the loop: {args.encoders:,} encoders, simulated by {args.actors} actors")
+    print("   shards   seconds  ms a shard  CPU ms each  MB more  KB a shard")
+    measure_loop(100, args.encoders, args.actors)
+    for shards in args.shards:
+        rates["driver/shards"] = 1 / measure_loop(shards, args.encoders, args.actors)
+    if args.without_ray:
+        ray.shutdown()
+    print(f"the manifest: {args.rows:,} rows a report, {'no ' * args.without_ray}Ray")
+    print(
+        "  reports         rows  seconds  ms a report   MB more  groups  footer MB  group MB  "
+        "read s"
+    )
+    for reports in args.reports:
+        with tempfile.TemporaryDirectory(prefix="wavmill-bench-") as folder:
+            rates["manifest/reports"] = 1 / measure_gather(Path(folder), reports, args.rows)
+            size = (Path(folder) / "reports/part-000000.parquet").stat().st_size
+            record(
+                args.rates,
+                {"manifest/row_bytes": size / args.rows},
+                unit="bytes",
+                command="jobs/bench/driver.py",
+            )
+    record(args.rates, rates, unit="a second", command="jobs/bench/driver.py")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,1 @@
+"""What the benches share: models, speech, timing, tables, and others' code beside ours."""

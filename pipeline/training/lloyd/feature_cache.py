@@ -1,0 +1,128 @@
+"""Features of whole shards on a node's local disk, up to a number of bytes.
+
+A shard's features are in one file, window by window: the number of frames (int64), and the frames
+(fp32). It ends with -1 and, in JSON, how many samples were rejected. A file has its name once it is
+whole; a task that dies leaves a partial one, which the next to encode that shard takes over.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from pipeline.shards.inputs import Shard
+from tokenizer.storage import disk
+
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """A folder of features. most_bytes: of all its files together; 0 keeps nothing."""
+
+    folder: Path
+    dimensions: int
+    most_bytes: int
+
+    def file(self, shard: Shard) -> Path:
+        """Where a shard's features are; another version of the shard has another file."""
+        key = json.dumps([shard.name, shard.size, shard.version])
+        return self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+    def has(self, shard: Shard) -> bool:
+        """Whether the features of the whole shard are there."""
+        return self.file(shard).exists()
+
+    def read(self, shard: Shard, rejected: Counter[str]) -> Iterator[np.ndarray]:
+        """(n, D) fp32 of each window; adds to `rejected` at the end.
+
+        Raises ValueError for a file that is damaged, after removing it.
+        """
+        path = self.file(shard)
+        with path.open("rb") as file:
+            while True:
+                head = file.read(8)
+                frames = int.from_bytes(head, "little", signed=True) if len(head) == 8 else -2
+                if frames == -1:
+                    rejected.update(json.loads(file.read()))
+                    return
+                data = file.read(max(frames, 0) * self.dimensions * 4)
+                if frames < 0 or len(data) < frames * self.dimensions * 4:
+                    path.unlink(missing_ok=True)
+                    raise ValueError(f"{path} was damaged and is removed")
+                # A copy, as torch takes no array that cannot be written to.
+                yield np.frombuffer(data, np.float32).reshape(frames, -1).copy()
+
+    def used(self) -> int:
+        """Bytes of all files, partial ones included."""
+        total = 0
+        for entry in os.scandir(self.folder):
+            try:
+                total += entry.stat().st_size
+            except FileNotFoundError:
+                continue  # renamed or removed by another task since it was listed
+        return total
+
+    def remove(self) -> None:
+        """Remove all features."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class FeatureWriter:
+    """Writes a shard's features into a cache, unless there is no room for them."""
+
+    def __init__(self, cache: FeatureCache, shard: Shard) -> None:
+        self.cache, self.path = cache, cache.file(shard)
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
+        self.file: BinaryIO | None = None
+        if cache.most_bytes:
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            self.file = self.partial.open("ab")
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.file.truncate(0)
+            except BlockingIOError:  # another task writes it
+                self.file.close()
+                self.file = None
+
+    def add(self, features: np.ndarray) -> None:
+        """Write the (n, D) fp32 features of one window."""
+        self._write(len(features).to_bytes(8, "little"), features.tobytes())
+
+    def finish(self, rejected: Counter[str]) -> bool:
+        """Give the file its name. Returns whether the shard is kept."""
+        self._write((-1).to_bytes(8, "little", signed=True), json.dumps(rejected).encode())
+        if self.file is None:
+            return False
+        self.file.close()
+        os.replace(self.partial, self.path)
+        return True
+
+    def _write(self, *parts: bytes) -> None:
+        if self.file is None:
+            return
+        try:
+            with (self.cache.folder / ".lock").open("ab") as lock:
+                # One at a time, so that two tasks do not both take the last room.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                fits = self.cache.used() + sum(map(len, parts)) <= self.cache.most_bytes
+                if fits:
+                    for part in parts:
+                        self.file.write(part)
+                    self.file.flush()
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            fits = False
+        if not fits:  # this shard is encoded anew in each pass
+            self.file.close()
+            self.file = None
+            self.partial.unlink(missing_ok=True)

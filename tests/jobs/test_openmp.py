@@ -1,0 +1,53 @@
+"""How the threads of a job wait for each other on a CPU, as OpenMP itself says it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from pipeline.openmp import SPINS, waiting_variables
+
+# A job's main imports PyTorch, whose OpenMP reads the environment then. That library alone loads in
+# no time.
+JOB = """
+import ctypes, importlib.util, pathlib
+from jobs.cli.errors import run
+
+def main():
+    torch = pathlib.Path(importlib.util.find_spec("torch").origin).parent
+    ctypes.CDLL(next(torch.glob("lib/libgomp*")))
+    return 0
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "users, spins",
+    [
+        ({}, SPINS),
+        ({"GOMP_SPINCOUNT": "7"}, 7),
+        ({"OMP_WAIT_POLICY": "passive"}, 0),
+    ],
+    ids=["none", "count", "policy"],
+)
+def test_a_job_spins_for_a_moment_unless_the_user_says_otherwise(users, spins, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in users.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run(
+        [sys.executable, "-c", JOB],
+        env={**os.environ, "OMP_DISPLAY_ENV": "verbose"},
+        cwd=ROOT,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)[1] == str(spins)
+    # What encoders and the processes of trainings get.
+    assert waiting_variables() == (users or {"GOMP_SPINCOUNT": str(SPINS)})
