@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from jobs.cli import flags, reporting
+from jobs.cli import flags
+from jobs.cli.viewing import report as reporting
 
 
 def parse() -> flags.argparse.Namespace:
@@ -35,13 +36,18 @@ def main() -> int:
     from lm.evaluation.learning import bits_by_position, read_log
     from pipeline.cluster.progress import bar
     from pipeline.report import lm_sections, token_sections
-    from pipeline.report.build import ReportSettings, token_page
     from pipeline.report.accuracy_chart import Accuracy
+    from pipeline.report.build import ReportSettings, token_page
+    from pipeline.report.sounds import given_inputs
     from tokenizer.storage.token_folder import TokenFolder
 
     folder, name = reporting.open_page(args.output)
     tokens = TokenFolder.open(args.tokens, argument="tokens")
     device = flags.chosen_device(args)
+    inputs = None
+    if args.audio:
+        with flags.naming("--audio", args.audio[0]):
+            inputs = given_inputs(args.audio, tokens.names)
     files, notes = reporting.find_tokenizer(args.tokenizer, tokens)
     figures = read_figures(args.figures)
     tasks = figures.tasks()
@@ -54,9 +60,7 @@ def main() -> int:
     heard = None
     if args.continuations:
         heard = read_continuations(args.continuations, most=args.samples, seed=args.seed)
-    settings = ReportSettings(
-        samples=args.samples, seed=args.seed, audio=tuple(args.audio), codes=args.codes
-    )
+    settings = ReportSettings(samples=args.samples, seed=args.seed, inputs=inputs, codes=args.codes)
     with bar("read", "reports", len(tokens.names)) as line:
         page, read = token_page(
             tokens, files, settings, device=device, notes=notes, show=line.update

@@ -10,7 +10,7 @@ from typing import Any
 
 from lm.evaluation.published_systems import published_shares
 from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.folder import filesystem
+from tokenizer.storage.folder import filesystem, public_url
 from tokenizer.storage.retries import patiently
 
 REMEDY = "give a file that jobs/evaluate.py wrote with its figures"
@@ -92,7 +92,7 @@ def read_figures(urls: Sequence[str]) -> FigureFiles:
                 value=url,
                 argument="figures",
             ) from error
-        read.files.append((url, figures))
+        read.files.append((public_url(url), figures))
     return read
 
 

@@ -5,7 +5,7 @@ utterances are kept, and sound comes from the shards that hold these.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,11 @@ from pipeline.report.frame_index import TokensRead, codes_to_show, read_shards
 from pipeline.report.overview import DrawnUtterance, Overview, read_overview
 from pipeline.report.page import ReportPage
 from pipeline.report.sound_sections import ShownCode, ShownSample
-from pipeline.report.sounds import Originals, Span, find_inputs, read_originals
+from pipeline.report.sounds import Originals, Span, read_originals, recorded_inputs
+from pipeline.shards.inputs import Shard
 from tokenizer.codec.decoder import Decoding
+from tokenizer.errors import one_line
+from tokenizer.storage.folder import Folder, public_url
 from tokenizer.storage.token_folder import TokenFolder, read_record
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
@@ -31,15 +34,15 @@ NEAREST = 3
 class ReportSettings:
     """samples: utterances that are shown. codes: whose sound is shown, with so many snippets each.
 
-    seed: what is drawn depends on it alone. audio: the inputs the tokens were made of; [] looks
-    where run.json says.
+    seed: what is drawn depends on it alone. inputs: the input tars by the names of their shards;
+    None looks where run.json says.
     """
 
     samples: int = 12
     codes: int = 12
     snippets: int = 8
     seed: int = 0
-    audio: tuple[str, ...] = ()
+    inputs: Mapping[str, Shard] | None = None
 
 
 def token_page(
@@ -55,12 +58,12 @@ def token_page(
 
     files: of the tokenizer that made the tokens, for resynthesis; None without. notes: what the
     reader should know of missing sound. show: called with the number of reports just read. Raises
-    UsageError for damage, and when `settings.audio` has none of the shards.
+    UsageError for damage.
     """
     record = read_record(tokens.folder) or {}
     seed = settings.seed
     overview = read_overview(tokens.folder, draw=settings.samples, seed=seed, show=show)
-    summary = json.loads(tokens.folder.read_text("summary.json") or "{}")
+    summary = _read_summary(tokens.folder)
     codes = codes_to_show(overview.code_counts, settings.codes)
     read = read_shards(tokens, overview.drawn, codes=codes, each=settings.snippets, seed=seed)
     decoding = Decoding(files, device) if files and files.vocoder else None
@@ -68,7 +71,7 @@ def token_page(
     notes = [*notes, *sounds.problems]
 
     page = ReportPage(
-        f"Tokens of {tokens.folder.given}",
+        f"Tokens of {public_url(tokens.folder.given)}",
         f"{record.get('tokenizer_source') or 'imported units'}, tokenizer "
         f"{str(tokens.tokenizer)[:12]}, {tokens.codebook_size:,} codes, "
         f"{tokens.tokens_per_second:g} tokens a second",
@@ -91,6 +94,18 @@ def token_page(
     return page, read
 
 
+def _read_summary(folder: Folder) -> dict:
+    """What summary.json says; {} while there is none. Raises UsageError for a damaged one."""
+    try:
+        summary = json.loads(folder.read_text("summary.json") or "{}")
+        if not isinstance(summary, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as error:
+        problem = f"its summary.json is damaged: {one_line(error)}"
+        raise folder.refused(problem, "run the job that makes it again") from error
+    return summary
+
+
 def _find_sounds(
     record: dict, overview: Overview, read: TokensRead, *, settings: ReportSettings, rate: float
 ) -> Originals:
@@ -98,10 +113,10 @@ def _find_sounds(
     spans = [_whole(utterance) for utterance in overview.drawn]
     for code in read.index.codes.tolist():
         spans += [_around(read, *place, rate=rate) for place in read.index.places(code)]
-    names = sorted({span.shard for span in spans})
-    root = record.get("inputs") if record.get("tokenizer") else None
-    inputs = find_inputs(root if isinstance(root, str) else None, names, list(settings.audio))
-    return read_originals(spans, inputs)
+    inputs, root = settings.inputs, record.get("inputs")
+    if inputs is None and record.get("tokenizer") and isinstance(root, str) and "://" in root:
+        inputs = recorded_inputs(root, sorted({span.shard for span in spans}))
+    return read_originals(spans, inputs or {})
 
 
 def _whole(utterance: DrawnUtterance) -> Span:

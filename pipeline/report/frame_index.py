@@ -20,7 +20,7 @@ TOKENS_AT_ONCE = 1 << 20
 PREDICTED, MOST_PREDICTED = 64, 1024
 
 
-class Place(NamedTuple):
+class FramePlace(NamedTuple):
     """A frame: the number of its utterance in the index, and of the frame in it."""
 
     utterance: int
@@ -62,14 +62,14 @@ class FrameIndex:
             for (old, _), values in zip(pairs, joined):
                 old[code] = values[least]
 
-    def places(self, code: int) -> list[Place]:
+    def places(self, code: int) -> list[FramePlace]:
         """The frames that were drawn of a code, in a random order; [] of one not looked for."""
         rows = np.flatnonzero(self.codes == code)
         if not len(rows):
             return []
         there = np.isfinite(self.priority[rows[0]])
         pair = (self.utterance[rows[0]][there].tolist(), self.frame[rows[0]][there].tolist())
-        return [Place(*place) for place in zip(*pair)]
+        return [FramePlace(*place) for place in zip(*pair)]
 
     def utterances(self) -> set[int]:
         """Numbers of the utterances that hold a frame."""

@@ -115,12 +115,9 @@ def read_overview(
         tokenized = rows.filter(pc.greater(rows["num_tokens"], 0))
         seconds = tokenized["duration_s"].to_numpy().astype(np.float64)
         durations.add(seconds)
-        by_shard = tokenized.group_by("shard").aggregate([("duration_s", "sum")])
-        for shard, audio in zip(
-            *(by_shard[name].to_pylist() for name in ("shard", "duration_s_sum"))
-        ):
-            if shard in times:
-                finished.append(Finished(times[shard], audio))
+        of_shard = tokenized.group_by("shard").aggregate([("duration_s", "sum")])
+        columns = (of_shard[name].to_pylist() for name in ("shard", "duration_s_sum"))
+        finished += [Finished(times[name], audio) for name, audio in zip(*columns) if name in times]
         # The least of random numbers: each utterance is as likely as any other.
         priority = random.random(len(seconds))
         for row in np.argsort(priority)[:draw].tolist():

@@ -129,17 +129,23 @@ def snippet(label: str, spoken: str, sound: bytes) -> str:
 
 
 def sound_picture(
-    picture: bytes, strip: bytes, codes: Sequence[int], *, seconds: float, spoken: str
+    picture: bytes | None, strip: bytes, codes: Sequence[int], *, seconds: float, spoken: str
 ) -> str:
     """A spectrogram with its tokens over it, which a reader can step through.
 
-    picture, strip: PNG files that stand for the same seconds. spoken: its text.
+    picture, strip: PNG files that stand for the same seconds; without sound there is only the
+    strip. spoken: its text.
     """
+    name = escape(spoken)
+    image = (
+        f'<img class="spectrogram" alt="{name}" src="{data_url("image/png", picture)}">'
+        if picture
+        else ""
+    )
     return (
-        f'<div class="sound" tabindex="0" role="group" aria-label="{escape(spoken)}; arrow keys '
+        f'<div class="sound" tabindex="0" role="group" aria-label="{name}; arrow keys '
         f'read its tokens" data-codes="{escape(json.dumps(list(codes)))}" '
         f'data-seconds="{seconds:.3f}">'
         f'<img class="strip" alt="" src="{data_url("image/png", strip)}">'
-        f'<img class="spectrogram" alt="{escape(spoken)}" src="{data_url("image/png", picture)}">'
-        '<span class="cursor" hidden></span></div>'
+        f'{image}<span class="cursor" hidden></span></div>'
     )

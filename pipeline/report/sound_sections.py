@@ -10,6 +10,7 @@ from pipeline.report.overview import DrawnUtterance
 from pipeline.report.page import ReportPage, notes_of, paragraph, player, snippet, sound_picture
 from pipeline.report.pictures import code_colour, spectrogram, token_strip
 from pipeline.report.sounds import opus
+from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import SAMPLE_RATE
 
 
@@ -58,18 +59,17 @@ def add_samples(
 def _sample(sample: ShownSample) -> str:
     utterance, tokens = sample.utterance, sample.tokens
     shown = sample.original
-    if shown is None and sample.resynthesis is not None and sample.rate == SAMPLE_RATE:
-        shown = sample.resynthesis
+    if shown is None and sample.resynthesis is not None:
+        shown = np.concatenate(list(resample([sample.resynthesis], sample.rate)))
     length = f"{utterance.duration_s:.2f} s, {utterance.num_tokens:,} tokens"
     if len(tokens) < utterance.num_tokens:
         length += f"; its first {sample.seconds:.0f} s"
     of = "the original" if sample.original is not None else "the resynthesis"
     spoken = f"Spectrogram of {of} of {utterance.key}, 0 to 8 kHz, with its tokens"
     parts = [f"<h3>{escape(utterance.key)}</h3>"]
-    wave = shown if shown is not None else np.zeros(1, np.float32)
     parts.append(
         sound_picture(
-            spectrogram(wave, sample.seconds),
+            None if shown is None else spectrogram(shown, sample.seconds),
             token_strip(tokens),
             tokens.tolist(),
             seconds=sample.seconds,
@@ -87,10 +87,12 @@ def _sample(sample: ShownSample) -> str:
 def add_units(page: ReportPage, codes: Sequence[ShownCode], *, frames: int, shards: int) -> None:
     """What some codes sound like. frames, shards: that the index was made of."""
     about = (
-        f"{len(codes)} codes from the most used to the rarest. Each has up to eight snippets of "
-        f"original speech around one of its frames, drawn evenly from the {frames:,} frames of the "
-        f"{shards:,} shards that hold the samples above."
+        f"{len(codes)} codes from the most used to the rarest. Each snippet is original speech "
+        f"around a frame of the code, drawn evenly from the {frames:,} frames of the {shards:,} "
+        "shards that hold the samples above."
     )
+    if not any(code.snippets for code in codes):
+        about = f"{len(codes)} codes from the most used to the rarest; no sound of them was found."
     cards = "".join(_unit(code) for code in codes)
     page.add(
         "What a unit sounds like",

@@ -6,7 +6,7 @@ utterance only the pieces that are needed stay in memory, however long it is.
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, BinaryIO, NamedTuple, cast
 
@@ -45,30 +45,27 @@ class Originals:
     problems: list[str]
 
 
-def find_inputs(
-    inputs_root: str | None, names: Iterable[str], audio: list[str]
-) -> dict[str, Shard]:
-    """{shard name: input tar} of those that are found.
+def given_inputs(audio: list[str], names: Sequence[str]) -> dict[str, Shard]:
+    """{shard name: input tar} of inputs, given as they were to the job that made the tokens.
 
-    inputs_root: the inputs' common folder, as run.json has it. audio: inputs that are given
-    instead, as they were given to the job that made the tokens. Raises UsageError when none of
-    these has a name that is wanted.
+    names: of the shards. Raises UsageError when none of the inputs has one of them.
     """
-    names = list(names)
-    if audio:
-        _, shards = find_shards(audio)
-        found = {shard.name: shard for shard in shards if shard.name in set(names)}
-        if names and not found:
-            have = f"{shards[0].name!r} is among them" if shards else "there is none"
-            raise UsageError(
-                f"no tar of it has the name of a shard, such as {names[0]!r}; {have}",
-                "give what was the input when the tokens were made",
-                value=audio[0],
-                argument="audio",
-            )
-        return found
-    if not inputs_root or "://" not in inputs_root:
-        return {}
+    _, shards = find_shards(audio)
+    found = {shard.name: shard for shard in shards if shard.name in set(names)}
+    if not found:
+        have = f"{shards[0].name!r} is among them" if shards else "there is none"
+        raise UsageError(
+            f"no tar of it has the name of a shard, such as {names[0]!r}; {have}",
+            "give what was the input when the tokens were made",
+        )
+    return found
+
+
+def recorded_inputs(inputs_root: str, names: Iterable[str]) -> dict[str, Shard]:
+    """{shard name: input tar} of those that are where run.json says.
+
+    inputs_root: the inputs' common folder.
+    """
     return {name: shard for name in names if (shard := _below(inputs_root, name))}
 
 
@@ -85,7 +82,7 @@ def _below(root: str, name: str) -> Shard | None:
     return None
 
 
-def read_originals(spans: Iterable[Span], inputs: dict[str, Shard]) -> Originals:
+def read_originals(spans: Iterable[Span], inputs: Mapping[str, Shard]) -> Originals:
     """The pieces of audio whose shard is among the inputs."""
     by_shard: dict[str, dict[str, list[Span]]] = defaultdict(lambda: defaultdict(list))
     for span in spans:

@@ -158,17 +158,14 @@ def add_codes(page: ReportPage, overview: Overview, tokens_per_second: float) ->
 def add_throughput(page: ReportPage, finished: Sequence[Finished], this_run: dict | None) -> None:
     """How fast the last run was, what limited it, and when shards were finished."""
     parts = []
-    if this_run:
-        parts.append(
-            tiles(
-                [
-                    ("last run", _seconds(this_run["seconds"])),
-                    ("its audio", hours(this_run["audio_hours"])),
-                    ("times real time", number(this_run["times_real_time"])),
-                    ("encoders", f"{this_run['encoders']} on {this_run['device']}"),
-                ]
-            )
-        )
+    if this_run and "times_real_time" in this_run:  # an import has no such rate
+        shown = [
+            ("last run", _seconds(this_run["seconds"])),
+            ("its audio", hours(this_run["audio_hours"])),
+            ("times real time", number(this_run["times_real_time"])),
+            ("encoders", f"{this_run['encoders']} on {this_run['device']}"),
+        ]
+        parts.append(tiles(shown))
         parts.append(_limits(this_run))
     start, end = (finished[0].time, finished[-1].time) if finished else (0.0, 0.0)
     # Copied together, they have one time.
