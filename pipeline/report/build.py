@@ -57,8 +57,8 @@ def token_page(
     """The page, with all that tokens alone can say, and what was read of the drawn shards.
 
     files: of the tokenizer that made the tokens, for resynthesis; None without. notes: what the
-    reader should know of missing sound. show: called with the number of reports just read. Raises
-    UsageError for damage.
+    reader should know of missing sound; what is not found here is added. show: called with the
+    number of reports just read. Raises UsageError for damage.
     """
     record = read_record(tokens.folder) or {}
     seed = settings.seed
@@ -68,13 +68,12 @@ def token_page(
     read = read_shards(tokens, overview.drawn, codes=codes, each=settings.snippets, seed=seed)
     decoding = Decoding(files, device) if files and files.vocoder else None
     sounds = _find_sounds(record, overview, read, settings=settings, rate=tokens.tokens_per_second)
-    notes = [*notes, *sounds.problems]
+    notes += sounds.problems
 
     page = ReportPage(
         f"Tokens of {public_url(tokens.folder.given)}",
-        f"{record.get('tokenizer_source') or 'imported units'}, tokenizer "
-        f"{str(tokens.tokenizer)[:12]}, {tokens.codebook_size:,} codes, "
-        f"{tokens.tokens_per_second:g} tokens a second",
+        f"{_source(record)}, {tokens.codebook_size:,} codes, {tokens.tokens_per_second:g} tokens a "
+        "second",
     )
     token_sections.add_totals(page, overview, summary)
     token_sections.add_durations(page, overview)
@@ -92,6 +91,12 @@ def token_page(
         shards = len({utterance.shard for utterance in overview.drawn})
         sound_sections.add_units(page, shown, frames=read.frames, shards=shards)
     return page, read
+
+
+def _source(record: dict) -> str:
+    if not record.get("tokenizer"):
+        return "imported units"
+    return f"{record.get('tokenizer_source', '')} (tokenizer {record['tokenizer'][:12]})"
 
 
 def _read_summary(folder: Folder) -> dict:
@@ -114,9 +119,11 @@ def _find_sounds(
     for code in read.index.codes.tolist():
         spans += [_around(read, *place, rate=rate) for place in read.index.places(code)]
     inputs, root = settings.inputs, record.get("inputs")
-    if inputs is None and record.get("tokenizer") and isinstance(root, str) and "://" in root:
-        inputs = recorded_inputs(root, sorted({span.shard for span in spans}))
-    return read_originals(spans, inputs or {})
+    if inputs is None and record.get("tokenizer"):
+        names = sorted({span.shard for span in spans})
+        inputs = recorded_inputs(root if isinstance(root, str) else "", names)
+    # Of imported tokens there is no input that is sound: the reader has been told.
+    return read_originals(spans if inputs is not None else [], inputs or {})
 
 
 def _whole(utterance: DrawnUtterance) -> Span:

@@ -115,9 +115,10 @@ def line_chart(
         drawn = [(across(a), up(b), a, b) for a, b in zip(line.xs, line.ys) if math.isfinite(b)]
         path = " ".join(f"{a},{b}" for a, b, _, _ in drawn)
         parts.append(f'<polyline class="line {colour(order)}" points="{path}"/>')
-        of = f"{line.name}: " if len(series) > 1 else ""
+        of = f"{line.name}; " if len(series) > 1 else ""
         points += [
-            [a, b, f"{of}{number(value)} at {number(place)} {x}"] for a, b, place, value in drawn
+            [a, b, f"{of}{x}: {number(place)}, {y}: {number(value)}"]
+            for a, b, place, value in drawn
         ]
         if len(drawn) < 2:
             parts += [

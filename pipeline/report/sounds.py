@@ -64,8 +64,10 @@ def given_inputs(audio: list[str], names: Sequence[str]) -> dict[str, Shard]:
 def recorded_inputs(inputs_root: str, names: Iterable[str]) -> dict[str, Shard]:
     """{shard name: input tar} of those that are where run.json says.
 
-    inputs_root: the inputs' common folder.
+    inputs_root: the inputs' common folder; "" where they had none.
     """
+    if "://" not in inputs_root:
+        return {}
     return {name: shard for name in names if (shard := _below(inputs_root, name))}
 
 
@@ -88,12 +90,14 @@ def read_originals(spans: Iterable[Span], inputs: Mapping[str, Shard]) -> Origin
     for span in spans:
         by_shard[span.shard][span.key].append(span)
     done = Originals({}, [])
-    for name, wanted in sorted(by_shard.items()):
-        if name not in inputs:
-            done.problems.append(f"{name}: its input is not where it was")
-            continue
+    missing = sorted(by_shard.keys() - inputs.keys())
+    if missing:
+        which = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        text = f"There is no original sound of {len(missing)} shards ({which}): "
+        done.problems.append(f"{text}their inputs are not where they were.")
+    for name in sorted(by_shard.keys() & inputs.keys()):
         try:
-            _read_shard(inputs[name], dict(wanted), done)
+            _read_shard(inputs[name], dict(by_shard[name]), done)
         except OSError as error:
             done.problems.append(f"{name}: {one_line(error)}")
     return done

@@ -53,9 +53,9 @@ def _shard_notes(totals: dict, summary: dict) -> str:
         notes.append("Shards were added since summary.json was written.")
     if failed := summary.get("failed"):
         first = ", ".join(list(failed)[:5])
-        notes.append(f"{len(failed):,} shards failed: {first}. Run the same command again.")
+        notes.append(f"Shards that failed: {len(failed):,} ({first}). Run the same command again.")
     if broken := totals["incomplete_shards"]:
-        notes.append(f"{len(broken):,} tars are broken: {', '.join(broken[:5])}.")
+        notes.append(f"Broken tars: {len(broken):,} ({', '.join(broken[:5])}).")
     if totals["silent"]:
         notes.append(f"{totals['silent']:,} of the tokenized are digital silence.")
     return "".join(paragraph(note, "note") for note in notes)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from browser import opened
 from conftest import ROOT, run_here
-from outputs import FIGURES, continued, fake_utterances, tokenized_speech, trained_lm
+from outputs import FIGURES, TOKENIZER, continued, fake_utterances, tokenized_speech, trained_lm
 from ray_cluster import environment
 
 from pipeline.report.frame_index import FrameIndex
@@ -139,6 +140,24 @@ def test_a_hundred_thousand_utterances_take_no_more_memory(tmp_path):
     with opened(tmp_path / "100.html") as page:
         assert page.locator(".plot").count() >= 3
         assert page.locator(".sound").count() == 12
+
+
+def test_without_sound_the_rest_is_shown(made, tmp_path):
+    """The inputs have moved, and the tokenizer is not the one: said on the page and on stderr."""
+    shutil.copytree(made[0].parent.parent / "tokens", tmp_path / "tokens")
+    record = json.loads((tmp_path / "tokens/run.json").read_text())
+    record |= {"inputs": "file:///gone", "tokenizer_source": "wavlm-tiny-km256"}
+    (tmp_path / "tokens/run.json").write_text(json.dumps(record))
+    page = tmp_path / "report.html"
+    done = run_here("report", "--tokens", tmp_path / "tokens", "--output", page)
+    assert done.returncode == 0
+    text = page.read_text()
+    assert "<audio" not in text and text.count('class="strip"') == 6
+    for missing in ("their inputs are not where they were", "There is no resynthesis"):
+        assert missing in text and missing in done.stderr
+    moved = ("--audio", "tests/speech", "--tokenizer", TOKENIZER)
+    done = run_here("report", "--tokens", tmp_path / "tokens", *moved, "--output", page)
+    assert done.returncode == 0 and page.read_text().count("<audio") == 12
 
 
 @pytest.mark.parametrize(
