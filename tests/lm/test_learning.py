@@ -43,7 +43,7 @@ def test_a_damaged_log_is_refused(tmp_path):
     log.write_text('{"step": 1, "bits_per_token": 3.5}\n')
     assert read_log(f"{tmp_path}/model/")[0]["bits_per_token"] == 3.5
     log.write_text('{"step": 1}\n{"st')
-    with pytest.raises(UsageError, match="log.jsonl beside it is damaged"):
+    with pytest.raises(UsageError, match=r"log\.jsonl beside it is damaged"):
         read_log(str(tmp_path / "model"))
 
 
