@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from browser import opened
 from conftest import ROOT, run_here
-from outputs import FIGURES, TOKENIZER, continued, fake_utterances, tokenized_speech, trained_lm
 from ray_cluster import environment
+from report_outputs import (
+    FIGURES,
+    TOKENIZER,
+    continued,
+    fake_utterances,
+    tokenized_speech,
+    trained_lm,
+)
 
 from pipeline.report.frame_index import FrameIndex
 
@@ -118,6 +125,7 @@ def test_of_a_code_all_frames_are_as_likely():
     assert np.bincount(np.array(places) // 1000).min() > 80
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_utterances_take_no_more_memory(tmp_path):
     """Than a thousand."""
     needed = {}
