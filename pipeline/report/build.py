@@ -183,7 +183,7 @@ def _codes(
 
 
 def _nearest(files: TokenizerFiles, code: int) -> list[int]:
-    """The codes whose vectors are nearest to this one's, by the codebook's own distance."""
+    """The codes nearest to this one; of codes of length 1 that is the order of angles too."""
     codes = files.weights["codebook.codes"].float()
     distances = torch.cdist(codes[code][None], codes)[0]
     return [int(i) for i in distances.argsort()[: NEAREST + 1] if int(i) != code][:NEAREST]
