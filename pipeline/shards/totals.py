@@ -132,14 +132,15 @@ def _counts(column: pa.ChunkedArray) -> Counter[str]:
 
 
 def read_parts(
-    output: Folder, versions: Versions, schema: pa.Schema
+    output: Folder, versions: Versions, schema: pa.Schema, *, reports: int = REPORTS_IN_PART
 ) -> Iterator[tuple[Totals, pa.Table]]:
     """Totals and rows of some hundred reports at a time, in the order of the shards' names.
 
-    versions: of the inputs now. schema: of a report. Raises UsageError for a damaged report.
+    versions: of the inputs now. schema: of a report. reports: in a part. Raises UsageError for a
+    damaged report.
     """
     names = finished_shards(output)
-    parts = [names[i : i + REPORTS_IN_PART] for i in range(0, len(names), REPORTS_IN_PART)]
+    parts = [names[i : i + reports] for i in range(0, len(names), reports)]
     ray = sys.modules.get("ray")
     if len(parts) < 2 or ray is None or not ray.is_initialized():
         for part in parts:
