@@ -30,9 +30,14 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 def environment(changes: dict | None = None) -> dict:
     """This process's environment with changes, without a Ray address; None removes a variable.
 
-    Ray Train would notice the end of a training up to two seconds late.
+    Ray Train would notice the end of a training up to two seconds late. And a test that has
+    started a Ray in this process has left the switch for one machine alone.
     """
-    ours = {"RAY_ADDRESS": None, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3"}
+    ours = {
+        "RAY_ADDRESS": None,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": None,
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    }
     merged = {**os.environ, **ours, **(changes or {})}
     return {name: str(value) for name, value in merged.items() if value is not None}
 

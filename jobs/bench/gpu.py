@@ -24,7 +24,7 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
-from jobs.bench import gpu_lm
+from jobs.bench.support import gpu_lm
 from jobs.bench.support.gpu_table import GPUTable
 from jobs.bench.support.models import SHAPES, distilled
 from jobs.bench.support.speech import make_utterances

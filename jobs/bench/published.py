@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.bench import authors
+from jobs.bench.support import authors
 from jobs.bench.support.authors import Authors, Checkpoint
 from jobs.bench.support.ceiling import gemm_rate, read_rate
 from jobs.bench.support.comparison import Table

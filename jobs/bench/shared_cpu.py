@@ -51,7 +51,7 @@ def encode_on_demand(pipe: Connection, args: flags.argparse.Namespace, part: sli
             pipe.recv()
 
 
-class Encoders:
+class BusyEncoders:
     """Encoders that wait in one way, each in a process of its own. seconds: of their batches."""
 
     def __init__(self, name: str, way: Way, args: flags.argparse.Namespace) -> None:
@@ -83,7 +83,7 @@ class Encoders:
         for pipe in self.pipes:
             pipe.recv()
 
-    def line(self, first: "Encoders") -> str:
+    def line(self, first: "BusyEncoders") -> str:
         """The table's line. first: those that the others are compared with."""
         idle, busy = (statistics.median(self.seconds[key]) for key in (False, True))
         usual = statistics.median(first.seconds[False])
@@ -165,7 +165,7 @@ def parse() -> flags.argparse.Namespace:
 def main() -> int:
     """Print the table."""
     args = parse()
-    rows = [Encoders(name, way, args) for name, way in ways(args.spins).items()]
+    rows = [BusyEncoders(name, way, args) for name, way in ways(args.spins).items()]
     for _ in range(args.turns):
         for _ in range(args.idle):
             for row in rows:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.cluster.openmp import waiting_variables
+from pipeline.openmp import waiting_variables
 from tokenizer.errors import ClusterFailed, TrainingFailed, UsageError, one_line
 from tokenizer.storage.retries import StoreFailed
 
@@ -78,6 +78,7 @@ def run(main: Callable[[], int]) -> None:
     at once.
     """
     os.environ.update(waiting_variables())  # before main() imports PyTorch
+    _Terminated.came = False
     # Unless the shell made it ignore Ctrl-C, as it does in the background.
     handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handled:
@@ -124,9 +125,9 @@ def _status(main: Callable[[], int]) -> int | str | None:
         problem = f"error: {where}{what}; {remedy} and run the same command again"
         print(problem, file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to continue", file=sys.stderr)
-        return TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
+        return TERMINATED if _Terminated.came else INTERRUPTED
 
 
 def _refused(problem: str) -> int:
@@ -145,12 +146,18 @@ def _interrupt(*_: object) -> None:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a job as Ctrl-C does."""
+    """SIGTERM, which stops a job as Ctrl-C does.
+
+    came: whether there was one. Ray raises a KeyboardInterrupt of its own in place of this one.
+    """
+
+    came = False
 
 
 def _terminate(*_: object) -> None:
     """The first SIGTERM: as the first Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _Terminated.came = True
     raise _Terminated
 
 

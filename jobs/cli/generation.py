@@ -110,7 +110,7 @@ def read_prompts(
 
     from lm.prompts import TOKENS_ENDING, audio_prompts, token_prompts
     from pipeline.shards.inputs import SHARD_ENDINGS, find_files
-    from pipeline.shards.samples import AUDIO_ENDINGS
+    from pipeline.shards.members import AUDIO_ENDINGS
     from tokenizer.tokenizer import Tokenizer
 
     if args.prompt_tokens:

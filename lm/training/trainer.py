@@ -29,7 +29,7 @@ from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.training.loop import Interval, Loss, Show, Training, autocast, train
 from tokenizer.training.optimizers import make_optimizers
-from tokenizer.training.processes import process_rank
+from tokenizer.training.processes import process_rank, summed_in_backward
 from tokenizer.training.settings import RuntimeSettings
 
 ADAM_BETAS = (0.9, 0.95)
@@ -132,7 +132,9 @@ class LMTrainer:
             seed=self.settings.seed,
         )
         self.model = model.to(self.device).train()
-        self.forward: Callable[..., Tensor] = torch.compile(model) if run.compile else model
+        self.parallel = summed_in_backward(self.model, self.device)
+        forward = self.parallel or self.model
+        self.forward: Callable[..., Tensor] = torch.compile(forward) if run.compile else forward
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
         self.flops = FlopCounter(run.config, matmul_flops(self.device, dtype))
 
@@ -160,6 +162,7 @@ class LMTrainer:
                 show=run.show,
                 validate=self._validate if run.valid else None,
                 validate_every=settings.validate_every,
+                parallel=self.parallel,
             )
         )
         if process_rank() == 0:

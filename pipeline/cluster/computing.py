@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.audio.decoding import INT16_STEP
+from tokenizer.audio.resampling import INT16_STEP
 from tokenizer.audio.windows import RawWindow
 
 

@@ -19,9 +19,9 @@ from pipeline.cluster.dispatch import Dispatcher
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE, EncoderActor
 from pipeline.cluster.encoder_list import EncoderList
 from pipeline.cluster.nodes import Reserve, alive_nodes, on_this_node
-from pipeline.cluster.openmp import waiting_variables
 from pipeline.cluster.progress import say_precision
 from pipeline.cluster.task_room import TaskRoom
+from pipeline.openmp import waiting_variables
 from pipeline.settings import EncoderSettings
 from tokenizer.errors import ClusterFailed, UsageError, one_line
 from tokenizer.storage.tokenizer_files import TokenizerFiles

@@ -8,7 +8,8 @@ from typing import BinaryIO, cast
 from pipeline.shards.ahead import mapped_in_order
 from pipeline.shards.inputs import Shard
 from pipeline.shards.listing import version_of
-from pipeline.shards.samples import Metadata, Sample, read_samples
+from pipeline.shards.metadata import Metadata
+from pipeline.shards.samples import Sample, read_samples
 from tokenizer.audio.decoding import AudioError, Utterance, read_utterance
 from tokenizer.storage.file_stream import FileStream
 from tokenizer.storage.folder import filesystem

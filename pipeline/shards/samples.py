@@ -4,36 +4,30 @@ The members of a sample mostly lie side by side. Tars in which all json comes fi
 read too: json waits for its audio, and json that comes after its audio is handed over at the end.
 """
 
-import json
-import math
-import re
 import shutil
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, NamedTuple
+from dataclasses import dataclass, field
+from typing import IO
 
-from tokenizer.audio.containers.find import SOUND_ENDINGS, VIDEO_ENDINGS
-from tokenizer.storage.tars import read_members
+from pipeline.shards.members import AUDIO_ENDINGS, Member, tar_members
+from pipeline.shards.metadata import Metadata, parse_metadata
+from tokenizer.audio.containers.find import VIDEO_ENDINGS
 from tokenizer.storage.unpacking import Readable
 
-# The sound of a video counts where no file of sound lies beside it.
-AUDIO_ENDINGS = (*SOUND_ENDINGS, *VIDEO_ENDINGS)
 # Audio members over this size wait on local disk instead of in memory.
 SPOOL_BYTES = 32 << 20
-# WebDataset's rule: the key is the path up to the first dot of the file's name.
-KEY_AND_ENDING = re.compile(r"^((?:.*/|)[^./][^./]*)\.([^/]*)$")
-# Readers of WebDataset tars skip names that begin with a folder `__x__`.
-HIDDEN_FOLDER = re.compile(r"^_(_[^/]*__(?:/|$))")
-# Control characters and how a report shows them: no reader takes them in a name.
-CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-# A json member over this is not parsed: it takes up to 30 times its size in memory.
-LARGEST_JSON = 4 << 20
 # Of json that lies apart from its audio, this much is kept.
 MOST_WAITING_JSON = 64 << 20
+# What lies beside a recording is kept up to this size in all.
+MOST_BESIDE = 1 << 20
 # A longer audio member is not copied: two days of 16-bit sound at 16 kHz.
 LARGEST_AUDIO = 6 << 30
+
+# Endings that token shards have for themselves.
+RESERVED = ("json", "tokens.npy")
 
 NO_AUDIO = "no_audio"
 TWO_AUDIOS = "two_audio_members"
@@ -49,80 +43,45 @@ class Sample:
 
     place: the number of its first member. problem: why it cannot be tokenized, one of this module's
     reasons, else None. audio: its audio member, to be closed by whoever takes the sample.
-    metadata: its .json member's value. metadata_error: why a .json member has no value.
+    ending: of the audio member, such as "flac". metadata: its .json member's value.
+    metadata_error: why a .json member has no value. beside: {ending: content} of the other members
+    that lie beside it and share its key.
     """
 
     key: str
     place: int = 0
     problem: str | None = None
     audio: IO[bytes] | None = None
+    ending: str = ""
     metadata: object = None
     metadata_error: str | None = None
+    beside: dict[str, bytes] = field(default_factory=dict)
 
 
-class Metadata(NamedTuple):
-    """The value of a json member, or why it has none. size: of the member."""
-
-    value: object
-    error: str | None
-    size: int
-
-
-def read_samples(stream: Readable, late: dict[str, Metadata] | None = None) -> Iterator[Sample]:
+def read_samples(
+    stream: Readable,
+    late: dict[str, Metadata] | None = None,
+    left_beside: Counter[str] | None = None,
+) -> Iterator[Sample]:
     """The samples of a tar, in the order of their audio; a broken tar ends with BROKEN_TAR.
 
     A sample with two audio members, none, a key seen before, or a name that leads out of its folder
     comes with its problem; those without audio come last. Several recordings whose names are equal
     up to their first dot are samples of their own, with the other dots of the name as "_". Only
     regular audio and json members are read; nothing is executed or unpickled. late: is given the
-    metadata that comes after its sample, by key. Errors of the stream itself (OSError) are passed
-    on.
+    metadata that comes after its sample, by key. left_beside: is
+    given how many members of each ending are not kept: over 1 MB together, or apart from their
+    audio. Errors of the stream itself (OSError) are passed on.
     """
-    reader = _SampleReader({} if late is None else late)
+    left_beside = Counter() if left_beside is None else left_beside
+    reader = _SampleReader({} if late is None else late, left_beside)
     try:
-        for place, member in enumerate(_members(stream)):
+        for place, member in enumerate(tar_members(stream)):
             yield from reader.take(place, member)
     except (tarfile.TarError, EOFError) as error:
         yield from reader.broken(str(error))
         return
     yield from reader.end()
-
-
-class _Member(NamedTuple):
-    """key: up to the first dot of its name. ending: what follows. stem: up to the last dot.
-
-    content: None of what is no regular file. safe: whether the name can be used.
-    """
-
-    key: str
-    ending: str
-    stem: str
-    size: int
-    content: IO[bytes] | None
-    safe: bool
-
-    @property
-    def kind(self) -> str:
-        """The ending's last part."""
-        return self.ending.rpartition(".")[2]
-
-
-def _members(stream: Readable) -> Iterator[_Member]:
-    """The members that can be part of a sample."""
-    for info, content in read_members(stream):
-        # Bytes that are not UTF-8 come as surrogates, which no Parquet file takes.
-        name = info.name.encode("utf-8", "backslashreplace").decode().translate(CONTROL)
-        safe = name == info.name
-        name = name.removeprefix("./")
-        if info.isdir() or name.rpartition("/")[2].startswith("._"):
-            continue  # macOS packs a "._name" beside every file
-        if match := KEY_AND_ENDING.match(HIDDEN_FOLDER.sub(r"\1", name)):
-            safe = safe and not name.startswith("/") and ".." not in name.split("/")
-            key, ending = match[1], match[2].lower()
-            stem = match[0].rpartition(".")[0]
-            yield _Member(key, ending, stem, size=info.size, content=content, safe=safe)
-        elif name.lower().endswith(tuple(f".{ending}" for ending in AUDIO_ENDINGS)):
-            yield _Member(name, "", name, size=0, content=None, safe=False)
 
 
 class _SampleReader:
@@ -132,14 +91,16 @@ class _SampleReader:
     with stems of their own.
     """
 
-    def __init__(self, late: dict[str, Metadata]) -> None:
-        self.late = late
+    def __init__(self, late: dict[str, Metadata], left_beside: Counter[str]) -> None:
+        self.late, self.left_beside = late, left_beside
         # Of the group: its key, its first member, the recording that is not given yet with its
         # stem, whether one was given, whether its audio is a video's, and stems of its json.
         self.key, self.place = "", -1
         self.sample: Sample | None = None
         self.stem, self.several, self.video = "", False, False
         self.json_in_group: list[str] = []
+        # Its other members, by name.
+        self.beside: dict[str, bytes] = {}
         # Json that no sample has taken, by stem, and the bytes of it all and of `late`.
         self.json: dict[str, Metadata] = {}
         self.kept_bytes = 0
@@ -149,7 +110,7 @@ class _SampleReader:
         # Keys whose audio has not come, and where they began.
         self.without_audio: dict[str, int] = {}
 
-    def take(self, place: int, member: _Member) -> Iterator[Sample]:
+    def take(self, place: int, member: Member) -> Iterator[Sample]:
         """One member; gives the samples that it ends."""
         if self.place < 0 or member.key != self.key:
             yield from self._end_group()
@@ -168,6 +129,8 @@ class _SampleReader:
             self._copy(member)
         elif member.safe and member.content is not None and member.kind == "json":
             yield from self._keep(place, member)
+        elif member.safe and member.content is not None:
+            self._keep_beside(member)
 
     def end(self, problem: str = NO_AUDIO) -> Iterator[Sample]:
         """The samples that are left: those without audio."""
@@ -206,7 +169,7 @@ class _SampleReader:
             self.sample.audio.close()
             self.sample.audio = None
 
-    def _copy(self, member: _Member) -> None:
+    def _copy(self, member: Member) -> None:
         """Copy the audio into its sample, unless that has a problem."""
         if self.sample is None or self.sample.problem or member.content is None:
             return
@@ -217,16 +180,35 @@ class _SampleReader:
             self.sample.audio.close()
         audio = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
         shutil.copyfileobj(member.content, audio, 1 << 20)
-        self.sample.audio = audio
+        self.sample.audio, self.sample.ending = audio, member.kind
 
-    def _keep(self, place: int, member: _Member) -> Iterator[Sample]:
+    def _keep_beside(self, member: Member) -> None:
+        """Keep another member of the group, such as a transcript, for its recording."""
+        assert member.content is not None
+        kept = sum(map(len, self.beside.values()))
+        if member.ending in RESERVED or kept + member.size > MOST_BESIDE:
+            self.left_beside[member.kind] += 1
+        else:
+            self.beside[member.name] = member.content.read()
+
+    def _take_beside(self, sample: Sample) -> None:
+        """Give a recording what lies beside it: of its stem, or else of all of the group."""
+        for name in list(self.beside):
+            ending = name.removeprefix(f"{self.stem}.")
+            if ending != name:
+                sample.beside[ending] = self.beside.pop(name)
+            elif name.startswith(f"{self.key}.") and not self.several:
+                sample.beside[name[len(self.key) + 1 :]] = self.beside.pop(name)
+
+    def _keep(self, place: int, member: Member) -> Iterator[Sample]:
         """Keep a json member for its sample, which may be given already."""
         of_group = member.stem == self.key and (self.several or self.sample is not None)
         keys = None if of_group else self.given.get(member.stem)
         if keys is not None and not keys:
             yield Sample(member.key, place, DUPLICATE_KEY)
             return
-        metadata = _parsed(member)
+        assert member.content is not None
+        metadata = parse_metadata(member.content, member.size)
         if self.kept_bytes + metadata.size > MOST_WAITING_JSON:
             error = "its json lies apart from its audio, with over 64 MB of other json between them"
             metadata = Metadata(None, error, 0)
@@ -250,6 +232,7 @@ class _SampleReader:
         self.keys.add(sample.key)
         for name in {self.stem, self.key}:
             self.given.setdefault(name, []).extend([sample.key] if metadata is None else [])
+        self._take_beside(sample)
         self.sample = None
         return sample
 
@@ -267,6 +250,8 @@ class _SampleReader:
         else:
             self.without_audio.setdefault(self.key, self.place)
         self.place, self.several, self.json_in_group = -1, False, []
+        self.left_beside.update(name.rpartition(".")[2].lower() for name in self.beside)
+        self.beside = {}
 
     def _pop_json(self, stem: str) -> Metadata | None:
         metadata = self.json.pop(stem, None)
@@ -278,22 +263,3 @@ def _renamed(stem: str) -> str:
     """A key for a recording that shares its name up to the first dot with others."""
     folder, slash, name = stem.rpartition("/")
     return folder + slash + name.replace(".", "_")
-
-
-def _parsed(member: _Member) -> Metadata:
-    assert member.content is not None
-    if member.size > LARGEST_JSON:
-        return Metadata(None, f"over {LARGEST_JSON >> 20} MB of json: {member.size:,} bytes", 0)
-    text = member.content.read()
-    try:
-        # Python's json takes NaN, Infinity and 1e999, which would make the output invalid JSON.
-        value = json.loads(text, parse_constant=lambda _: None, parse_float=finite)
-    except (ValueError, RecursionError) as error:
-        return Metadata(None, f"not JSON: {error}", 0)
-    return Metadata(value, None, len(text))
-
-
-def finite(text: str) -> float | None:
-    """A number of a json text, or None where it is too large for a float."""
-    value = float(text)
-    return value if math.isfinite(value) else None

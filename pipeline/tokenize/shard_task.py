@@ -13,9 +13,10 @@ from pipeline.cluster.progress import ShardProgress, TaskTime
 from pipeline.settings import BatchLimits
 from pipeline.shards.ahead import Ahead
 from pipeline.shards.inputs import Shard
+from pipeline.shards.metadata import Metadata
 from pipeline.shards.reading import ShardStream, open_shard, read_utterances
 from pipeline.shards.report import ShardReport
-from pipeline.shards.samples import Metadata, Sample
+from pipeline.shards.samples import Sample
 from tokenizer.audio.decoding import Utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.audio.windows import RawWindow, Window, Windowing

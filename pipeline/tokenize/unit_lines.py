@@ -14,7 +14,8 @@ import numpy as np
 
 from pipeline.cluster.progress import bar
 from pipeline.shards.listing import InputFile
-from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY, finite
+from pipeline.shards.metadata import finite
+from pipeline.shards.samples import BAD_NAME, DUPLICATE_KEY
 from tokenizer.errors import one_line
 from tokenizer.storage.file_stream import FileStream
 from tokenizer.storage.folder import filesystem

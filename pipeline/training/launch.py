@@ -10,8 +10,8 @@ import ray.train
 import ray.train.torch
 from ray.actor import ActorHandle
 
-from pipeline.cluster.openmp import waiting_variables
 from pipeline.cluster.progress import TrainingBoard, shown
+from pipeline.openmp import waiting_variables
 from tokenizer.errors import TrainingFailed, UsageError, one_line
 from tokenizer.storage.scratch import scratch_folder
 

@@ -180,7 +180,7 @@ def arguments():
         norm=norm,
         final_norm=norm,
     )
-    seen = fn.Places(
+    seen = fn.PassPlaces(
         rows,
         tensor(2, blocks, dtype=integers),
         key_blocks=tensor(2, blocks, blocks, dtype=integers),

@@ -12,7 +12,7 @@ from tokenizer.config import FocalConfig
 from tokenizer.encoder.causal_wavlm import CausalWavLM
 from tokenizer.encoder.gpu import encoder as packed_encoder
 from tokenizer.encoder.gpu.encoder import PackedWavLM
-from tokenizer.encoder.gpu.functions import Places, Shape, block_mask
+from tokenizer.encoder.gpu.functions import PassPlaces, Shape, block_mask
 from tokenizer.encoder.gpu.layout import BLOCK, ROWS, Layout, pack, passes_of, unpack
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.passes import DevicePasses
@@ -84,7 +84,7 @@ def test_blocks_of_keys_hold_all_that_the_mask_shows(chunk, window):
         pack(layout, noise([400] * 7), pinned=False, chunk=chunk, window=window), layout
     )
     shape = Shape(1, True, eps=1e-5, farthest=10, chunk=chunk, window=window)
-    places = Places(
+    places = PassPlaces(
         pieces.owner,
         pieces.block_counts,
         key_blocks=pieces.key_blocks,

@@ -29,8 +29,7 @@ class World:
     """Inputs that all faults share, and what an undisturbed run makes of them.
 
     folder: for everything that is written. session: where jobs run whose fault needs no Ray of its
-    own; with None each has its own. source: a folder of tars. undisturbed: the OUTPUT of a run that
-    nothing disturbed. rows: {(shard, key): row} of it.
+    own; with None each has its own. source: a folder of tars. rows: {(shard, key): row}.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class World:
         self.folder, self.source, self.session = folder, folder / "source", session
         self.keys = make_source(self.source, shards=shards, samples=samples)
         self.samples = shards * samples
-        self.undisturbed = store = LocalStore(folder / "undisturbed")
+        store = LocalStore(folder / "undisturbed")
         done = self.run(*self.flags(self.source, store.url))
         assert done.returncode == 0, done.stderr
         self.bytes, self.rows = shard_hashes(store), report_rows(store)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from pipeline.cluster.openmp import SPINS, waiting_variables
+from pipeline.openmp import SPINS, waiting_variables
 
 # A job's main imports PyTorch, whose OpenMP reads the environment then. That library alone loads in
 # no time.

@@ -124,8 +124,9 @@ def test_a_node_with_another_version_of_a_package_is_named(tmp_path):
     second = [f"--{name}={free_port()}" for name in ports]
     second += [f"--address=127.0.0.1:{cluster.port}", "--node-ip-address=127.0.0.1"]
     try:
-        cluster.start()
-        cluster.ray_start(*second, "--num-cpus=1", env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+        # Without cores of its own: encoders can only be on the other node.
+        cluster.start(**{"num-cpus": 0})
+        cluster.ray_start(*second, "--num-cpus=2", env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
         env = {**cluster.env, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
         source = ("--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tmp_path / "out")
         done = run_job("tokenize", *source, env=env)

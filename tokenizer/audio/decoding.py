@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
 from tokenizer.audio.containers.find import find_parts
 from tokenizer.audio.containers.parts import Part
@@ -31,6 +30,7 @@ from tokenizer.audio.reasons import (
     UNCHECKED,
     AudioError,
 )
+from tokenizer.audio.resampling import INT16_STEP, as_float, resample
 from tokenizer.audio.second_decoder import Sound, open_media
 
 __all__ = [
@@ -46,7 +46,6 @@ LOWEST_RATE = 1000
 MOST_CHANNELS = 64
 # Below half a step of 16 bits everywhere: no sound at all.
 SILENCE = 2.0**-16
-INT16_STEP = 2.0**-15
 UNSUPPORTED_ENCODING = 4  # libsndfile's SF_ERR_UNSUPPORTED_ENCODING
 
 
@@ -175,11 +174,6 @@ def joined(blocks: Iterable[np.ndarray], is_int16: bool) -> np.ndarray:
     return np.concatenate([np.empty(0, np.float32), *map(as_float, blocks)])
 
 
-def as_float(samples: np.ndarray) -> np.ndarray:
-    """int16 samples → float32 in [-1, 1), exactly; float32 ones stay as they are."""
-    return samples * np.float32(INT16_STEP) if samples.dtype == np.int16 else samples
-
-
 def decode(file: BinaryIO, *, keep_int16: bool = False) -> tuple[Iterator[np.ndarray], int]:
     """Mono float32 blocks at the file's own rate, and that rate. Channels are averaged.
 
@@ -193,6 +187,24 @@ def decode(file: BinaryIO, *, keep_int16: bool = False) -> tuple[Iterator[np.nda
     if first is None:
         raise AudioError(EMPTY)
     return _mono(chain([first], sounds), first.sample_rate), first.sample_rate
+
+
+def decode_channels(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
+    """As `decode`, with all channels: (n, channels) float32 blocks, and their rate.
+
+    Samples that are not finite are passed on. Of joined streams each may have other channels.
+    """
+    sounds = (_open(part, False) for part in _parts(file))
+    first = next(sounds, None)
+    if first is None:
+        raise AudioError(EMPTY)
+    rate = first.sample_rate
+    blocks = (
+        block
+        for sound in chain([first], sounds)
+        for block in resample(sound.blocks, sound.sample_rate, new_rate=rate)
+    )
+    return blocks, rate
 
 
 def _mono(sounds: Iterable[Sound], rate: int) -> Iterator[np.ndarray]:
@@ -263,19 +275,3 @@ def _read_blocks(sound: soundfile.SoundFile, dtype: str) -> Iterator[np.ndarray]
                 raise AudioError(TRUNCATED, f"{seen} of {claimed} samples could be read")
             seen += len(block)
             yield block
-
-
-def resample(
-    blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int = SAMPLE_RATE
-) -> Iterator[np.ndarray]:
-    """Mono blocks at any rate → mono float32 blocks at a new one, 16 kHz unless given."""
-    if sample_rate == new_rate:
-        yield from blocks
-        return
-    try:
-        stream = soxr.ResampleStream(sample_rate, new_rate, 1, "float32", "HQ")
-    except (ValueError, RuntimeError) as error:
-        raise AudioError(NOT_AUDIO, f"cannot resample from {sample_rate} Hz: {error}") from error
-    for block in blocks:
-        yield stream.resample_chunk(as_float(block))
-    yield stream.resample_chunk(np.empty(0, np.float32), last=True)

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenizer.audio.decoding import Utterance, as_float, joined
+from tokenizer.audio.decoding import Utterance, joined
 from tokenizer.audio.frames import (
     FRAMES_PER_SECOND,
     RECEPTIVE_FIELD,
     SAMPLES_PER_FRAME,
     num_frames,
 )
+from tokenizer.audio.resampling import as_float
 from tokenizer.errors import UsageError
 
 

@@ -24,17 +24,24 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tokenizer.errors import TrainingFailed
 from tokenizer.storage.folder import Folder
 from tokenizer.training.checkpoints import load_checkpoint, save_checkpoint
-from tokenizer.training.processes import process_count, process_rank, sum_over_processes
+from tokenizer.training.processes import (
+    process_count,
+    process_rank,
+    sum_over_processes,
+    without_sums,
+)
 from tokenizer.training.schedule import learning_rate_at, set_learning_rate
 from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
@@ -89,7 +96,9 @@ class Training:
     """What one training consists of, see above; `name` is shown beside its progress.
 
     folder: for checkpoints and log. buffers: prefixes of the model's buffers that training changes.
-    validate_every: steps; 0 validates at the end alone.
+    validate_every: steps; 0 validates at the end alone. parallel: the wrapper through which the
+    loss calls the model, as `summed_in_backward` gives it; without one gradients are summed after a
+    step's passes.
     """
 
     name: str
@@ -107,6 +116,7 @@ class Training:
     after_step: Callable[[int], None] | None = None
     validate: Callable[[dict, list[dict]], None] | None = None
     validate_every: int = 0
+    parallel: DistributedDataParallel | None = None
 
 
 def train(training: Training) -> list[dict]:
@@ -176,16 +186,18 @@ class _Steps:
         for part in range(settings.accumulate):
             batch = next(training.stream)
             torch.manual_seed(_draw_seed(settings.seed, step=step, part=part))
-            with autocast(self.device, settings.precision):
-                loss = training.loss(batch)
-            loss.total.backward()
+            last = part == settings.accumulate - 1
+            with nullcontext() if last else without_sums(training.parallel):
+                with autocast(self.device, settings.precision):
+                    loss = training.loss(batch)
+                loss.total.backward()
             total = loss.total.detach().float()
             totals += torch.stack([total, totals.new_tensor(float(loss.count))])
             for name, value in loss.figures.items():
                 value = value.detach().double()
                 self.figures[name] = self.figures[name] + value if name in self.figures else value
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        sum_over_processes([*gradients, totals])
+        sum_over_processes([totals] if training.parallel else [*gradients, totals])
         torch._foreach_div_(gradients, totals[1])
         self.norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
         self.rate = learning_rate_at(

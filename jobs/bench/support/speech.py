@@ -14,7 +14,7 @@ from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.storage.tars import TarWriter
 
-SPEECH = Path(__file__).resolve().parent.parent.parent / "tests" / "speech"
+SPEECH = Path(__file__).resolve().parents[3] / "tests" / "speech"
 
 
 @dataclass(frozen=True)

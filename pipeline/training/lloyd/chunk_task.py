@@ -18,7 +18,7 @@ from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.lloyd.assignment import Nearest, Sums
 from pipeline.training.lloyd.feature_cache import FeatureCache, FeatureWriter
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
-from tokenizer.audio.windows import Window, Windowing
+from tokenizer.audio.windows import RawWindow, Window, Windowing
 
 
 class SumsOfCodes:
@@ -67,9 +67,9 @@ class FeatureSource:
         mine: Counter[str] = Counter()
         with open_shard(shard) as stream:
 
-            def windows() -> Iterator[tuple[Window, np.ndarray]]:
+            def windows() -> Iterator[tuple[Window, RawWindow]]:
                 found = read_utterances(
-                    stream, self.windowing.samples, max_duration=self.max_duration
+                    stream, self.windowing.samples, max_duration=self.max_duration, keep_int16=True
                 )
                 for _, utterance, reason in found:
                     if utterance is None:
@@ -77,7 +77,7 @@ class FeatureSource:
                         continue
                     progress.seconds_read += utterance.samples / SAMPLE_RATE
                     plan = self.windowing.plan_samples(utterance.samples)
-                    yield from zip(plan, self.windowing.cut(utterance, plan), strict=True)
+                    yield from zip(plan, self.windowing.cut_raw(utterance, plan), strict=True)
 
             for window, features in dispatcher.encode_all(windows(), self.limits):
                 kept = np.array(features[window.kept], np.float32)

@@ -15,6 +15,7 @@ from tars import FORMATS, OneWay, tar
 from test_shards import listed
 
 from pipeline.shards import samples as shards
+from pipeline.shards.metadata import LARGEST_JSON
 from pipeline.shards.samples import read_samples
 from tokenizer.storage import tars, token_shards, unpacking
 from tokenizer.storage.token_shards import add_metadata, read_tokens
@@ -217,7 +218,7 @@ def test_what_is_no_number_in_json_is_none_in_the_output(text):
 
 
 def test_a_large_json_is_not_parsed():
-    large = b'"' + b"x" * shards.LARGEST_JSON + b'"'
+    large = b'"' + b"x" * LARGEST_JSON + b'"'
     sample = next(iter(read_samples(OneWay(tar(("a.wav", SOUND), ("a.json", large))))))
     assert sample.metadata is None and "over 4 MB of json" in sample.metadata_error
     sample.audio.close()

@@ -8,10 +8,10 @@ from conftest import SPEECH
 from s3fs import S3FileSystem
 from tars import tar
 
+from pipeline.ingest.loose import find_loose
 from pipeline.settings import TokenizeSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.shards.listing import LeftOut, check_outside
-from pipeline.tokenize.ingest import find_audio
 from pipeline.tokenize.job import open_output
 from tokenizer.errors import UsageError
 from tokenizer.storage.fetch import PRETRAINED
@@ -158,12 +158,12 @@ def test_ingest_names_what_it_leaves_out_and_takes_the_rest(tmp_path):
     (tmp_path / "dead.flac").symlink_to("nowhere.flac")
     os.mkfifo(tmp_path / "d/pipe.wav")
     for value in (tmp_path, tmp_path / "**"):
-        files, left_out = find_audio([str(value)])
-        assert [file.key for file in files] == ["a", "linked"]
+        sources, left_out = find_loose([str(value)])
+        assert [source.entries[0].key for source in sources] == ["a", "linked"]
         assert left_out.endings == {".xyz": 2, ".json": 1, "no ending": 1, ".txt": 1}
         assert left_out.unusable == [str(tmp_path / "d/pipe.wav"), str(tmp_path / "dead.flac")]
     with pytest.raises(UsageError, match="is a link to nowhere"):
-        find_audio([str(tmp_path / "dead.flac")])
+        find_loose([str(tmp_path / "dead.flac")])
 
 
 def test_what_is_no_tar_is_counted(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from tokenizer.audio.containers.others import check_no_other
 from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, find_bytes, read_at, size_of, view
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, AudioError
 
@@ -53,7 +54,8 @@ def read_flac(file: BinaryIO, start: int) -> Iterator[Part]:
     """The parts of one or several joined FLAC streams, from byte `start` on.
 
     A part must be decoded before the next is asked for. Raises AudioError(TRUNCATED) when the last
-    frame comes before the header's end, and NOT_AUDIO for a header that is none.
+    frame comes before the header's end, NOT_AUDIO for a header that is none, and UNCLAIMED when a
+    file of another kind follows.
     """
     stop = size_of(file)
     while True:
@@ -74,8 +76,10 @@ def read_flac(file: BinaryIO, start: int) -> Iterator[Part]:
         sound.seek(0)
         yield Part(file=sound, format="flac", least_samples=samples)
         reached = start + sound.tell()
-        start = _next_stream(file, max(info.frames_at, reached - READ_AHEAD - info.frame_bytes))
+        behind = max(info.frames_at, reached - READ_AHEAD - info.frame_bytes)
+        start = _next_stream(file, behind)
         if start < 0:
+            check_no_other(file, behind)
             return
 
 

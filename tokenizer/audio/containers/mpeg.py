@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from tokenizer.audio.containers.mpeg_headers import HEADERS, Kind
+from tokenizer.audio.containers.others import check_no_other
 from tokenizer.audio.containers.parts import (
     BLOCK_BYTES,
     UNCLAIMED_SHARE,
@@ -113,6 +114,7 @@ def read_mpeg(file: BinaryIO, start: int) -> Iterator[Part]:
         check_rest(file, end, stop, audio=audio)
         if stop - end > UNCLAIMED_SHARE * audio and read_at(file, end, 64).strip(b"\0") == b"":
             raise AudioError(UNCLAIMED, f"the last {stop - end} bytes, zeros, may be a hole")
+    check_no_other(file, end)
     untouched = len(streams) == 1 and not before
     for stream in streams:
         if stream.skipped > UNCLAIMED_SHARE * stream.bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from tokenizer.audio.containers.flac import read_flac
+from tokenizer.audio.containers.others import check_no_other
 from tokenizer.audio.containers.parts import BLOCK_BYTES, Part, find_bytes, joined, size_of, view
 from tokenizer.audio.reasons import TRUNCATED, AudioError
 
@@ -37,7 +38,8 @@ class Page:
 def read_ogg(file: BinaryIO, start: int) -> Iterator[Part]:
     """The parts of a chain of streams, from byte `start` on.
 
-    Raises AudioError(TRUNCATED) when a page is missing or damaged, or a stream lacks its last.
+    Raises AudioError(TRUNCATED) when a page is missing or damaged, or a stream lacks its last,
+    and UNCLAIMED when a file of another kind follows.
     """
     stop, end = size_of(file), start
     link: list[tuple[int, int]] = []
@@ -67,6 +69,7 @@ def read_ogg(file: BinaryIO, start: int) -> Iterator[Part]:
         raise AudioError(TRUNCATED, "the last Ogg page is missing or cut")
     if find_bytes(file, MAGIC, end) >= 0:
         raise AudioError(TRUNCATED, "an Ogg page behind the last stream is damaged")
+    check_no_other(file, end)
     for link, heads in chain:
         yield from _parts(file, link, heads, whole=len(chain) == 1 and link == [(0, stop)])
 

@@ -23,7 +23,7 @@ from tokenizer.encoder.gpu.functions import (
     Convolution,
     Front,
     LayerWeights,
-    Places,
+    PassPlaces,
     Positions,
     Shape,
     front,
@@ -88,7 +88,7 @@ class PackedWavLM:
         """(rows, D) of a pass; rows of nobody hold what nobody may use."""
         with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
             x = self._run(positions, self._frames(packed), packed.owner, self.positions)
-            places = Places(
+            places = PassPlaces(
                 packed.owner,
                 packed.block_counts,
                 key_blocks=packed.key_blocks,

@@ -206,7 +206,7 @@ class Shape(NamedTuple):
     window: int
 
 
-class Places(NamedTuple):
+class PassPlaces(NamedTuple):
     """What attention needs to know of a pass: see Packed.
 
     by_distance: (H, 2 farthest + 1) fp32, the position bias of each distance, the same from the
@@ -219,7 +219,7 @@ class Places(NamedTuple):
     by_distance: Tensor
 
 
-def layer(x: Tensor, weights: LayerWeights, places: Places, shape: Shape) -> Tensor:
+def layer(x: Tensor, weights: LayerWeights, places: PassPlaces, shape: Shape) -> Tensor:
     """One transformer layer over packed rows, (rows, D) → same."""
     rows, width = x.shape
     y = norm(x, weights.norm, shape.eps) if shape.pre_norm else x
@@ -244,7 +244,7 @@ def norm(x: Tensor, weights: tuple[Tensor, Tensor], eps: float) -> Tensor:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, gate: Tensor | None, places: Places, shape: Shape
+    q: Tensor, k: Tensor, v: Tensor, *, gate: Tensor | None, places: PassPlaces, shape: Shape
 ) -> Tensor:
     """Attention of each utterance to itself, with the gated relative position bias.
 
@@ -270,7 +270,7 @@ def attend(
     )
 
 
-def block_mask(places: Places, shape: Shape) -> BlockMask:
+def block_mask(places: PassPlaces, shape: Shape) -> BlockMask:
     """Who sees whom: rows of one utterance each other, within the chunk-causal mask if any."""
     owner, counts, blocks = places.owner, places.block_counts, places.key_blocks
 

@@ -1,0 +1,1 @@
+"""Audio as people have it → audio shards: sources, cutting, filters, and an account of each."""

@@ -1,0 +1,1 @@
+"""A recording → the pieces that are wanted of it: cut, measured, written as FLAC."""

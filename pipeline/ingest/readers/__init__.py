@@ -1,0 +1,1 @@
+"""Sources as streams of recordings: audio files, tars, Parquet tables."""

@@ -1,0 +1,135 @@
+"""What became of every source and every sample: a report for each task, and all in one table.
+
+A report is a Parquet file below reports/, written when the shards of its task are there. It has one
+row a source; and one a sample, where a sample is not simply a source's file.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokenizer.storage.folder import Folder
+from tokenizer.storage.scratch import scratch_folder
+from tokenizer.storage.token_folder import damage_of_report
+
+SOURCE, SAMPLE = "source", "sample"
+OK, REJECTED = "ok", "rejected"
+# Values that filters measure, in the units that they have in a row.
+MEASURES = ("clipped", "silence", "bandwidth_hz", "snr_db", "dnsmos")
+SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("source", pa.string()),
+        ("place", pa.string()),
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("samples", pa.int64()),
+        *((name, pa.float64()) for name in MEASURES),
+        ("sound", pa.string()),
+    ]
+)
+# Reports are merged this many rows at a time.
+ROW_GROUP = 1 << 17
+
+
+class IngestReport:
+    """The rows of one task. ManifestRow: see SCHEMA; what is not given is null."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+        self.left_beside: Counter[str] = Counter()
+
+    def add(self, kind: str, **row: object) -> None:
+        """Add a row; its status is "rejected" where it has a reason."""
+        row = {**row, "kind": kind, "status": REJECTED if row.get("reason") else OK}
+        for name, column in self._columns.items():
+            column.append(row.get(name))
+
+    def write(self, path: Path, shards: dict[str, str]) -> None:
+        """Write the report to a local file. shards: {key: name of the shard that holds it}."""
+        self._columns["shard"] = [
+            None if reason else shards.get(key)
+            for key, reason in zip(self._columns["key"], self._columns["reason"], strict=True)
+        ]
+        metadata = {b"left_beside": json.dumps(self.left_beside).encode()}
+        table = pa.table(self._columns, schema=SCHEMA).replace_schema_metadata(metadata)
+        pq.write_table(table, path)
+
+
+def finished_tasks(output: Folder) -> list[str]:
+    """Names of the tasks of an output that have a report, sorted."""
+    return output.names("reports", ".parquet")
+
+
+def gather(output: Folder) -> dict:
+    """Write manifest.parquet, all reports in one table; returns totals over them.
+
+    Raises UsageError for a damaged report.
+    """
+    totals = Counter[str]()
+    reasons: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    seconds = 0.0
+    with scratch_folder() as scratch:
+        manifest = scratch / "manifest.parquet"
+        with pq.ParquetWriter(manifest, SCHEMA) as writer:
+            rows, count = [], 0
+            for table in _read_reports(output):
+                left.update(json.loads((table.schema.metadata or {}).get(b"left_beside", b"{}")))
+                table = table.replace_schema_metadata(None)
+                for kind, status in zip(table["kind"].to_pylist(), table["status"].to_pylist()):
+                    totals[f"{kind} {status}"] += 1
+                # A loose file's row is its sample's too, and has its key.
+                samples = table.filter(pc.is_valid(table["key"]))
+                totals["rejected"] += pc.sum(pc.is_valid(samples["reason"])).as_py() or 0
+                reasons.update(reason for reason in samples["reason"].to_pylist() if reason)
+                kept = samples.filter(pc.is_valid(samples["shard"]))
+                seconds += pc.sum(kept["duration_s"]).as_py() or 0.0
+                totals["ok"] += kept.num_rows
+                rows.append(table)
+                count += table.num_rows
+                if count >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(rows), row_group_size=count)
+                    rows, count = [], 0
+            if rows:
+                writer.write_table(pa.concat_tables(rows), row_group_size=max(count, 1))
+        output.publish(manifest, "manifest.parquet")
+    return {
+        "sources": totals[f"{SOURCE} {OK}"] + totals[f"{SOURCE} {REJECTED}"],
+        "sources_rejected": totals[f"{SOURCE} {REJECTED}"],
+        "samples": totals["ok"] + totals["rejected"],
+        "ok": totals["ok"],
+        "rejected": totals["rejected"],
+        "rejected_by_reason": dict(sorted(reasons.items())),
+        "audio_hours": seconds / 3600,
+        "left_beside": dict(sorted(left.items())),
+    }
+
+
+def _read_reports(output: Folder) -> Iterator[pa.Table]:
+    """Every report, sorted by name; a slow store is asked in parallel."""
+    names = finished_tasks(output)
+
+    def read(name: str) -> pa.Table:
+        data = output.read_bytes(f"reports/{name}.parquet")
+        with damage_of_report(output, name):
+            table = pq.read_table(io.BytesIO(data))
+            if not table.schema.equals(SCHEMA):
+                raise ValueError(f"its columns are {', '.join(table.column_names)}")
+        return table
+
+    with ThreadPoolExecutor(16) as pool:
+        for first in range(0, len(names), 64):
+            yield from pool.map(read, names[first : first + 64])
