@@ -15,6 +15,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ MODELS = {"wavlm-tiny": "tiny", "wavlm-large": "large"}
 def made(name: str, precision: str) -> ServedModels:
     """A causal tokenizer with a vocoder, and a language model. precision: of the latter."""
     files = with_vocoder(random_files(name, causal=True))
-    config = LMConfig(codebook_size=files.codebook_size, **PRESETS[MODELS[name]])
+    shape: dict[str, Any] = PRESETS[MODELS[name]]
+    config = LMConfig(codebook_size=files.codebook_size, **shape)
     model = SpeechLM.from_tokenizer(config, files).eval()
     model.encoder.to(PRECISIONS[precision])
     model.head.to(PRECISIONS[precision])

@@ -50,8 +50,7 @@ class OwnPagesOnly:
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != host
-        if foreign or not self._is_ours(host):
+        if (origin is not None and origin.partition("://")[2] != host) or not self._is_ours(host):
             if scope["type"] == "websocket":
                 return await WebSocket(scope, receive, send).close(1008)
             refusal = PlainTextResponse("this page is not served under that name", 403)
@@ -65,7 +64,10 @@ class OwnPagesOnly:
         await self.app(scope, receive, with_headers)
 
     def _is_ours(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
         return name in self.names or _is_address(name)
 
 

@@ -178,9 +178,10 @@ def test_other_sites_get_no_connection(served):
     with tab(served, additional_headers={"Origin": served.url.rstrip("/")}):
         pass
     # A name of another site that was made to lead here.
-    request = urllib.request.Request(served.url, headers={"Host": f"evil.example:{served.port}"})
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(request)
+    for host in (f"evil.example:{served.port}", "[", ""):
+        request = urllib.request.Request(served.url, headers={"Host": host})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request)
 
 
 def test_the_page_names_nothing_outside(served):
