@@ -1,7 +1,8 @@
 """Run the whole pipeline on the speech that ships: tokens, speech again, a language model.
 
 Tokenizes tests/speech with a tokenizer that ships, decodes the tokens, measures them, trains a
-k-means codebook, trains a small language model for a minute, and lets it continue an utterance.
+k-means codebook, trains a small language model for a minute, lets it continue an utterance, and
+writes a report of it all.
 """
 
 import sys
@@ -86,7 +87,8 @@ def main() -> int:
     print("\nlisten to one, before and after:")
     write_pair(decoded, output)
     # With the same --output the tokens are read, not made again.
-    run_job("evaluate", "tokens", *tokenize)
+    figures, page = output / "figures.json", output / "report.html"
+    run_job("evaluate", "tokens", *tokenize, "--json", figures)
     if not (codebook / "config.json").exists():
         kmeans = ("--codebook-size", 128, "--method", "kmeans", "--output", codebook)
         encoder = ("--encoder", ENCODER, "--layer", LAYER)
@@ -95,10 +97,13 @@ def main() -> int:
     run_job("train_lm", "--input", tokens, *preset, *LM_STEPS, "--output", lm)
     prompt = ("--prompt", output / "original.wav", "--seconds", 4)
     run_job("generate", "--lm", lm / "model", *prompt, "--output", output / "continued")
+    shown = ("--tokens", tokens, "--lm", lm / "model", "--figures", figures)
+    run_job("report", *shown, "--continuations", output / "continued", "--output", page)
     summary = json.loads((tokens / "summary.json").read_text())
     print(
         f"\n{summary['ok']} of {summary['samples']} utterances tokenized; every one has a row in "
-        f"{tokens}/manifest.parquet.\nRun it again: nothing is done twice. "
+        f"{tokens}/manifest.parquet.\nSee and hear it all: open {page} in a browser.\n"
+        "Run it again: nothing is done twice. "
         f"`rm -r {output}` starts over."
     )
     return 0

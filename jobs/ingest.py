@@ -63,7 +63,8 @@ def main() -> int:
         count = f"{len(left_out.unusable):,}"
         print(f"left out, as they are dead links or no regular files: {count}, {names}")
     if done["left_beside"]:
-        print(f"left out beside the audio, as too large: {kinds(done['left_beside'])}")
+        left = kinds(done["left_beside"])
+        print(f"left out beside the audio, as too large or of recordings that are cut: {left}")
     print(f"written to {args.output}: shards, reports/, manifest.parquet, summary.json")
     problems = failed_problems(done["failed"])
     return print_problems(problems + reject_problems(done, args.max_reject_rate))

@@ -11,10 +11,12 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
+from jobs.cli.encoders import add_companions, with_companions
 from jobs.cli.figures import (
     failed_problems,
     kinds,
     print_codes,
+    print_companions,
     print_problems,
     print_samples,
     reject_problems,
@@ -39,6 +41,7 @@ def parse() -> flags.argparse.Namespace:
         help="what to do about shards whose input has changed since they were made: keep them and "
         "say so, make them again, or stop (default: %(default)s)",
     )
+    add_companions(parser)
     flags.add_encoders(parser)
     return parser.parse_args()
 
@@ -56,7 +59,7 @@ def main() -> int:
         check_outside(args.input, args.output)
     files = flags.read_tokenizer(args.tokenizer)
     args.precision = flags.settled_precision(args, args.output)
-    settings = flags.tokenize_settings(args)
+    settings = with_companions(flags.tokenize_settings(args), args)
     output = open_output(
         args.output, files, source=args.tokenizer, settings=settings, inputs_root=root
     )
@@ -68,6 +71,7 @@ def main() -> int:
         print(f"note: {changed_text(summary['changed'])}; --on-changed redo makes them again")
     print_samples(summary, "samples")
     print_codes(summary, "h of audio")
+    print_companions(summary)
     run = summary["this_run"]
     if run:
         print(

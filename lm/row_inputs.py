@@ -27,10 +27,11 @@ class RowInputs:
         """(B, T) the next tokens of each row, whole chunks → (B, T, width).
 
         A row that has not begun may start with PAD, whose vector is zero, and one chunk of START.
-        first: the place of each row's first token after them; None where all rows have begun.
+        first: the place of each row's first token after them; None where all are tokens.
         """
-        if first is None or all(self.begun):
+        if all(self.begun):
             return self._of_rows(tokens, list(range(len(tokens))))
+        first = [0] * len(tokens) if first is None else first
         groups: dict[tuple[bool, int], list[int]] = {}
         for row, key in enumerate(zip(self.begun, first)):
             groups.setdefault(key, []).append(row)

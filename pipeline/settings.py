@@ -55,7 +55,8 @@ class TokenizeSettings:
     each inner edge of a window. batch_size: most windows in a batch. batch_seconds: most audio in
     one, padding included; None finds what suits the GPU, and then batch_size limits nothing.
     precision: of the encoder, "fp32" or "bf16". max_duration: longer audio is rejected; None takes
-    any.
+    any. keep: endings of the members beside the audio that go with the tokens; None keeps all
+    but pickles. spans: fields of spans in seconds that get their tokens, as `spans_of` has them.
     """
 
     window_seconds: float = 30.0
@@ -64,14 +65,20 @@ class TokenizeSettings:
     batch_seconds: float | None = BATCH_SECONDS
     precision: str = "fp32"
     max_duration: float | None = None
+    keep: tuple[str, ...] | None = None
+    spans: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
-        """The values, for run.json; without a limit of duration where there is none."""
+        """The values, for run.json; the last three only where they are not the defaults."""
         values = asdict(self)
         if self.batch_seconds is None:
             values["batch_seconds"] = "auto"
         if self.max_duration is None:
             del values["max_duration"]
+        for name in ("keep", "spans"):
+            value = values.pop(name)
+            if value != getattr(TokenizeSettings(), name):
+                values[name] = list(value)
         return values
 
     def windowing(self, files: TokenizerFiles) -> Windowing:

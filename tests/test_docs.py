@@ -31,7 +31,7 @@ PAGES = [README, *sorted(ROOT.glob("docs/*.md")), ROOT / "CONTRIBUTING.md", ROOT
 CARDS = sorted(ROOT.glob("tokenizer/pretrained/*/README.md"))
 JOBS = sorted(p for p in ROOT.glob("jobs/*.py") if p.name != "__init__.py")
 BENCHED = (
-    *("driver", "encode", "feed", "gpu", "kmeans", "lm", "memory", "published"),
+    *("driver", "encode", "feed", "gpu", "ingest", "kmeans", "lm", "memory", "published"),
     *("serve", "shared_cpu", "stream"),
 )
 BENCHES = [ROOT / f"jobs/bench/{name}.py" for name in BENCHED]

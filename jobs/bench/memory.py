@@ -14,9 +14,7 @@ sys.path[0] = str(ROOT)
 
 import io
 import os
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -24,6 +22,7 @@ import soundfile
 import torch
 from transformers import WavLMConfig, WavLMModel
 
+from jobs.bench.support.processes import peaks
 from jobs.bench.support.speech import SPEECH
 from jobs.cli import flags
 from pipeline.shards.inputs import find_shards
@@ -35,7 +34,7 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # What a process is called in the table, and the beginning of its title.
 PROCESSES = {"shard task": "ray::tokenize_shard", "encoder": "ray::EncoderActor"}
-CODES, LOOK_SECONDS, ENCODED_SECONDS = 64, 0.05, 60
+CODES, ENCODED_SECONDS = 64, 60
 # (container, libsndfile's encoding) of the formats that it writes.
 SNDFILE = {
     "flac": ("FLAC", "PCM_16"),
@@ -164,51 +163,6 @@ def job(source: Path, output: str, tokenizer: str) -> list[str]:
     return [sys.executable, "jobs/tokenize.py", *where, "--encoders=1", "--cpus-per-encoder=1"]
 
 
-def peaks(command: list[str], env: dict[str, str]) -> dict[str, float]:
-    """Run a job. Returns the peak memory in MB of the driver and of each of PROCESSES."""
-    found: dict[int, tuple[str, float]] = {}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as driver:
-        while driver.poll() is None:
-            for process, title in _family(driver.pid).items():
-                kinds = [kind for kind, start in PROCESSES.items() if title.startswith(start)]
-                kind = "driver" if process == driver.pid else (kinds or [""])[0]
-                # A worker that has done its task has another title, and the same peak.
-                kind = kind or found.get(process, ("", 0))[0]
-                found[process] = kind, max(found.get(process, ("", 0))[1], _peak_mb(process))
-            time.sleep(LOOK_SECONDS)
-        errors = driver.stderr.read() if driver.stderr else ""
-    if driver.returncode:
-        sys.exit(errors)
-    kinds = ["driver", *PROCESSES]
-    return {kind: max(peak for name, peak in found.values() if name == kind) for kind in kinds}
-
-
-def _family(process: int) -> dict[int, str]:
-    """{process id: title} of a process and all that descend from it."""
-    parents, titles = {}, {}
-    for entry in Path("/proc").iterdir():
-        try:
-            status = (entry / "stat").read_text().rpartition(")")[2].split()
-            parents[int(entry.name)] = int(status[1])
-            titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except (OSError, ValueError):
-            continue  # no process, or one that has ended
-    family = {process}
-    while more := {child for child, parent in parents.items() if parent in family} - family:
-        family |= more
-    return {each: titles[each] for each in family if each in titles}
-
-
-def _peak_mb(process: int) -> float:
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return max([int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")] or [0.0])
-
-
 def main() -> int:
     """Make each input, run the job on it, and print a row."""
     parser = flags.parser(__doc__, "python jobs/bench/memory.py --rows '20 utterances'")
@@ -235,6 +189,7 @@ def main() -> int:
             found = peaks(
                 job(path, f"{scratch}/out-{number}", f"{scratch}/tokenizer"),
                 {**os.environ, "TMPDIR": scratch, "RAY_TMPDIR": scratch},
+                PROCESSES,
             )
             figures = [f"{peak:,.0f} MB" for peak in found.values()]
             size = f"{path.stat().st_size / 1e6:,.0f} MB"

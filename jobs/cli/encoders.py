@@ -1,12 +1,15 @@
-"""Flags of the jobs that encode audio with Ray: where encoders run, and how audio is cut."""
+"""Flags of the jobs that encode audio with Ray: where encoders run, how audio is cut, and what goes
+with the tokens.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from jobs.cli.errors import naming
 from jobs.cli.parser import positive, positive_number
 from pipeline.settings import EncoderSettings, TokenizeSettings
 
@@ -111,16 +114,20 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
 def settled_precision(args: argparse.Namespace, output: str | None = None) -> str:
     """--precision, and what auto stands for. output: an OUTPUT of jobs/tokenize.py, begun or not.
 
-    Raises UsageError for a cluster that does not answer.
+    Raises UsageError for a cluster that does not answer, and an OUTPUT that cannot be read.
     """
     if args.precision != "auto":
         return args.precision
     from pipeline.cluster.precision import fast_precision
     from tokenizer.storage.folder import Folder
+    from tokenizer.storage.token_folder import read_record
 
-    text = Folder(output).read_text("run.json") if output else None
-    record = json.loads(text) if text else {}
-    begun = record.get("settings", {}).get("precision")
+    record = None
+    if output:
+        with naming("--output", output):
+            record = read_record(Folder(output))
+    settings = (record or {}).get("settings")
+    begun = settings.get("precision") if isinstance(settings, dict) else None
     return begun or fast_precision(args.device)
 
 
@@ -134,6 +141,38 @@ def tokenize_settings(args: argparse.Namespace) -> TokenizeSettings:
         precision=args.precision,
         max_duration=args.max_duration,
     )
+
+
+def add_companions(parser: argparse.ArgumentParser) -> None:
+    """--keep and --spans."""
+    parser.add_argument(
+        "--keep",
+        type=endings,
+        metavar="ENDINGS",
+        help="what beside the audio goes with the tokens, such as txt,TextGrid, up to 1 MB a "
+        "sample; none: nothing (default: everything but pickles)",
+    )
+    parser.add_argument(
+        "--spans",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="a list of {start, end, ...} in seconds in the metadata whose spans get their tokens, "
+        "or TextGrid or ctm, beside the audio; may be given several times",
+    )
+
+
+def endings(text: str) -> tuple[str, ...]:
+    """Endings between commas, with or without their dots; () for none."""
+    names = tuple(name.strip().lstrip(".") for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError("an ending is empty")
+    return () if names == ("none",) else tuple(sorted(set(names)))
+
+
+def with_companions(settings: TokenizeSettings, args: argparse.Namespace) -> TokenizeSettings:
+    """The settings, with those that these flags give."""
+    return replace(settings, keep=args.keep, spans=tuple(sorted(set(args.spans))))
 
 
 def warn_of_bf16(files: TokenizerFiles, precision: str) -> None:

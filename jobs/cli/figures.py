@@ -77,6 +77,16 @@ def print_samples(summary: dict, unit: str) -> None:
         print(f"  {count:,} {reason}")
 
 
+def print_companions(summary: dict) -> None:
+    """What was left out beside the audio, and how many spans have their tokens."""
+    if summary["left_beside"]:
+        print(f"left out beside the audio: {kinds(summary['left_beside'])}")
+    for name, count in summary["spans"].items():
+        errors = summary["span_errors"].get(name, 0)
+        wrong = f", and {errors:,} could not be placed (span_error)" if errors else ""
+        print(f"spans of {name}: {count:,} have their tokens{wrong}")
+
+
 def print_codes(summary: dict, hours: str) -> None:
     """How many tokens there are, and how much of the codebook they use. hours: their unit."""
     codebook = summary["codebook"]

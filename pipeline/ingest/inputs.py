@@ -8,7 +8,7 @@ from pipeline.ingest.loose import find_loose
 from pipeline.ingest.manifests.json_lines import read_json_lines
 from pipeline.ingest.manifests.kaldi import WAVS, read_kaldi
 from pipeline.ingest.manifests.lhotse import is_lhotse, read_lhotse
-from pipeline.ingest.manifests.places import Listings, Places
+from pipeline.ingest.manifests.places import AudioPlaces, Listings
 from pipeline.ingest.manifests.rows import ManifestRow, sources_of
 from pipeline.ingest.manifests.tables import read_table
 from pipeline.ingest.manifests.text import numbered_lines
@@ -40,22 +40,22 @@ def find_sources(
     """The sources that the inputs name, in order, and what is left out of folders.
 
     format: one of FORMATS, or None to tell it from the inputs, which are then all of one kind.
-    audio_root: folder of a manifest's paths; None is the manifest's own. path_column: of a table.
+    audio_root: folder of a manifest's or table's paths; None is its own. path_column: of a table.
     Raises UsageError for an input that cannot be read.
     """
     kind = format or _kind(values)
     if kind == AUDIO:
         return find_loose(values)
     if kind in (PARQUET, TAR):
-        return _tables_or_tars(values, kind), LeftOut()
+        return _tables_or_tars(values, kind, audio_root), LeftOut()
     listings = Listings()
     rows = _rows(values, kind, path_column=path_column)
-    placed: dict[str, Places] = {}
+    placed: dict[str, AudioPlaces] = {}
 
-    def with_places() -> Iterator[tuple[ManifestRow, Places]]:
+    def with_places() -> Iterator[tuple[ManifestRow, AudioPlaces]]:
         for manifest, row in rows:
             if manifest not in placed:
-                placed[manifest] = Places(manifest, listings, audio_root)
+                placed[manifest] = AudioPlaces(manifest, listings, audio_root)
             yield row, placed[manifest]
 
     sources = sources_of(with_places(), listings)
@@ -144,7 +144,7 @@ def _is_lhotse(url: str) -> bool:
     return isinstance(value, dict) and is_lhotse(value)
 
 
-def _tables_or_tars(values: list[str], kind: str) -> list[SourceFile]:
+def _tables_or_tars(values: list[str], kind: str, audio_root: str | None) -> list[SourceFile]:
     """Each file a source; the keys of its samples begin with its name."""
     _, files = find_files(values, ENDINGS[kind])
     sources = []
@@ -158,6 +158,7 @@ def _tables_or_tars(values: list[str], kind: str) -> list[SourceFile]:
                 size=file.size,
                 version=file.version,
                 prefix=key_of(stem) if len(files) > 1 else "",
+                audio_root=audio_root,
             )
         )
     return sources

@@ -104,13 +104,18 @@ class Packer:
 
     def _cut(self, recording: OpenRecording, entries: tuple[Entry, ...]) -> None:
         samples, pieces, reason, end = 0, 0, None, 0.0
+        beside = {kind: data for kind, data in recording.beside.items() if kind != "json"}
+        parts = False
         try:
             for piece in self._pieces(recording, entries):
                 pieces += 1
-                end = max(end, self._add_piece(recording, piece))
+                parts = parts or not piece.whole
+                end = max(end, self._add_piece(recording, piece, beside if piece.whole else {}))
                 samples += piece.problem is None
         except AudioError as error:
             reason = error.reason
+        if parts:  # what is said of all of a recording is not true of its parts
+            self.report.left_beside.update(list(beside))
         self.seconds += end
         self.samples += samples
         if pieces and recording.is_source:
@@ -137,8 +142,8 @@ class Packer:
             key = recording.entries[0].key
         self.report.add(SOURCE, source=recording.path, key=key, **more)
 
-    def _add_piece(self, recording: OpenRecording, piece: Piece) -> float:
-        """Add a piece's sample and its row; returns its end in seconds."""
+    def _add_piece(self, recording: OpenRecording, piece: Piece, beside: dict[str, bytes]) -> float:
+        """Add a piece's row and its sample, with what lies beside it; returns its end (s)."""
         start, end = piece.start / piece.rate, (piece.start + piece.samples) / piece.rate
         row = {
             "key": piece.key,
@@ -157,6 +162,7 @@ class Packer:
                 members: list[Member] = [
                     ("flac", piece.flac.file, piece.flac.size),
                     ("json", metadata, len(metadata)),
+                    *((ending, data, len(data)) for ending, data in beside.items()),
                 ]
                 piece.problem = self._add(piece.key, members)
             row["reason"] = piece.problem

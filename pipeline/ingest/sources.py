@@ -52,7 +52,8 @@ class SourceFile:
     kind: AUDIO, TAR or PARQUET. path: below the inputs' common folder, for records. size: in bytes,
     -1 if not known. version: as `version_of`. entries: what is wanted of an audio file. beside:
     {ending: URL} of files with the audio's name and another ending. prefix: of the keys of a tar or
-    a table. problem: why it cannot be read at all, which rejects its entries, or None.
+    a table. audio_root: of a table, the folder of the paths in it; None is its own. problem: why it
+    cannot be read at all, which rejects its entries, or None.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class SourceFile:
     entries: tuple[Entry, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    audio_root: str | None = None
     problem: str | None = None
 
 

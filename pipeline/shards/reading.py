@@ -1,6 +1,7 @@
 """A shard as a stream of utterances, each good or with the reason why it is rejected."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
@@ -52,6 +53,7 @@ def read_utterances(
     max_duration: float | None = None,
     keep_int16: bool = False,
     threads: Callable[[], int] = lambda: 1,
+    left_beside: Counter[str] | None = None,
 ) -> Iterator[tuple[Sample, Utterance | None, str | None]]:
     """(sample, utterance, None) or (sample, None, reason) for every sample of a tar, in order.
 
@@ -59,7 +61,7 @@ def read_utterances(
     longer one is decoded again, block by block, when its windows are cut. An utterance can be used
     until the next one is asked for. late: is given the metadata that comes after its sample, by
     key. max_duration: in seconds; a longer utterance is rejected. keep_int16: as in `decode`.
-    threads: how many may decode, asked before each sample.
+    threads: how many may decode, asked before each sample. left_beside: as in `read_samples`.
     """
 
     def read(sample: Sample) -> Utterance | str | None:
@@ -71,7 +73,7 @@ def read_utterances(
         except AudioError as error:
             return error.reason
 
-    samples, most = read_samples(stream, late), os.cpu_count() or 1
+    samples, most = read_samples(stream, late, left_beside), os.cpu_count() or 1
     for sample, result in mapped_in_order(read, samples, threads, most=most):
         try:
             if isinstance(result, Utterance):

@@ -64,7 +64,8 @@ class ShardReport:
     """One shard's rows, and the counts of its codes.
 
     Rows are written in the order of their places; without places, as they were added. version: of
-    the input, as `version_of`. silent: how many of the tokenized are digital silence.
+    the input, as `version_of`. silent: how many of the tokenized are digital silence. companions:
+    counts as `Companions.counts`, of what the samples take with them.
     """
 
     shard: str
@@ -74,6 +75,7 @@ class ShardReport:
     incomplete: bool = False
     silent: int = 0
     version: tuple[int, str] = (-1, "")
+    companions: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.code_counts = np.zeros(self.codebook_size, np.int64)
@@ -102,6 +104,8 @@ class ShardReport:
             b"input": json.dumps(self.version).encode(),
             b"code_counts": zlib.compress(self.code_counts.tobytes()),
         }
+        if self.companions:
+            metadata[b"companions"] = json.dumps(self.companions).encode()
         rows = [row for _, row in sorted(zip(self.places, self.rows), key=lambda pair: pair[0])]
         table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
         pq.write_table(table, path)

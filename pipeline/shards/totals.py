@@ -4,7 +4,7 @@ import json
 import sys
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,10 @@ THREADS = 16
 # Rows of the manifest that are compressed together. Readers hold one such group, of some 100 MB;
 # a group for each of 100,000 shards makes a footer of 60 MB, which every reader has to hold whole.
 GROUP_ROWS = 1 << 20
+
+# What is counted of what lies beside the audio: members of each ending that were left out; spans of
+# each field, and those that could not be placed.
+COMPANIONS = ("left_beside", "spans", "span_errors")
 
 Versions = dict[str, tuple[int, str]]
 
@@ -58,6 +62,9 @@ class Totals:
     status: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     code_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    companions: dict[str, Counter[str]] = field(
+        default_factory=lambda: {name: Counter() for name in COMPANIONS}
+    )
 
     def add_report(self, name: str, table: pa.Table, version: tuple[int, str] | None) -> None:
         """One report. version: of the shard's input now. Raises what damage makes it raise."""
@@ -74,6 +81,7 @@ class Totals:
         self.tokens += pc.sum(table["num_tokens"]).as_py() or 0
         self.status += _counts(table["status"])
         self.reasons += _counts(table["reason"])
+        self._add_companions(json.loads(metadata.get(b"companions", b"{}")))
 
     def add(self, other: "Totals") -> None:
         """Those of later shards."""
@@ -85,9 +93,14 @@ class Totals:
         self.incomplete += other.incomplete
         self.status += other.status
         self.reasons += other.reasons
+        self._add_companions(other.companions)
         if not len(self.code_counts):
             self.code_counts = np.zeros_like(other.code_counts)
         self.code_counts = self.code_counts + other.code_counts
+
+    def _add_companions(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        for name in COMPANIONS:
+            self.companions[name].update(counts.get(name, {}))
 
     def summary(self) -> dict:
         """What summary.json says of the shards."""
@@ -108,6 +121,7 @@ class Totals:
                 "active_codes": len(used),
                 "perplexity": float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0,
             },
+            **{name: dict(sorted(counts.items())) for name, counts in self.companions.items()},
         }
 
 
@@ -118,14 +132,15 @@ def _counts(column: pa.ChunkedArray) -> Counter[str]:
 
 
 def read_parts(
-    output: Folder, versions: Versions, schema: pa.Schema
+    output: Folder, versions: Versions, schema: pa.Schema, *, reports: int = REPORTS_IN_PART
 ) -> Iterator[tuple[Totals, pa.Table]]:
     """Totals and rows of some hundred reports at a time, in the order of the shards' names.
 
-    versions: of the inputs now. schema: of a report. Raises UsageError for a damaged report.
+    versions: of the inputs now. schema: of a report. reports: in a part. Raises UsageError for a
+    damaged report.
     """
     names = finished_shards(output)
-    parts = [names[i : i + REPORTS_IN_PART] for i in range(0, len(names), REPORTS_IN_PART)]
+    parts = [names[i : i + reports] for i in range(0, len(names), reports)]
     ray = sys.modules.get("ray")
     if len(parts) < 2 or ray is None or not ray.is_initialized():
         for part in parts:

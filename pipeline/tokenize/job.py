@@ -18,6 +18,7 @@ from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import BatchLimits, EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import changed_inputs, gather, is_summed_up
+from pipeline.tokenize.companions import Companions
 from pipeline.tokenize.shard_task import tokenize_shard
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.audio.windows import Windowing
@@ -42,6 +43,12 @@ class TokenizeRun:
     settings: TokenizeSettings
     windowing: Windowing
     record: dict
+
+    @property
+    def companions(self) -> Companions:
+        """What is kept beside the tokens, without any counts yet."""
+        per_second = FRAMES_PER_SECOND / self.files.frames_per_token
+        return Companions(self.settings.keep, self.settings.spans, per_second)
 
     def batch_limits(self, pool: EncoderPool) -> BatchLimits:
         """The most that a batch holds, which run.json keeps where it was found on a GPU.
@@ -185,6 +192,7 @@ def tokenize(
             "limits": limits,
             "max_duration": run.settings.max_duration,
             "codebook_size": files.codebook_size,
+            "companions": run.companions,
             "dispatcher": pool.dispatcher("encode", number),
         }
 

@@ -17,6 +17,7 @@ from pipeline.shards.metadata import Metadata
 from pipeline.shards.reading import ShardStream, open_shard, read_utterances
 from pipeline.shards.report import ShardReport
 from pipeline.shards.samples import Sample
+from pipeline.tokenize.companions import Companions
 from tokenizer.audio.decoding import Utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.audio.windows import RawWindow, Window, Windowing
@@ -64,6 +65,7 @@ def tokenize_shard(
     limits: BatchLimits,
     max_duration: float | None,
     codebook_size: int,
+    companions: Companions,
     dispatcher: Dispatcher,
 ) -> TokenizedShard:
     """Tokenize one shard and commit it; runs as a Ray task.
@@ -71,7 +73,7 @@ def tokenize_shard(
     A thread reads, decodes and cuts windows while batches are out. Writes shards/NAME.tar and then
     reports/NAME.parquet below `output`. A task that dies before that has changed nothing, and one
     that runs twice writes the same bytes twice. max_duration: in seconds; longer utterances are
-    rejected.
+    rejected. companions: without any counts yet.
     """
     report = ShardReport(shard.name, codebook_size)
     # Samples in input order: a sample is written once all before it are.
@@ -89,6 +91,7 @@ def tokenize_shard(
                 max_duration=max_duration,
                 keep_int16=True,
                 threads=progress.threads,
+                left_beside=companions.apart,
             )
             for sample, utterance, reason in utterances:
                 pending = _Pending(sample, utterance, reason)
@@ -112,14 +115,15 @@ def tokenize_shard(
                 pending.tokens[number] = tokens[window.kept_tokens(windowing.frames_per_token)]
                 kept_frames = window.keep_to - window.keep_from
                 progress.advance(stream.bytes_read, kept_frames / FRAMES_PER_SECOND)
-                _write_complete(queue, tar, report)
+                _write_complete(queue, tar, report, companions=companions)
         clock.encoded = time.monotonic()
-        _write_complete(queue, tar, report)
+        _write_complete(queue, tar, report, companions=companions)
         tar.close()
         if late:
-            add_metadata(tar_path, {key: (value.value, value.error) for key, value in late.items()})
+            values = {key: (value.value, value.error) for key, value in late.items()}
+            add_metadata(tar_path, values, companions.with_late)
         stream.check()
-        report.version = stream.version
+        report.version, report.companions = stream.version, companions.counts()
         report.write(report_path)
         commit_shard(Folder(output), shard.name, tar=tar_path, report=report_path)
     progress.finish(shard.size)
@@ -143,7 +147,9 @@ class _Clock:
         return TaskTime(max(0.0, now - self.started - encode - storage), encode, storage)
 
 
-def _write_complete(queue: deque[_Pending], tar: TokenShardWriter, report: ShardReport) -> None:
+def _write_complete(
+    queue: deque[_Pending], tar: TokenShardWriter, report: ShardReport, *, companions: Companions
+) -> None:
     """Write samples from the head of the queue while they are complete."""
     while queue and queue[0].complete:
         pending = queue.popleft()
@@ -159,6 +165,8 @@ def _write_complete(queue: deque[_Pending], tar: TokenShardWriter, report: Shard
             sample_rate=utterance.sample_rate,
             metadata=sample.metadata,
             metadata_error=sample.metadata_error,
+            spans=companions.spans_of(sample, utterance.duration_s, len(tokens)),
+            beside=companions.kept(sample),
         )
         report.ok(sample.key, utterance.duration_s, tokens, place=sample.place)
         report.silent += utterance.silent

@@ -281,7 +281,7 @@ def test_what_is_no_model_folder(tmp_path):
     about, weights = tmp_path / "lm/config.json", tmp_path / "lm/model.safetensors"
     text, data = about.read_text(), weights.read_bytes()
     for path, content, problem in (
-        (about, "[]", "format"),
+        (about, "[]", "not a JSON object"),
         (about, text.replace("wavmill-lm-1", "wavmill-lm-0"), "format"),
         (about, text.replace('"width": 64', '"breadth": 64'), "breadth"),
         (about, text.replace('"width": 64', '"width": 68'), "not of the shape"),

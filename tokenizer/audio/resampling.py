@@ -37,7 +37,9 @@ def resample(
         yield stream.resample_chunk(np.empty(shape, np.float32), last=True)
 
 
-def resampler(rate: int, new_rate: int = SAMPLE_RATE, *, channels: int = 1) -> soxr.ResampleStream:
+def resampler(
+    rate: int, new_rate: int = SAMPLE_RATE, *, channels: int = 1
+) -> "soxr.ResampleStream":
     """A stream that resamples float32 blocks. Raises AudioError for rates it cannot take."""
     try:
         return soxr.ResampleStream(rate, new_rate, channels, "float32", "HQ")

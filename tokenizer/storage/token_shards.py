@@ -2,6 +2,7 @@
 
 A shard has two members per utterance: KEY.tokens.npy, (T,) uint16, or uint32 over 65,536 codes; and
 KEY.json, with duration_s, sample_rate, num_tokens, shard, and the sample's own json as metadata.
+What lay beside the audio, such as KEY.txt, may follow; the reader passes over it.
 
 Nothing here imports PyTorch or Ray: a shard task is a small process.
 """
@@ -9,7 +10,7 @@ Nothing here imports PyTorch or Ray: a shard task is a small process.
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,11 +46,15 @@ class TokenShardWriter:
         sample_rate: int,
         metadata: object,
         metadata_error: str | None = None,
+        spans: Mapping[str, list[dict]] | None = None,
+        beside: Mapping[str, bytes] | None = None,
     ) -> None:
         """Append an utterance. tokens: (T,) whole numbers inside the codebook.
 
         duration_s, sample_rate: of the source audio. metadata: the value of the sample's own json.
-        metadata_error: why that could not be read, if so.
+        metadata_error: why that could not be read, if so. spans: by their field, with the tokens
+        of each. beside: {ending: content} of members that follow as they are; none ends like the
+        utterance's own.
         """
         about = {
             "duration_s": duration_s,
@@ -60,20 +65,29 @@ class TokenShardWriter:
         }
         if metadata_error:
             about["metadata_error"] = metadata_error
+        if spans:
+            about["spans"] = spans
         array = io.BytesIO()
         np.save(array, tokens.astype(self.dtype, copy=False), allow_pickle=False)
         self._tar.add(f"{key}{TOKENS_ENDING}", array.getvalue())
         self._tar.add(f"{key}{JSON_ENDING}", json.dumps(about).encode())
+        for ending, content in (beside or {}).items():
+            self._tar.add(f"{key}.{ending}", content)
 
     def close(self) -> None:
         """Write the end of the archive. A shard without it counts as broken."""
         self._tar.close()
 
 
-def add_metadata(path: Path, metadata: dict[str, tuple[object, str | None]]) -> None:
+def add_metadata(
+    path: Path,
+    metadata: dict[str, tuple[object, str | None]],
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda about: about,
+) -> None:
     """Put metadata that came after its tokens into a local shard's KEY.json.
 
     metadata: by key, the value of the sample's own json, and why it could not be read, if so.
+    complete: is given each KEY.json with its metadata, and returns what is written.
     """
     whole = path.with_name(f"{path.name}.new")
     writer = TarWriter(whole)
@@ -85,7 +99,7 @@ def add_metadata(path: Path, metadata: dict[str, tuple[object, str | None]]) -> 
                 about = json.loads(data)
                 about["metadata"], error = metadata[key]
                 about |= {"metadata_error": error} if error else {}
-                data = json.dumps(about).encode()
+                data = json.dumps(complete(about)).encode()
             writer.add(info.name, data)
     writer.close()
     whole.replace(path)

@@ -45,6 +45,11 @@ class Piece:
         self._hash = SoundHash(rate) if hashed else None
         self.sound: str | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether it has all of the recording's length, if not all of its channels."""
+        return self.start == 0 and self.end is None
+
     def add(self, block: np.ndarray) -> None:
         """The next samples, (n, channels) float32."""
         self.samples += len(block)

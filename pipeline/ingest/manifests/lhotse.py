@@ -5,10 +5,11 @@ loads audio (mixing, resampling, changes of speed) is refused by name.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.ingest.manifests.rows import ManifestRow, with_span
+from pipeline.ingest.manifests.rows import ManifestRow, seconds, with_span
 from pipeline.ingest.manifests.text import numbered_lines
 from pipeline.ingest.sources import BAD_LINE, COMMAND
 from pipeline.shards.metadata import finite
@@ -100,8 +101,17 @@ def _rows(
             whole = not part.get("start") and part.get("duration") == recording.get("duration")
             start = None if whole else part.get("start", 0)
             duration = None if whole else part.get("duration")
-            row = with_span(row, start=start, duration=duration)
+            row = _on_samples(with_span(row, start=start, duration=duration), recording, duration)
         yield row
+
+
+def _on_samples(row: ManifestRow, recording: dict, duration: Any) -> ManifestRow:
+    """A row's times on the samples that lhotse loads: it rounds the start and the length apart."""
+    rate = recording.get("sampling_rate")
+    if row.problem is None and row.end is not None and isinstance(rate, int) and rate > 0:
+        first, count = (math.floor(each * rate + 0.5) for each in (row.start, seconds(duration)))
+        row.start, row.end = first / rate, (first + count) / rate
+    return row
 
 
 def _find_channel(row: ManifestRow, recording: dict, channel: Any) -> None:

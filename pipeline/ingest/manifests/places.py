@@ -57,7 +57,7 @@ class Listings:
         return (-1, "") if info is None else version_of(info)
 
 
-class Places:
+class AudioPlaces:
     """Finds the audio files that one manifest names."""
 
     def __init__(self, manifest: str, listings: Listings, root: str | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.ingest.manifests.places import Listings, Place, Places
+from pipeline.ingest.manifests.places import AudioPlaces, Listings, Place
 from pipeline.ingest.sources import (
     AUDIO,
     BAD_KEY,
@@ -69,7 +69,9 @@ def with_span(
     return row
 
 
-def sources_of(rows: Iterable[tuple[ManifestRow, Places]], listings: Listings) -> list[SourceFile]:
+def sources_of(
+    rows: Iterable[tuple[ManifestRow, AudioPlaces]], listings: Listings
+) -> list[SourceFile]:
     """Group rows by their audio file, in the order in which each file comes first.
 
     Rows that name no audio are a source of their own each, so that each has a row in the report.

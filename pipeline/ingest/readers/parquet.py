@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ingest.manifests.places import AudioPlaces, Listings
 from pipeline.ingest.readers.recordings import MISSING_FILE, OpenRecording
 from pipeline.ingest.sources import BAD_LINE, DUPLICATE_KEY, Entry, SourceFile, as_json, key_of
 from tokenizer.audio.containers.find import SOUND_ENDINGS
@@ -63,6 +64,7 @@ def read_parquet(source: SourceFile) -> Iterator[OpenRecording]:
     columns are its metadata. Raises OSError where the store fails.
     """
     fs, path = filesystem(source.url)
+    places = AudioPlaces(source.url, Listings(), source.audio_root)
     seen: set[str] = set()
     with fs.open(path, "rb") as file:
         table = pq.ParquetFile(file, pre_buffer=False)
@@ -73,12 +75,18 @@ def read_parquet(source: SourceFile) -> Iterator[OpenRecording]:
             audio = batch.column(column).to_pylist()
             others = batch.drop_columns([column]).to_pylist()
             for value, more in zip(audio, others, strict=True):
-                yield _recording(source, number, value=value, more=more, seen=seen)
+                yield _recording(source, number, value=value, more=more, seen=seen, places=places)
                 number += 1
 
 
 def _recording(
-    source: SourceFile, number: int, *, value: Any, more: dict[str, Any], seen: set[str]
+    source: SourceFile,
+    number: int,
+    *,
+    value: Any,
+    more: dict[str, Any],
+    seen: set[str],
+    places: AudioPlaces,
 ) -> OpenRecording:
     place = f"{source.path}:{number}"
     name, data = "", value
@@ -86,8 +94,7 @@ def _recording(
         name, data = value.get("path") or "", value.get("bytes")
     problem = None if isinstance(value, (bytes, dict)) else BAD_LINE
     if problem is None and data is None:
-        data = _beside(source, name)
-        problem = MISSING_FILE if data is None else None
+        data, problem = _named_file(places, name)
     stem, ending = posixpath.splitext(posixpath.basename(name))
     try:
         key = key_of(stem) if stem else f"{number:08d}"
@@ -106,17 +113,18 @@ def _recording(
     return recording
 
 
-def _beside(source: SourceFile, name: str) -> bytes | None:
-    """The content of a file that a row names, below the table's folder."""
-    fs, path = filesystem(source.url)
-    root = posixpath.dirname(path)
-    below = posixpath.normpath(posixpath.join(root, name))
-    if not name or not below.startswith(f"{root}/"):
-        return None
+def _named_file(places: AudioPlaces, name: str) -> tuple[bytes | None, str | None]:
+    """(content, None) of a file that a row names, or (None, why it cannot be read)."""
+    if not name:
+        return None, MISSING_FILE
+    place = places.find(name)
+    if place.problem is not None:
+        return None, place.problem
     try:
-        return read_whole(fs, below)
-    except FileNotFoundError:
-        return None
+        fs, path = filesystem(place.url)
+        return read_whole(fs, path), None
+    except (FileNotFoundError, IsADirectoryError):
+        return None, MISSING_FILE
 
 
 def _ending(ending: str, data: bytes | None) -> str:

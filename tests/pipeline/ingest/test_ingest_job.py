@@ -1,17 +1,19 @@
 """jobs/ingest.py from the outside: on Ray, on S3, killed, with copies and in a random order."""
 
 import json
+import random
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from conftest import ROOT, run_job
+from conftest import ROOT, job_command, run_job
 from here import ingest_here, samples_of
+from ray_cluster import shared_cluster
+from stores import LocalStore, S3Store
 
 RATE = 16_000
 
@@ -66,32 +68,62 @@ def test_shuffled_samples_are_the_same_in_another_order(folder, tmp_path):
     assert max(sizes) < 110_000
 
 
-@pytest.mark.slow
-def test_killed_and_started_again_it_gives_the_same_bytes(folder, tmp_path):
-    manifest = folder / "all.jsonl"
+@pytest.fixture(scope="module")
+def manifest(folder):
+    """Two parts of each file that is no copy, and its path."""
     rows = [
         {"audio_filepath": f"{number:03d}.flac", "offset": start, "duration": 0.2}
-        for number in range(60)
+        for number in range(30)
         if number % 10 != 9
         for start in (0.0, 0.2)
     ]
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--shard-size-mb", "0.02", "--dedup", "exact"]
-    assert ingest(manifest, tmp_path / "whole", *flags).returncode == 0
-    command = [sys.executable, ROOT / "jobs/ingest.py", "--input", manifest]
-    command += ["--output", tmp_path / "killed", *flags]
-    for share in (0.3, 0.6):
-        job = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        reports = (tmp_path / "killed").rglob
-        while time.monotonic() < deadline and job.poll() is None:
-            if len(list(reports("*.part"))) + len(list(reports("*.tar"))) >= share * 50:
-                break
-            time.sleep(0.02)
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        subprocess.run(["pkill", "-9", "-f", f"[r]aylet.*{job.pid}"], check=False)
-    assert ingest(manifest, tmp_path / "killed", *flags).returncode == 0
-    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.tar")}
-    killed = {path.name: path.read_bytes() for path in (tmp_path / "killed").glob("*.tar")}
-    assert whole == killed
+    rows += [{**rows[0], "id": "a copy"}]
+    path = folder / "all.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def outputs(store):
+    """What a user reads: all but the time-stamped and the temporary."""
+    names = [name for name in store.state() if name.endswith((".tar", ".parquet"))]
+    return {name: store.read(name) for name in names}
+
+
+def killed(command, store, moment):
+    """Start a job, and kill it once its output has so many files. Returns whether it still ran."""
+    job = subprocess.Popen(
+        command, cwd=ROOT, env=shared_cluster(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while job.poll() is None and time.monotonic() < deadline and len(store.state()) < moment:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGKILL)
+    errors = job.communicate()[1]
+    assert job.returncode in (0, -signal.SIGKILL), errors
+    return job.returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "kills"), [("local", 2), ("s3", 2)])
+def test_killed_and_started_again_it_gives_the_same_bytes(
+    folder, manifest, s3, tmp_path, where, kills
+):
+    """At moments drawn from the whole run: while samples are staged, and while copies are left out
+    and shards published.
+    """
+    store, inputs = LocalStore(tmp_path / "killed"), str(manifest)
+    if where == "s3":
+        inputs = f"{s3.upload(folder, 'noise')}/{manifest.name}"
+        store = S3Store(s3, "killed")
+    flags = ["--shard-size-mb", "0.02", "--dedup", "exact", "--input", inputs]
+    done = ingest(manifest, tmp_path / "whole", *flags[:4])
+    assert done.returncode == 0, done.stderr
+    whole = outputs(LocalStore(tmp_path / "whole"))
+    command = job_command("ingest", *flags, "--output", store.url)
+    # While samples are staged there are two files a shard, as in the end; most in between.
+    moments = sorted(random.Random(where).sample(range(2, int(1.2 * len(whole))), kills))
+    assert sum(killed(command, store, moment) for moment in moments) >= kills - 1
+    done = run_job("ingest", *flags, "--output", store.url)
+    assert done.returncode == 0, done.stderr
+    assert "54 ok, 1 rejected" in done.stdout and outputs(store) == whole
+    assert not [name for name in store.state() if name.startswith("staging/")]

@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+from collections import Counter
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,6 +78,31 @@ def test_json_lines(audio, tmp_path):
         f"{name}:12": "bad_key",
     }  # fmt: skip
     assert totals["samples"] == 12 and totals["ok"] == 3
+
+
+def test_a_store_is_listed_once_and_each_file_read_once(audio, tmp_path, monkeypatch):
+    store = fsspec.filesystem("memory")
+    store.put(str(audio[0]) + "/", "/once/", recursive=True)
+    rows = [
+        {"audio_filepath": name, "offset": number / 50, "duration": 0.1, "id": f"{name}{number}"}
+        for number in range(40)
+        for name in ("one.flac", "two.wav", "gone.wav")
+    ]
+    store.pipe_file("/once/train.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    asked = Counter()
+    for name in ("ls", "_open", "cat_file"):
+        ask = getattr(type(store), name)
+
+        def counted(fs, path, *args, name=name, ask=ask, **kwargs):
+            asked[name, path.rpartition("/")[2]] += 1
+            return ask(fs, path, *args, **kwargs)
+
+        monkeypatch.setattr(type(store), name, counted)
+    totals = ingest_here(["memory://once/train.jsonl"], tmp_path / "out")
+    assert totals["ok"] == 80 and set(reasons_of(tmp_path / "out").values()) == {"missing_file"}
+    reads = Counter(file for (name, file), n in asked.items() for _ in range(n * (name != "ls")))
+    assert reads["one.flac"] == reads["two.wav"] == 1 and reads["gone.wav"] == 0, asked
+    assert sum(n for (name, _), n in asked.items() if name == "ls") <= 2, asked
 
 
 def test_tables_as_common_voice_and_ljspeech_have_them(audio, tmp_path):
@@ -161,7 +188,7 @@ def test_parquet(audio, tmp_path):
     assert all(sample["flac"] == data for sample in samples.values())
     assert json_of(samples["a_b"]) == {"text": "x", "n": 1}
     reasons = reasons_of(tmp_path / "out")
-    assert reasons == {"00000003": "bad_line", "out": "missing_file"}
+    assert reasons == {"00000003": "bad_line", "out": "outside_root"}
     (source,) = [row for row in rows_of(tmp_path / "out") if row["kind"] == "source"]
     assert source["source"] == "train.parquet" and source["samples"] == 3
 
@@ -181,6 +208,11 @@ def test_tars_and_what_lies_beside(audio, tmp_path):
     ingest_here([tmp_path / "once"], tmp_path / "split", channels="split")
     split = samples_of(tmp_path / "split")
     assert list(split) == ["a-ch0", "a-ch1"] and json_of(split["a-ch1"])["channel"] == 1
+    assert split["a-ch1"]["txt"] == b"hello" and "TextGrid" in split["a-ch0"]
+    # A transcript of all of it is none of its parts.
+    cut = ingest_here([loose], tmp_path / "cut", segment="fixed", min_seconds=0.5, max_seconds=2)
+    assert all(set(sample) == {"flac", "json"} for sample in samples_of(tmp_path / "cut").values())
+    assert cut["left_beside"] == {"txt": 1, "TextGrid": 1}
     np.testing.assert_array_equal(sound_of(split["a-ch1"]), two[:, 1])
 
 

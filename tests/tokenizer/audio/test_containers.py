@@ -96,16 +96,6 @@ def test_joined_files_are_decoded_one_after_the_other(form):
     assert same(first + first, first, first)
 
 
-@pytest.mark.parametrize("first", ["FLAC", "OGG", "MP3", "WAV", "AIFF", "AU"])
-def test_joined_files_of_different_kinds_are_refused(first):
-    kinds = {"FLAC": "PCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}
-    kinds |= dict.fromkeys(("WAV", "AIFF", "AU", "CAF"), "PCM_16")
-    begin = encoded(hiss(1), first, kinds[first])
-    for second in kinds.keys() - {first}:
-        joined = begin + encoded(hiss(2, 1), second, kinds[second])
-        assert reason(joined) in (reasons.UNCLAIMED, reasons.TRUNCATED), (first, second)
-
-
 def test_a_chain_of_ogg_streams():
     vorbis, opus = encoded(hiss(1), "OGG", "VORBIS"), encoded(hiss(2, 1), "OGG", "OPUS")
     assert same(vorbis + opus + vorbis, vorbis, opus, vorbis)
