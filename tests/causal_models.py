@@ -42,6 +42,13 @@ def small_student(folder: Path) -> CausalStudent:
 def tokenizer_of(
     student: CausalStudent, factors: tuple[int, ...], *, replicate_padding: bool = False
 ) -> Tokenizer:
+    """The tokenizer of `files_of`."""
+    return Tokenizer(files_of(student, factors, replicate_padding=replicate_padding))
+
+
+def files_of(
+    student: CausalStudent, factors: tuple[int, ...], *, replicate_padding: bool = False
+) -> TokenizerFiles:
     """A tokenizer of 64 random codes. factors: of its compressor, () for none."""
     torch.manual_seed(5)
     weights, shape = student.weights(), None
@@ -65,7 +72,7 @@ def tokenizer_of(
         files |= {"features.mean": features.mean(0), "features.scale": features.std()}
         (features,) = Compression(shape, files).latents([features])
     files["codebook.codes"] = features[torch.randperm(len(features))[:64]].clone()
-    return Tokenizer(TokenizerFiles(config, "l2", weights=files, made_by={}, compressor=shape))
+    return TokenizerFiles(config, "l2", weights=files, made_by={}, compressor=shape)
 
 
 def streamed(tokenizer: Tokenizer, wave: np.ndarray, most: int, seed: int = 0) -> list[np.ndarray]:

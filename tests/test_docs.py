@@ -32,7 +32,7 @@ CARDS = sorted(ROOT.glob("tokenizer/pretrained/*/README.md"))
 JOBS = sorted(p for p in ROOT.glob("jobs/*.py") if p.name != "__init__.py")
 BENCHED = (
     *("driver", "encode", "feed", "gpu", "ingest", "kmeans", "lm", "memory", "published"),
-    *("shared_cpu", "stream"),
+    *("serve", "shared_cpu", "stream"),
 )
 BENCHES = [ROOT / f"jobs/bench/{name}.py" for name in BENCHED]
 # What the docs announce and is not there yet.

@@ -20,9 +20,12 @@ EXTRAS = {
     "huggingface_hub": "pipeline",
     "ray": "pipeline",
     "s3fs": "pipeline",
+    "starlette": "serve",
     "tensorboardX": "train",
     "transformers": "pipeline",
+    "uvicorn": "serve",
     "webdataset": "pipeline",
+    "websockets": "serve",
 }
 # What a shell reports for a process that SIGINT, SIGPIPE or SIGTERM ended.
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143

@@ -8,7 +8,8 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 
 from tokenizer.codec.compressor import Compressor, Decompressor
-from tokenizer.config import EncoderConfig, FocalConfig
+from tokenizer.codec.vocoder import Vocoder
+from tokenizer.config import EncoderConfig, FocalConfig, VocoderConfig
 from tokenizer.storage.encoder_files import read_encoder, weight_names
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
@@ -73,6 +74,11 @@ def distilled(files: TokenizerFiles, codes: int, causal: bool = False) -> Tokeni
 
 def random_tokenizer(name: str, precision: str, causal: bool = False) -> Tokenizer:
     """A tokenizer in one of SHAPES: k-means codes, or causal and with a compressor."""
+    return Tokenizer(random_files(name, causal), "cpu", precision)
+
+
+def random_files(name: str, causal: bool = False) -> TokenizerFiles:
+    """The files of random_tokenizer."""
     layer, shape = SHAPES[name]
     config = EncoderConfig(layer=layer, causal=causal, **shape)
     torch.manual_seed(0)
@@ -82,4 +88,11 @@ def random_tokenizer(name: str, precision: str, causal: bool = False) -> Tokeniz
     weights = {f"encoder.{name}": state[name] for name in weight_names(config)}
     weights["codebook.codes"] = torch.randn(CODES, shape["hidden_size"])
     files = TokenizerFiles(config, "l2", weights)
-    return Tokenizer(distilled(files, CODES, causal=True) if causal else files, "cpu", precision)
+    return distilled(files, CODES, causal=True) if causal else files
+
+
+def with_vocoder(files: TokenizerFiles) -> TokenizerFiles:
+    """The tokenizer with a causal vocoder of the default shape."""
+    torch.manual_seed(0)
+    config = VocoderConfig(width=files.width, causal=True)
+    return replace(files, vocoder=config, vocoder_weights=dict(Vocoder(config).state_dict()))
