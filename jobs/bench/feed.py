@@ -37,8 +37,14 @@ from pipeline.cluster.run_shards import run_shards
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
+from pipeline.tokenize.companions import Companions
 from pipeline.tokenize.shard_task import tokenize_shard
-from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tokenizer.audio.frames import (
+    FRAMES_PER_SECOND,
+    RECEPTIVE_FIELD,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+)
 from tokenizer.audio.windows import RawWindow, Windowing
 from tokenizer.storage.tars import read_members
 
@@ -184,6 +190,7 @@ def run_job(path: Path, shards: int, speed: float) -> Job:
                 "windowing": WINDOWING,
                 "limits": SETTINGS.batch_limits(),
                 "max_duration": None,
+                "companions": Companions(None, (), FRAMES_PER_SECOND),
                 "codebook_size": CODES,
                 "dispatcher": pool.dispatcher("encode", number),
             }
