@@ -63,7 +63,8 @@ def read_flac(file: BinaryIO, start: int) -> Iterator[Part]:
         samples, patches = info.samples, {}
         if not samples and info.frames_at >= stop:
             return  # a header without frames
-        if not samples or _last_sample(file, info, stop) != samples:
+        last = _last_frame(file, info, stop) if samples else -1
+        if last < 0:
             counted = _count(file, info, stop)
             if counted < samples:
                 raise AudioError(TRUNCATED, f"{counted} of {samples} samples are there")
@@ -79,7 +80,7 @@ def read_flac(file: BinaryIO, start: int) -> Iterator[Part]:
         behind = max(info.frames_at, reached - READ_AHEAD - info.frame_bytes)
         start = _next_stream(file, behind)
         if start < 0:
-            check_no_other(file, behind)
+            check_no_other(file, max(behind, last))
             return
 
 
@@ -108,8 +109,11 @@ def _stream_info(file: BinaryIO, start: int) -> StreamInfo:
     )
 
 
-def _last_sample(file: BinaryIO, info: StreamInfo, stop: int) -> int:
-    """Where the last frame header that is near the end of the file says that its frame ends."""
+def _last_frame(file: BinaryIO, info: StreamInfo, stop: int) -> int:
+    """Where the frame begins with which the header's number of samples is complete.
+
+    It is looked for near the end of the file; -1 if it is not there.
+    """
     size = 2 * info.frame_bytes + 4096 if info.frame_bytes else 1 << 16
     begin = max(info.frames_at, stop - size)
     tail = read_at(file, begin, stop - begin)
@@ -117,7 +121,7 @@ def _last_sample(file: BinaryIO, info: StreamInfo, stop: int) -> int:
     while (place := tail.rfind(b"\xff", 0, place)) >= 0:
         frame = _frame(tail[place : place + HEADER_BYTES], info)
         if frame and frame[1] == info.samples:
-            return frame[1]
+            return begin + place
     return -1
 
 
