@@ -224,7 +224,7 @@ def _run_script(arguments: list[str]) -> tuple[int, str, str]:
             runpy.run_path(arguments[0], run_name="__main__")
         except SystemExit as end:
             status = end.code
-        except BaseException:
+        except Exception:  # as Python does: the traceback on stderr, and status 1
             traceback.print_exc()
             status = 1
         for stream in (sys.stdout, sys.stderr):
