@@ -105,8 +105,8 @@ def contract() -> set[str]:
 
 
 # When to kill, and what: the driver alone or its whole process group. The first moment is between a
-# shard's two commits; it lasts a millisecond, so a little later counts too. On a busy machine several
-# more shards may be done by the time a listing of S3 is read, so most are left.
+# shard's two commits; it lasts a millisecond, so a little later counts too. On a busy machine
+# several more shards may be done by the time a listing of S3 is read, so most are left.
 MOMENTS = [
     (lambda state: half_committed(state) or finished(state) >= 2, os.kill),
     (lambda state: finished(state) >= 5, os.killpg),
