@@ -89,9 +89,11 @@ def job_command(job: str, *flags) -> list[str]:
 
 
 JOBS = JobProcess()
+# Seconds: many times what any job takes, as a machine may be slow and busy.
+LONGEST_JOB = 400
 
 
-def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
+def run_job(job: str, *flags, env: dict | None = None):
     """Run jobs/JOB.py as a user does, from the repository's root, and wait for it.
 
     env: variables to add, or with None to remove. A job with `env` has a process of its own and
@@ -100,12 +102,12 @@ def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
     text.
     """
     if env is None:
-        return JOBS.run(job_command(job, *flags), timeout)
+        return JOBS.run(job_command(job, *flags), LONGEST_JOB)
     return subprocess.run(
         job_command(job, *flags),
         cwd=ROOT,
         env=environment(env),
-        timeout=timeout,
+        timeout=LONGEST_JOB,
         capture_output=True,
         text=True,
     )

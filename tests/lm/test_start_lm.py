@@ -28,7 +28,7 @@ def test_the_job_goes_on_from_a_model(tmp_path):
     changes = {"input": tokens, "output": tmp_path / "out", "start": tmp_path / "lm"}
     changes |= {"steps": 3, "rows": 2, "row-tokens": 32, "held-out": 0, "precision": "fp32"}
     given = [part for name, value in changes.items() for part in (f"--{name}", value)]
-    done = run_job("train_lm", *given, timeout=250)
+    done = run_job("train_lm", *given)
     assert done.returncode == 0, done.stderr
     assert "2 utterances of up to 4 tokens are left out" in done.stderr
     tuned, tokenizer = read_lm(tmp_path / "out/model")

@@ -117,7 +117,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     # What a step draws, dropout and noise, must not depend on the kill either.
     more = {"dropout": 0.1, "noise": 0.1, "held-out": 0.1}
-    done = run_job("train_lm", *flags(tokens, undisturbed, **more), timeout=250)
+    done = run_job("train_lm", *flags(tokens, undisturbed, **more))
     assert done.returncode == 0, done.stderr
     lines = log(undisturbed)
     assert [line["step"] for line in lines] == [*range(20, 201, 20)]
@@ -128,7 +128,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
     kill_when(lambda: bool(log(killed)), "train_lm", *flags(tokens, killed, **more))
     before = log(killed)
     assert len(before) < len(lines) and not (killed / "model/config.json").exists()
-    done = run_job("train_lm", *flags(tokens, killed, **more), timeout=250)
+    done = run_job("train_lm", *flags(tokens, killed, **more))
     assert done.returncode == 0, done.stderr
     assert log(killed) == lines
     weights = [load_file(folder / "model/model.safetensors") for folder in (undisturbed, killed)]
@@ -145,7 +145,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
         for name in ("hours", "tokens_per_second", "flops_utilisation")
     }
     # Nothing is left to do; other settings are refused.
-    again = run_job("train_lm", *flags(tokens, killed, **more), timeout=250)
+    again = run_job("train_lm", *flags(tokens, killed, **more))
     assert again.returncode == 0 and "200 steps" in again.stdout
     other = run_here("train_lm", *flags(tokens, killed, **{**more, "rows": 3}))
     assert_refused(other, "--output", "settings")
@@ -168,7 +168,7 @@ def test_two_processes_do_as_one_that_accumulates(tokens, tmp_path):
     plain = train_here(tokens, tmp_path / "plain")
     accumulated = train_here(tokens, tmp_path / "accumulated", accumulate=2)
     changes = {"workers": 2, "steps": 30, "log-every": 10, "validate-every": 0, "held-out": 0.1}
-    done = run_job("train_lm", *flags(tokens, tmp_path / "two", **changes), timeout=250)
+    done = run_job("train_lm", *flags(tokens, tmp_path / "two", **changes))
     assert done.returncode == 0, done.stderr
     two = log(tmp_path / "two")
     assert plain[-1]["bits_per_token"] < 0.9 * plain[0]["bits_per_token"]
@@ -228,7 +228,7 @@ def test_from_wavlm_on_a_store(s3, good, tokenizer, encoder):
     output = "s3://speech/train-lm/out"
     changes = {**SHAPE, "width": 128, "layers": 1, "feed-forward": 256}
     more = {"tokenizer": tokenizer, "encoder": encoder, "steps": 20, "held-out": 0.2}
-    done = run_job("train_lm", *flags(source, output, **changes, **more), timeout=250)
+    done = run_job("train_lm", *flags(source, output, **changes, **more))
     assert done.returncode == 0, done.stderr
     found = s3.listing("train-lm/out")
     names = {name.removeprefix("train-lm/out/") for name in found}

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ONE_THREAD, ROOT, SPEECH, job_command, run_job
+from conftest import LONGEST_JOB, ONE_THREAD, ROOT, SPEECH, job_command, run_job
 from ray_cluster import end_ray, environment, ray_processes
 from stores import LocalStore, S3Store
 
@@ -62,7 +62,7 @@ class WatchedJob:
 
     def wait_for_workers(self) -> dict[int, str]:
         """Wait until the last worker has ended. Returns those that did not."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while (left := self.workers()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left
@@ -168,7 +168,7 @@ def test_a_killed_encoder_is_replaced(source, tokenizer, undisturbed, watched, t
                 killed.append(process)
         assert job.poll() is None, job.stderr.read()
         time.sleep(0.01)
-    _, errors = job.communicate(timeout=120)
+    _, errors = job.communicate(timeout=LONGEST_JOB)
     assert job.returncode == 0, errors
     assert set(store.state()) == contract()
     assert hashes(store) == undisturbed
@@ -183,7 +183,7 @@ def test_a_shard_that_fails_stops_no_other(s3, tokenizer, watched):
     first = job.stderr.readline()
     assert "starting Ray" in first  # so the inputs are listed
     s3.client.delete_object(Bucket=s3.bucket, Key="vanishing/speech-000001.tar")
-    _, errors = job.communicate(timeout=120)
+    _, errors = job.communicate(timeout=LONGEST_JOB)
     assert job.returncode == 1
     failures = [line for line in errors.splitlines() if line.startswith("problem:")]
     assert len(failures) == 1 and "shard speech-000001 failed" in failures[0]

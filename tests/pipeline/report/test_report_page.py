@@ -138,7 +138,7 @@ def test_a_hundred_thousand_utterances_take_no_more_memory(tmp_path):
             env=environment({}),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
         assert done.returncode == 0, done.stderr
         needed[shards] = int(re.search(r"^MB (\d+)", done.stdout, re.M)[1])

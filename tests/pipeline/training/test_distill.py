@@ -57,7 +57,7 @@ def test_killed_in_training_and_run_again(tmp_path):
     assert not (output / "config.json").exists()
 
     # By a relative path, which is another one where Ray Train's processes work.
-    done = run_job("train_tokenizer", *flags(os.path.relpath(output, ROOT)), timeout=250)
+    done = run_job("train_tokenizer", *flags(os.path.relpath(output, ROOT)))
     assert done.returncode == 0, done.stderr
     assert (output / "training/kmeans.safetensors").stat().st_mtime_ns == kept
     assert [line["step"] for line in log(output)] == [50, 100]

@@ -121,7 +121,7 @@ def test_a_causal_one_is_killed_finished_and_streams(tmp_path, waves):
     log = output / "training/encoder/log.jsonl"
     command = job_flags(output, "--causal", "--replicate-padding")
     kill_when(log.exists, "train_tokenizer", *command)
-    done = run_job("train_tokenizer", *command, timeout=250)
+    done = run_job("train_tokenizer", *command)
     assert done.returncode == 0, done.stderr
     assert "encoding in fp32 on cpu" in done.stderr
     losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
@@ -144,7 +144,7 @@ def test_a_causal_one_is_killed_finished_and_streams(tmp_path, waves):
 @pytest.mark.slow
 def test_one_that_is_not_causal_hears_every_level(tmp_path, waves):
     output = tmp_path / "raw"
-    done = run_job("train_tokenizer", *job_flags(output, "--raw-input"), timeout=250)
+    done = run_job("train_tokenizer", *job_flags(output, "--raw-input"))
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer.from_pretrained(output)
     assert not tokenizer.normalize

@@ -45,7 +45,7 @@ def log(output) -> list[dict]:
 def test_a_tokenizer_learns_to_speak(tmp_path):
     """How it continues after a kill: see tests/pipeline/training/test_training_resume.py."""
     output = tmp_path / "speaking"
-    done = run_job("train_vocoder", *flags(output), timeout=250)
+    done = run_job("train_vocoder", *flags(output))
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in log(output)] == [50, 100, 150]
     assert log(output)[2]["log_mel"] < 0.8 * log(output)[0]["log_mel"]

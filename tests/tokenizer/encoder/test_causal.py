@@ -152,7 +152,7 @@ def flags(output, **changes) -> list:
 @pytest.mark.slow
 def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
     output, tokens = tmp_path / "causal", tmp_path / "tokens"
-    done = run_job("train_tokenizer", *flags(output), timeout=250)
+    done = run_job("train_tokenizer", *flags(output))
     assert done.returncode == 0, done.stderr
     log = (output / "training/encoder/log.jsonl").read_text().splitlines()
     # The features of one mean frame would have an error of 1.
