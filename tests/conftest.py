@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset as wds
-from ray_cluster import ROOT, JobProcess, end_ray, environment, store_variables
+from ray_cluster import JOBS, ROOT, end_ray, environment, store_variables
 from stores import s3_server
 from transformers import WavLMConfig, WavLMModel
 
@@ -88,7 +88,6 @@ def job_command(job: str, *flags) -> list[str]:
     return [sys.executable, f"jobs/{job}.py", *map(str, flags)]
 
 
-JOBS = JobProcess()
 # Seconds: many times what any job takes, as a machine may be slow and busy.
 LONGEST_JOB = 400
 

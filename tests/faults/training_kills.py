@@ -139,7 +139,7 @@ def run(
 class Training:
     """The flags of a training, and what it makes when nothing disturbs it.
 
-    seconds: from its first line in the log to its end.
+    seconds: from its first line in the log to its end. lines: of the log.
     """
 
     def __init__(self, job: str, folder: Path, inputs: dict) -> None:
@@ -150,6 +150,7 @@ class Training:
             began = _wait_for(undisturbed, self.output / self.log)
             self.run = undisturbed.end()
         self.seconds = max(time.monotonic() - began, 1.0)
+        self.lines = _lines(self.output / self.log)
 
     def line(self, output: Path) -> list:
         """The command line."""
@@ -179,7 +180,8 @@ def _killed(training: Training, victim: str, kills: int, *, seed: int) -> Result
             if killed < kills:
                 _wait_for(job, output / training.log)
                 # What is left of the training gets shorter with every kill.
-                _wait(job, chosen.uniform(0, training.seconds / (killed + 2)))
+                longest = training.seconds / (killed + 2)
+                _wait(job, training, output=output, seconds=chosen.uniform(0, longest))
                 dies = job.process.poll() is None and _kill(job, victim)
             killed += dies
             runs.append(job.end(killed=dies and victim == ALL, tidy=not dies))
@@ -199,7 +201,8 @@ def _stopped(training: Training, stop: str, *, seed: int) -> Result:
     line, result = training.line(output), Result(f"{training.job}: {stop} (seed {seed})", times=2)
     with command(training.job, *line) as job:
         _wait_for(job, output / training.log)
-        _wait(job, random.Random(f"{stop} {seed}").uniform(0, training.seconds / 2))
+        seconds = random.Random(f"{stop} {seed}").uniform(0, training.seconds / 2)
+        _wait(job, training, output=output, seconds=seconds)
         os.killpg(job.process.pid, number)
         first = job.end()
     if first.status != status or "interrupted; run the same command again" not in first.errors:
@@ -229,10 +232,17 @@ def _wait_for(job: Command, path: Path) -> float:
     return time.monotonic()
 
 
-def _wait(job: Command, seconds: float) -> None:
+def _wait(job: Command, training: Training, *, output: Path, seconds: float) -> None:
+    """Wait, but not until the end of a training that is faster than the undisturbed one was."""
     deadline = time.monotonic() + seconds
     while job.process.poll() is None and time.monotonic() < deadline:
+        if _lines(output / training.log) >= training.lines - 1:
+            break
         time.sleep(0.02)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _kill(job: Command, victim: str) -> bool:

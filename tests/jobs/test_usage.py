@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SPEECH, run_here, run_job
+from conftest import SPEECH, run_here
 from ray_cluster import free_port
 from refusals import assert_refused
+from s3fs import S3FileSystem
 from stores import snapshot
 
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -78,12 +79,16 @@ def test_a_store_that_does_not_answer(s3, tokenizer, tmp_path, kind):
         env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{free_port()}"
     output = tmp_path / "out"
     usable = ("--tokenizer", tokenizer, "--output", output)
-    assert_refused(run_job("tokenize", "--input", value, *usable, env=env), "--input", value)
+    # A filesystem that an earlier test made has its credentials.
+    S3FileSystem.clear_instance_cache()
+    assert_refused(run_here("tokenize", "--input", value, *usable, env=env), "--input", value)
     assert not output.exists()
     if kind == "endpoint":
         return  # it would take as long again
     flags = ("--input", SPEECH, "--tokenizer", tokenizer, "--output", value)
-    assert_refused(run_job("tokenize", *flags, env=env), "--output", value)
+    S3FileSystem.clear_instance_cache()
+    assert_refused(run_here("tokenize", *flags, env=env), "--output", value)
+    S3FileSystem.clear_instance_cache()
 
 
 def test_output_of_another_tokenizer_or_setting(good, tokenizer, tmp_path):
