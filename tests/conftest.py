@@ -25,9 +25,9 @@ import torch
 import webdataset as wds
 from ray_cluster import JOBS, ROOT, end_ray, environment, store_variables
 from stores import s3_server
+from tars import SPEECH
 from transformers import WavLMConfig, WavLMModel
 
-SPEECH = ROOT / "tests" / "speech"
 SETTINGS = ("window_seconds", "context_seconds", "batch_size", "batch_seconds", "precision")
 # One encoder of one thread: what a shard's bytes are compared with, over and over.
 ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)
@@ -135,6 +135,21 @@ def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedP
     )
 
 
+def as_flags(values: dict) -> list:
+    """A command line's flags. A list is several values, None leaves one out, True is a switch."""
+    line: list = []
+    for name, value in values.items():
+        if value is not None:
+            given = value if isinstance(value, list | tuple) else [value]
+            line += [f"--{name}", *(each for each in given if each is not True)]
+    return line
+
+
+def json_lines(path: Path) -> list[dict]:
+    """The lines of a log; none where there is no file yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:
     """Start jobs/JOB.py, and kill it and its Ray with SIGKILL once `reached` returns true.
 
@@ -216,11 +231,7 @@ def tokenizer(encoder, tmp_path_factory) -> Path:
     """A tokenizer folder, trained by jobs/train_tokenizer.py on tests/speech."""
     folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     flags = {"input": SPEECH, "encoder": encoder, "layer": 2, "codebook-size": 128}
-    done = run_job(
-        "train_tokenizer",
-        *(part for name, value in flags.items() for part in (f"--{name}", value)),
-        *("--output", folder),
-    )
+    done = run_job("train_tokenizer", *as_flags({**flags, "output": folder}))
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import SPEECH
+from conftest import SPEECH, as_flags
 from small_lm import small_config, write_tokens
 
 from faults import Result
@@ -154,10 +154,7 @@ class Training:
 
     def line(self, output: Path) -> list:
         """The command line."""
-        line = []
-        for name, value in {**self.flags, "output": output}.items():
-            line += [f"--{name}", *(value if isinstance(value, list) else [value])]
-        return line
+        return as_flags({**self.flags, "output": output})
 
 
 def _utterances() -> list[np.ndarray]:

@@ -1,15 +1,14 @@
 """The page of jobs/serve.py in headless Chromium, with a microphone fed from a wav."""
 
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import SPEECH
 from served import causal_voice, language_model, serving
+from tars import waves
 
 from jobs.serving import session
 from jobs.serving.hearing import Hearing
@@ -49,9 +48,7 @@ def served(models):
 def wav(tmp_path_factory) -> Path:
     """An utterance of tests/speech, at a sound card's rate."""
     path = tmp_path_factory.mktemp("speech") / "speech.wav"
-    with tarfile.open(SPEECH / "speech-000000.tar") as tar:
-        wave, rate = soundfile.read(tar.extractfile("awb-s00.flac"))
-    soundfile.write(path, soxr.resample(wave, rate, 48_000), 48_000)
+    soundfile.write(path, soxr.resample(waves()[0], 16_000, 48_000), 48_000)
     return path
 
 

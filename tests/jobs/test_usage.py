@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SPEECH, run_here
+from conftest import SPEECH, as_flags, run_here
 from ray_cluster import free_port
 from refusals import assert_refused
 from s3fs import S3FileSystem
@@ -60,8 +60,7 @@ def test_unusable_flag(tokenizer, places, tmp_path, changes, said):
     output = tmp_path / "out"
     flags = {"input": SPEECH, "tokenizer": tokenizer, "output": output}
     changes = {name: value.format(p=places, s=SPEECH) for name, value in changes.items()}
-    parts = [part for name, value in {**flags, **changes}.items() for part in (f"--{name}", value)]
-    done = run_here("tokenize", *parts)
+    done = run_here("tokenize", *as_flags({**flags, **changes}))
     name, value = next(iter(changes.items()))
     assert_refused(done, f"--{name}", value, said)
     assert not output.exists() and not (places / "shell").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import kill_when, run_here, run_job
+from conftest import as_flags, json_lines, kill_when, run_here, run_job
 from refusals import assert_refused
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
@@ -41,8 +41,7 @@ CODES = 16
 
 def flags(tokens, output, **changes) -> list:
     """The job's flags; `changes` replaces some."""
-    values = {"input": tokens, "output": output, **SMALL, **changes}
-    return [part for name, value in values.items() for part in (f"--{name}", value)]
+    return as_flags({"input": tokens, "output": output, **SMALL, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +57,17 @@ def tokens(tmp_path_factory) -> str:
 
 def log(output) -> list[dict]:
     """The lines of the training's log, without what a clock says."""
-    path = Path(output) / "training/log.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
     clock = ("time", "hours", "tokens_per_second", "flops_utilisation")
-    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+    lines = json_lines(Path(output) / "training/log.jsonl")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
 def train_here(
-    tokens, output, start=None, plain=False, show=lambda *_: None, **changes
+    tokens, output, start=None, show=lambda *_: None, shape=None, log_every=10, **changes
 ) -> list[dict]:
     """As the job does in its one process, but in this one. Returns the log.
 
-    plain: a model without START.
+    shape: changes of the model's configuration, and the rest of the settings.
     """
     settings = LMTrainingSettings(
         **{
@@ -91,8 +89,9 @@ def train_here(
             **changes,
         }
     )
-    shape = {name.replace("-", "_"): value for name, value in SHAPE.items()}
-    config = LMConfig(codebook_size=CODES, **shape, window=16, inputs="embedding", start=not plain)
+    small = {name.replace("-", "_"): value for name, value in SHAPE.items()}
+    small |= {"window": 16, "inputs": "embedding", **(shape or {})}
+    config = LMConfig(codebook_size=CODES, **small)
     train, valid = TokenShards.open(tokens, 0.1)
     run = LMRun(
         config=config,
@@ -104,7 +103,7 @@ def train_here(
         start=start,
         output=Folder(str(output)),
         show=show,
-        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=1e-9, keep=3, log_every=10),
+        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=1e-9, keep=3, log_every=log_every),
         compile=False,
         threads=1,
     )
@@ -114,12 +113,12 @@ def train_here(
 
 @pytest.mark.slow
 def test_killed_in_training_and_run_again(tokens, tmp_path):
+    """It ends with the bits of a training in this process that nothing disturbs."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     # What a step draws, dropout and noise, must not depend on the kill either.
     more = {"dropout": 0.1, "noise": 0.1, "held-out": 0.1}
-    done = run_job("train_lm", *flags(tokens, undisturbed, **more))
-    assert done.returncode == 0, done.stderr
-    lines = log(undisturbed)
+    same = {"steps": 200, "noise": 0.1, "validate_every": 100, "log_every": 20}
+    lines = train_here(tokens, undisturbed, shape={"dropout": 0.1}, **same)
     assert [line["step"] for line in lines] == [*range(20, 201, 20)]
     assert [line["step"] for line in lines if "valid_bits_per_token" in line] == [100, 200]
     # Once a chunk is seen, the next one is certain; all that is known of the first is 16 codes.
@@ -194,8 +193,9 @@ def test_muon_and_the_best_validation(tokens, tmp_path):
 
 
 def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
-    first = train_here(tokens, tmp_path / "first", plain=True)
-    start = {"start": tmp_path / "first/model", "plain": True, "learning_rate": 1e-3}
+    plain = {"shape": {"start": False}}
+    first = train_here(tokens, tmp_path / "first", **plain)
+    start = {"start": tmp_path / "first/model", "learning_rate": 1e-3, **plain}
     whole = train_here(tokens, tmp_path / "whole", **start)
     # It begins where the other ended, not where that one began.
     assert whole[0]["bits_per_token"] < 0.6 * first[0]["bits_per_token"]

@@ -24,17 +24,9 @@ from conftest import (
     run_job,
 )
 from refusals import assert_refused
+from tars import tar, waves
 
 RATE = 16_000
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
-    """A tar of these members, names as they are."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def audio(sound: np.ndarray, rate: int = RATE, kind: str = "FLAC", subtype: str = "PCM_16"):
@@ -53,10 +45,7 @@ def at_lowest_quality(sound: np.ndarray) -> bytes:
 
 def speech() -> np.ndarray:
     """Some seconds of speech at 16 kHz."""
-    with tarfile.open(SPEECH / "speech-000000.tar") as tar:
-        members = [tar.extractfile(info).read() for info in tar if info.name.endswith(".flac")]
-    sounds = [soundfile.read(io.BytesIO(member), dtype="float32")[0] for member in members[:3]]
-    return np.concatenate(sounds)
+    return np.concatenate(waves()[:3])
 
 
 class Trap:
@@ -136,7 +125,7 @@ def mixed(table, tokenizer, tmp_path_factory) -> Run:
     """A run over the tar of good and bad samples, with the reject rate left at its default."""
     folder = tmp_path_factory.mktemp("mixed")
     members = [(f"{key}.{ending}", data) for key, _, parts in table[0] for ending, data in parts]
-    write_tar(folder / "mixed.tar", members)
+    (folder / "mixed.tar").write_bytes(tar(*members))
     flags = ("--input", folder / "mixed.tar", "--tokenizer", tokenizer, "--output", folder / "out")
     return Run(folder / "out", run_job("tokenize", *flags, *ONE_THREAD))
 
@@ -198,7 +187,7 @@ def test_good_formats_agree_with_16_khz_mono(mixed, record_property):
 def test_an_absurd_sample_rate_is_one_rejected_sample(tokenizer, tmp_path):
     """A header that says 1 Hz: resampled to 16 kHz, its 230 kB would be 7 GB."""
     members = [("good.flac", audio(speech())), ("hertz.wav", audio(speech(), 1, "WAV"))]
-    write_tar(tmp_path / "hertz.tar", members)
+    (tmp_path / "hertz.tar").write_bytes(tar(*members))
     flags = ("--input", tmp_path / "hertz.tar", "--tokenizer", tokenizer, "--max-reject-rate", 1)
     done = run_job("tokenize", *flags, "--output", tmp_path / "out", *ONE_THREAD)
     assert done.returncode == 0, done.stderr
@@ -211,7 +200,7 @@ def test_audio_over_the_maximum_duration_is_rejected(tokenizer, tmp_path):
     """And digital silence is counted. The maximum belongs to the OUTPUT, where it is given."""
     silence = audio(np.zeros(RATE, np.float32))
     members = [("long.flac", audio(speech())), ("silence.flac", silence)]
-    write_tar(tmp_path / "long.tar", members)
+    (tmp_path / "long.tar").write_bytes(tar(*members))
     flags = ("--input", tmp_path / "long.tar", "--tokenizer", tokenizer, "--max-reject-rate", 1)
     flags = (*flags, "--output", tmp_path / "out", *ONE_THREAD)
     done = run_job("tokenize", *flags, "--max-duration", 2)
@@ -230,14 +219,14 @@ def test_audio_over_the_maximum_duration_is_rejected(tokenizer, tmp_path):
 @pytest.mark.slow
 def test_broken_tars_keep_what_can_be_read(good, tokenizer, tmp_path):
     """One cut in the middle of a member, one with a damaged header, one that is no tar."""
-    tar = (SPEECH / "speech-000000.tar").read_bytes()
+    content = (SPEECH / "speech-000000.tar").read_bytes()
     with tarfile.open(SPEECH / "speech-000000.tar") as archive:
         flacs = [info for info in archive if info.name.endswith(".flac")]
     keys = [info.name.removesuffix(".flac") for info in flacs]
-    damaged = bytearray(tar)
+    damaged = bytearray(content)
     damaged[flacs[9].offset : flacs[9].offset + 200] = b"\xa5" * 200
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/cut.tar").write_bytes(tar[: flacs[5].offset_data + 1000])
+    (tmp_path / "in/cut.tar").write_bytes(content[: flacs[5].offset_data + 1000])
     (tmp_path / "in/damaged.tar").write_bytes(damaged)
     (tmp_path / "in/noise.tar").write_bytes(np.random.default_rng(0).bytes(20_000))
     flags = ("--input", tmp_path / "in", "--tokenizer", tokenizer, "--output", tmp_path / "out")
