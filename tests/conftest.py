@@ -4,6 +4,7 @@ Nothing is mocked: jobs run as a user runs them, and S3 is a server in another p
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -133,6 +134,39 @@ def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedP
     return subprocess.CompletedProcess(
         command, end.value.code, output.getvalue(), errors.getvalue()
     )
+
+
+# The modules that hand a training to Ray Train.
+TRAINERS = {"train_lm": "jobs.cli.training.lm", "train_tokenizer": "pipeline.training.distill"}
+
+
+class Board:
+    """In place of the actor that progress is written to."""
+
+    @property
+    def write(self):
+        return self
+
+    def remote(self, *values, **named):
+        pass
+
+
+def train_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedProcess:
+    """As run_here, with the training in this process too instead of Ray Train's.
+
+    Ray Train and its processes import PyTorch three times, which takes longer than most trainings.
+    """
+
+    def run(name: str, function: Callable[[dict], None], *, make_run: Callable, **_) -> None:
+        function({"run": make_run(Board())})
+
+    module, threads = importlib.import_module(TRAINERS[job]), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "connect", lambda: None)
+        patch.setattr(module, "run_in_processes", run)
+        done = run_here(job, *flags, env=env)
+    torch.set_num_threads(threads)
+    return done
 
 
 def as_flags(values: dict) -> list:

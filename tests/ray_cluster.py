@@ -120,14 +120,16 @@ class Cluster:
             "dashboard-port": self.dashboard,
             "dashboard-agent-listen-port": free_port(),
             "dashboard-agent-grpc-port": free_port(),
-            "ray-client-server-port": free_port(),
             "metrics-export-port": free_port(),
             "temp-dir": self.folder,
             "num-cpus": 2,
+            # Processes that no job of ours needs, and that take their share of two cores.
+            "ray-client-server-port": 0,
+            "include-log-monitor": "false",
             **more,
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-        self.ray_start("--head", *parts)
+        self.ray_start("--head", "--no-monitor", *parts)
 
     def ray_start(self, *flags: str, env: dict | None = None) -> None:
         """`ray start`. env: variables to add, which the node's processes have too."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import as_flags, json_lines, kill_when, run_here, run_job
+from conftest import as_flags, json_lines, kill_when, run_here, run_job, train_here
 from refusals import assert_refused
+from s3fs import S3FileSystem
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 from test_lm_data import imported
@@ -62,7 +63,7 @@ def log(output) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
-def train_here(
+def trained(
     tokens, output, start=None, show=lambda *_: None, shape=None, log_every=10, **changes
 ) -> list[dict]:
     """As the job does in its one process, but in this one. Returns the log.
@@ -118,7 +119,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
     # What a step draws, dropout and noise, must not depend on the kill either.
     more = {"dropout": 0.1, "noise": 0.1, "held-out": 0.1}
     same = {"steps": 200, "noise": 0.1, "validate_every": 100, "log_every": 20}
-    lines = train_here(tokens, undisturbed, shape={"dropout": 0.1}, **same)
+    lines = trained(tokens, undisturbed, shape={"dropout": 0.1}, **same)
     assert [line["step"] for line in lines] == [*range(20, 201, 20)]
     assert [line["step"] for line in lines if "valid_bits_per_token" in line] == [100, 200]
     # Once a chunk is seen, the next one is certain; all that is known of the first is 16 codes.
@@ -164,8 +165,8 @@ def events(folder: Path) -> set[tuple[int, str]]:
 
 @pytest.mark.slow
 def test_two_processes_do_as_one_that_accumulates(tokens, tmp_path):
-    plain = train_here(tokens, tmp_path / "plain")
-    accumulated = train_here(tokens, tmp_path / "accumulated", accumulate=2)
+    plain = trained(tokens, tmp_path / "plain")
+    accumulated = trained(tokens, tmp_path / "accumulated", accumulate=2)
     changes = {"workers": 2, "steps": 30, "log-every": 10, "validate-every": 0, "held-out": 0.1}
     done = run_job("train_lm", *flags(tokens, tmp_path / "two", **changes))
     assert done.returncode == 0, done.stderr
@@ -181,7 +182,7 @@ def test_two_processes_do_as_one_that_accumulates(tokens, tmp_path):
 
 
 def test_muon_and_the_best_validation(tokens, tmp_path):
-    lines = train_here(
+    lines = trained(
         tokens, tmp_path, optimizer="muon", keep_best=True, validate_every=5, learning_rate=0.02
     )
     about = json.loads((tmp_path / "model/config.json").read_text())["made_by"]
@@ -194,9 +195,9 @@ def test_muon_and_the_best_validation(tokens, tmp_path):
 
 def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
     plain = {"shape": {"start": False}}
-    first = train_here(tokens, tmp_path / "first", **plain)
+    first = trained(tokens, tmp_path / "first", **plain)
     start = {"start": tmp_path / "first/model", "learning_rate": 1e-3, **plain}
-    whole = train_here(tokens, tmp_path / "whole", **start)
+    whole = trained(tokens, tmp_path / "whole", **start)
     # It begins where the other ended, not where that one began.
     assert whole[0]["bits_per_token"] < 0.6 * first[0]["bits_per_token"]
     assert whole[-1]["valid_bits_per_token"] < first[-1]["valid_bits_per_token"]
@@ -208,8 +209,8 @@ def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_here(tokens, tmp_path / "stopped", show=stop, **start)
-    assert train_here(tokens, tmp_path / "stopped", **start) == whole
+        trained(tokens, tmp_path / "stopped", show=stop, **start)
+    assert trained(tokens, tmp_path / "stopped", **start) == whole
     weights = [
         load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "stopped")
     ]
@@ -218,7 +219,7 @@ def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_training(tokens, tmp_path):
     with pytest.raises(TrainingFailed, match="give a lower learning rate and another output"):
-        train_here(tokens, tmp_path, learning_rate=1e30)
+        trained(tokens, tmp_path, learning_rate=1e30)
     assert not (tmp_path / "model").exists()
 
 
@@ -228,7 +229,8 @@ def test_from_wavlm_on_a_store(s3, good, tokenizer, encoder):
     output = "s3://speech/train-lm/out"
     changes = {**SHAPE, "width": 128, "layers": 1, "feed-forward": 256}
     more = {"tokenizer": tokenizer, "encoder": encoder, "steps": 20, "held-out": 0.2}
-    done = run_job("train_lm", *flags(source, output, **changes, **more))
+    S3FileSystem.clear_instance_cache()  # of one with the credentials of an earlier test
+    done = train_here("train_lm", *flags(source, output, **changes, **more), env=s3.env)
     assert done.returncode == 0, done.stderr
     found = s3.listing("train-lm/out")
     names = {name.removeprefix("train-lm/out/") for name in found}

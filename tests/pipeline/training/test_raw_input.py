@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 from causal_models import streamed
-from conftest import ONE_THREAD, SPEECH, as_flags, json_lines, read_tokens, run_here, run_job
+from conftest import (
+    ONE_THREAD,
+    SPEECH,
+    as_flags,
+    json_lines,
+    read_tokens,
+    run_here,
+    run_job,
+    train_here,
+)
 from models import small_wavlm
 from refusals import assert_refused
 from tars import waves
@@ -136,7 +145,7 @@ def test_a_causal_one_streams_the_tokens_of_the_job(tmp_path):
 @pytest.mark.slow
 def test_one_that_is_not_causal_hears_every_level(tmp_path):
     output = tmp_path / "raw"
-    done = run_job("train_tokenizer", *job_flags(output, "--raw-input"))
+    done = train_here("train_tokenizer", *job_flags(output, "--raw-input"))
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer.from_pretrained(output)
     assert not tokenizer.normalize
