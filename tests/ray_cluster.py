@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,14 +120,16 @@ class Cluster:
             "dashboard-port": self.dashboard,
             "dashboard-agent-listen-port": free_port(),
             "dashboard-agent-grpc-port": free_port(),
-            "ray-client-server-port": free_port(),
             "metrics-export-port": free_port(),
             "temp-dir": self.folder,
             "num-cpus": 2,
+            # Processes that no job of ours needs, and that take their share of two cores.
+            "ray-client-server-port": 0,
+            "include-log-monitor": "false",
             **more,
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-        self.ray_start("--head", *parts)
+        self.ray_start("--head", "--no-monitor", *parts)
 
     def ray_start(self, *flags: str, env: dict | None = None) -> None:
         """`ray start`. env: variables to add, which the node's processes have too."""
@@ -171,14 +174,15 @@ def shared_cluster() -> dict:
 
 
 class JobProcess:
-    """A process that runs one job after the other, connected to the shared cluster.
+    """A process that runs one job after the other, connected to one cluster.
 
     A job in a process of its own would spend most of a test's time on imports, its own and those of
-    new workers.
+    new workers. environment: gives the variables of a job that connects to the cluster; asked for
+    when the first job comes.
     """
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, environment: Callable[[], dict]) -> None:
+        self.environment, self.lock = environment, threading.Lock()
         self.process: subprocess.Popen | None = None
 
     def run(self, command: list[str], timeout: float) -> subprocess.CompletedProcess:
@@ -188,11 +192,11 @@ class JobProcess:
                 self.process = subprocess.Popen(
                     [sys.executable, __file__],
                     cwd=ROOT,
-                    env=shared_cluster(),
+                    env=self.environment(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )
-                atexit.register(self.process.kill)
+                atexit.register(self.end)
             self.process.stdin.write(json.dumps(command[1:]).encode() + b"\n")
             self.process.stdin.flush()
             if not select.select([self.process.stdout], [], [], timeout)[0]:
@@ -201,6 +205,16 @@ class JobProcess:
             answer = self.process.stdout.readline()
             assert answer, f"{command} ended the process that it ran in"
             return subprocess.CompletedProcess(command, *json.loads(answer))
+
+    def end(self) -> None:
+        """End the process, if a job has begun it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+# For jobs that need no Ray of their own.
+JOBS = JobProcess(shared_cluster)
 
 
 def _serve() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from conftest import SPEECH, read_tokens
+from conftest import SPEECH, as_flags, read_tokens
 from ray_cluster import RAY, ROOT, Cluster, end_ray
 from stores import S3
 
@@ -74,8 +74,7 @@ def test_submitted_job_makes_the_tokens_of_a_local_run(s3, cluster, checkout, to
         "tokenizer": s3.upload(tokenizer, "submitted/tokenizer"),
         "output": f"s3://{s3.bucket}/submitted/out",
     }
-    parts = [part for name, value in flags.items() for part in (f"--{name}", value)]
-    done = cluster.submit(checkout, *parts)
+    done = cluster.submit(checkout, *as_flags(flags))
     assert done.returncode == 0, done.stdout
     assert re.search(r"Job '\S+' succeeded", done.stdout)
     assert "60 samples in 3 shards: 60 ok" in done.stdout
