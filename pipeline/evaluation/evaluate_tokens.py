@@ -177,13 +177,15 @@ def _codebook_figures(
     entropy = measures.entropy(counts)
     tokens_per_second = FRAMES_PER_SECOND / files.frames_per_token
     return {
-        "utterances": len(utterances),
+        "utterances_tokenized": len(utterances),
         "audio_hours": seconds / 3600,
         "tokens": int(counts.sum()),
         "tokens_per_second": tokens_per_second,
         "codebook_size": files.codebook_size,
         "active_codes": int((counts > 0).sum()),
+        "code_usage": float((counts > 0).mean()),
         "codebook_perplexity": math.exp(entropy),
+        "normalized_entropy": entropy / math.log(files.codebook_size),
         "bitrate": tokens_per_second * math.log2(files.codebook_size),
         "entropy_bitrate": float(counts.sum()) / seconds * entropy / math.log(2),
     }
