@@ -70,8 +70,11 @@ class FigureFiles:
         return [(name, rows) for name, rows in found if rows]
 
 
-def read_figures(urls: Sequence[str]) -> FigureFiles:
-    """Read files of figures. Raises UsageError for one that is no JSON object, or is not there."""
+def read_figures(urls: Sequence[str], argument: str = "figures") -> FigureFiles:
+    """Read files of figures. Raises UsageError for one that is no JSON object, or is not there.
+
+    argument: the name they were given under, for the message.
+    """
     read = FigureFiles([])
     for url in urls:
         try:
@@ -83,14 +86,14 @@ def read_figures(urls: Sequence[str]) -> FigureFiles:
                 for task, share in shares.items():
                     read.published.setdefault(task, {})[str(system)] = float(share)
         except UsageError as error:
-            error.argument = error.argument or "figures"
+            error.argument = error.argument or argument
             raise
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
                 f"it cannot be read as figures: {one_line(error)}",
                 REMEDY,
                 value=url,
-                argument="figures",
+                argument=argument,
             ) from error
         read.files.append((public_url(url), figures))
     return read

@@ -6,11 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from jobs.cli import flags
-from jobs.cli.figures import open_json, print_figures, print_problems
+from jobs.cli.figures import open_json, print_figures, print_problems, with_intervals
 from jobs.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.abx import Item
+    from pipeline.evaluation.abx_items import Item
     from pipeline.evaluation.phone_labels import PhoneLabels
     from pipeline.shards.inputs import Shard
 
@@ -40,6 +40,7 @@ TOKEN_MEANINGS = {
     "phone_purity": "frames whose phone is the likeliest of their code",
     "cluster_purity": "frames whose code is the likeliest of their phone",
     "pnmi": "I(phone; code) / H(phone)",
+    "pnmi_by_speaker": "mean of PNMI in each speaker's own frames; fewer frames make it higher",
     "edit_distance_same_text": "0 to 1: one text, two speakers",
     "edit_distance_same_speaker": "0 to 1: two texts, one speaker",
     "same_text_closer": "share of cases where the first is the smaller",
@@ -128,11 +129,13 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
     windowing = settings.windowing(files)
     done.figures.update(decoding_figures(shards, files, windowing=windowing, features=features))
     print(f"{args.tokenizer}: tokenizer {done.tokenizer[:12]}")
-    print_figures(done.figures, TOKEN_MEANINGS)
+    print_figures(done.figures, with_intervals(TOKEN_MEANINGS, done.scores))
     print_left_out(done.left_out)
     if write_json:
         record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
-        write_json({**record, "left_out": done.left_out, "problems": done.problems})
+        parts = {"utterances": done.utterances, "speakers": done.speakers}
+        notes = {"left_out": done.left_out, "problems": done.problems}
+        write_json({**record, "scores": done.scores, **parts, **notes})
         print(f"written to {args.json}")
     return print_problems(done.problems)
 
