@@ -199,7 +199,9 @@ def _codebook_figures(
         "tokens_per_second": tokens_per_second,
         "codebook_size": files.codebook_size,
         "active_codes": int((counts > 0).sum()),
+        "code_usage": float((counts > 0).mean()),
         "codebook_perplexity": math.exp(entropy),
+        "normalized_entropy": entropy / math.log(files.codebook_size),
         "bitrate": tokens_per_second * math.log2(files.codebook_size),
         "entropy_bitrate": float(counts.sum()) / seconds * entropy / math.log(2),
     }

@@ -10,7 +10,7 @@ from jobs.cli.figures import show
 from jobs.cli.parser import Commands
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.compare_runs import Comparison, FigureRow
+    from pipeline.scores.comparison import Comparison, FigureRow
 
 FLAG = "--compare"
 
@@ -45,7 +45,7 @@ def compare_files(args: argparse.Namespace) -> int:
         problem, remedy = "there is nothing to compare it with", "give two files or more"
         raise unusable(FLAG, args.compare[0], problem=problem, remedy=remedy)
     from lm.evaluation.figure_files import read_figures
-    from pipeline.evaluation.compare_runs import FigureFile, compare
+    from pipeline.scores.comparison import FigureFile, compare
 
     with naming(FLAG):
         read = read_figures(args.compare, argument=FLAG)

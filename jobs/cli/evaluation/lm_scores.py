@@ -20,7 +20,7 @@ def prediction_scores(
     what took the score.
     """
     from lm.evaluation.judge import perplexity
-    from pipeline.scores.bootstrap import Interval, ratio_interval
+    from pipeline.scores.bootstrap import ScoreInterval, ratio_interval
 
     bits = ratio_interval(predicted.bits, predicted.counts)
     parts = (bits.value, bits.low, bits.high)
@@ -30,7 +30,7 @@ def prediction_scores(
     return {
         "scores": {
             "bits_per_token": bits.record("bits", whose),
-            "perplexity": Interval(*of_bits, count=bits.count).record("", whose),
+            "perplexity": ScoreInterval(*of_bits, count=bits.count).record("", whose),
             "bits_per_second": bits.scaled(tokens_per_second).record("bit/s", ""),
         },
         "utterances": {
@@ -51,7 +51,7 @@ def pair_scores(judged: dict[str, list[Judged]]) -> dict[str, dict]:
     judged: {folder: its pairs}. A task is named with its folder where two folders have such a task.
     """
     from lm.evaluation.pairs import VARIANTS, accuracy, group_scores
-    from pipeline.scores.bootstrap import Interval
+    from pipeline.scores.bootstrap import ScoreInterval
 
     scores: dict[str, dict] = {}
     groups: dict[str, dict[str, float]] = {}
@@ -60,7 +60,7 @@ def pair_scores(judged: dict[str, list[Judged]]) -> dict[str, dict]:
         for variant, per_token in VARIANTS.items():
             score = f"{name}: accuracy_{variant}"
             bounds = figures[f"accuracy_{variant}"], *figures[f"interval_{variant}"]
-            scores[score] = Interval(*bounds, count=figures["groups"]).record("share", "")
+            scores[score] = ScoreInterval(*bounds, count=figures["groups"]).record("share", "")
             for group, value in group_scores(pairs, per_token).items():
                 groups.setdefault(f"{name}: {group}", {})[score] = value
     return {"scores": scores, "groups": groups}

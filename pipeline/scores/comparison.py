@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.scores.bootstrap import Interval, paired_ratio_difference
+from pipeline.scores.bootstrap import ScoreInterval, paired_ratio_difference
 from tokenizer.errors import UsageError, one_line
 
 # What scores are made of.
@@ -75,7 +75,7 @@ class FigureRow:
 
     name: str
     values: list[float | None]
-    difference: Interval | None = None
+    difference: ScoreInterval | None = None
     over: str = ""
     conflict: tuple[str, list[str]] | None = None
 
@@ -175,4 +175,4 @@ def _row(files: Sequence[FigureFile], name: str) -> FigureRow:
     before, after = values
     if before is None or after is None:
         return FigureRow(name, values)
-    return FigureRow(name, values, difference=Interval(after - before, None, None, count=0))
+    return FigureRow(name, values, difference=ScoreInterval(after - before, None, None, count=0))

@@ -8,7 +8,7 @@ import pytest
 from conftest import run_here
 from refusals import assert_refused
 
-from pipeline.evaluation.compare_runs import FigureFile, compare
+from pipeline.scores.comparison import FigureFile, compare
 
 KEYS = [f"u{number:02}" for number in range(40)]
 
