@@ -8,6 +8,7 @@ from conftest import SPEECH
 from ray_nodes import Nodes, Run, own_nodes
 
 SHARDS = 16
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
