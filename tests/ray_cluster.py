@@ -124,8 +124,6 @@ class Cluster:
             "metrics-export-port": free_port(),
             "temp-dir": self.folder,
             "num-cpus": 2,
-            # It and the monitor are processes that no job of ours needs.
-            "include-log-monitor": "false",
             **more,
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
@@ -142,7 +140,8 @@ class Cluster:
         # Not a pipe: the cluster's processes would hold it open.
         with log.open("w") as output:
             done = subprocess.run(
-                [*RAY, "start", *flags],
+                # The monitor of logs would read them for as long as the node lives, for nobody.
+                [*RAY, "start", "--include-log-monitor=false", *flags],
                 env={**self.env, **(env or {})},
                 cwd=self.folder,
                 timeout=120,
@@ -168,7 +167,8 @@ def _shared() -> Cluster:
     """A job that starts its own cluster takes three more seconds of a core, and the suite runs
     dozens of jobs. This one ends with this process, and reaches the session's S3 server.
     """
-    cluster = Cluster({"PYTHONPATH": ROOT, **store_variables()}, dashboard=False)
+    modules = f"{ROOT}{os.pathsep}{ROOT / 'tests/pipeline/cluster'}"  # of tests, for workers
+    cluster = Cluster({"PYTHONPATH": modules, **store_variables()}, dashboard=False)
     atexit.register(end_ray, cluster.folder)
     cluster.start()
     return cluster
