@@ -13,7 +13,7 @@ from conftest import ROOT
 from job_flags import flags_of
 from tars import waves
 
-from jobs.cli.evaluation import TOKEN_MEANINGS
+from jobs.cli.evaluation.tokens import TOKEN_MEANINGS
 from lm.config import PRESETS, LMConfig
 from lm.files import save_lm
 from lm.model import SpeechLM

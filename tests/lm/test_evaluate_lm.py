@@ -16,8 +16,7 @@ from refusals import assert_refused
 from small_lm import small_config, train, write_tokens
 
 from jobs.cli import flags
-from jobs.cli.evaluation import add_lm_command
-from jobs.evaluate import evaluate_lm
+from jobs.cli.evaluation.lm import add_lm_command, evaluate_lm
 from lm.config import LMError
 from lm.evaluation.benchmarks import Pair, read_pairs
 from lm.evaluation.pairs import Judged, accuracy, by_task, wilson
