@@ -4,6 +4,7 @@ Nothing is mocked: jobs run as a user runs them, and S3 is a server in another p
 """
 
 import contextlib
+import fcntl
 import importlib
 import io
 import json
@@ -152,10 +153,7 @@ class Board:
 
 
 def train_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedProcess:
-    """As run_here, with the training in this process too instead of Ray Train's.
-
-    Ray Train and its processes import PyTorch three times, which takes longer than most trainings.
-    """
+    """As run_here, with the training in this process too: Ray Train's own take long to start."""
 
     def run(name: str, function: Callable[[dict], None], *, make_run: Callable, **_) -> None:
         function({"run": make_run(Board())})
@@ -262,11 +260,18 @@ def encoder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(encoder, tmp_path_factory) -> Path:
-    """A tokenizer folder, trained by jobs/train_tokenizer.py on tests/speech."""
-    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    flags = {"input": SPEECH, "encoder": encoder, "layer": 2, "codebook-size": 128}
-    done = run_job("train_tokenizer", *as_flags({**flags, "output": folder}))
-    assert done.returncode == 0, done.stderr
+    """A tokenizer folder, trained by jobs/train_tokenizer.py on tests/speech.
+
+    Tests must not change it: files that are run side by side have the same one.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tokenizer"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            flags = {"input": SPEECH, "encoder": encoder, "layer": 2, "codebook-size": 128}
+            done = run_job("train_tokenizer", *as_flags({**flags, "output": folder}))
+            assert done.returncode == 0, done.stderr
     return folder
 
 

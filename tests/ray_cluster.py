@@ -120,16 +120,19 @@ class Cluster:
             "dashboard-port": self.dashboard,
             "dashboard-agent-listen-port": free_port(),
             "dashboard-agent-grpc-port": free_port(),
+            "ray-client-server-port": free_port(),
             "metrics-export-port": free_port(),
             "temp-dir": self.folder,
             "num-cpus": 2,
-            # Processes that no job of ours needs, and that take their share of two cores.
-            "ray-client-server-port": 0,
-            "include-log-monitor": "false",
             **more,
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
         self.ray_start("--head", "--no-monitor", *parts)
+
+    def job_environment(self, more: dict) -> dict:
+        """The environment of a job that connects to it. more: variables to add."""
+        token = {name: self.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+        return environment({**more, **token, "RAY_ADDRESS": f"127.0.0.1:{self.port}"})
 
     def ray_start(self, *flags: str, env: dict | None = None) -> None:
         """`ray start`. env: variables to add, which the node's processes have too."""
@@ -137,7 +140,8 @@ class Cluster:
         # Not a pipe: the cluster's processes would hold it open.
         with log.open("w") as output:
             done = subprocess.run(
-                [*RAY, "start", *flags],
+                # The monitor of logs would read them for as long as the node lives, for nobody.
+                [*RAY, "start", "--include-log-monitor=false", *flags],
                 env={**self.env, **(env or {})},
                 cwd=self.folder,
                 timeout=120,
@@ -159,18 +163,25 @@ def store_variables() -> dict:
 
 
 @functools.cache
-def shared_cluster() -> dict:
-    """The environment of a job that connects to the shared cluster; the first call starts it.
-
-    A job that starts its own cluster takes three more seconds of a core, and the suite runs dozens
-    of jobs. The cluster ends with this process, and reaches the session's S3 server.
+def _shared() -> Cluster:
+    """A job that starts its own cluster takes three more seconds of a core, and the suite runs
+    dozens of jobs. This one ends with this process, and reaches the session's S3 server.
     """
-    cluster = Cluster({"PYTHONPATH": ROOT, **store_variables()}, dashboard=False)
+    modules = f"{ROOT}{os.pathsep}{ROOT / 'tests/pipeline/cluster'}"  # of tests, for workers
+    cluster = Cluster({"PYTHONPATH": modules, **store_variables()}, dashboard=False)
     atexit.register(end_ray, cluster.folder)
     cluster.start()
-    token = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    address = {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-    return environment({**store_variables(), **token, **address})
+    return cluster
+
+
+def shared_cluster() -> dict:
+    """The environment of a job that connects to the shared cluster; the first call starts it."""
+    return _shared().job_environment(store_variables())
+
+
+def shared_processes() -> dict[int, str]:
+    """{process id: command line} of the shared cluster's processes."""
+    return ray_processes(_shared().folder)
 
 
 class JobProcess:

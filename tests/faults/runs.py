@@ -61,9 +61,7 @@ def session(folder: Path) -> Iterator[Session]:
         cluster = Cluster({"PYTHONPATH": f"{ROOT}:{hook}", **proxy.env}, dashboard=False)
         try:
             cluster.start()
-            token = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-            address = {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-            env = environment({**proxy.env, **token, **address})
+            env = cluster.job_environment(proxy.env)
             jobs = JobProcess(lambda: env)
             try:
                 yield Session(cluster.folder, env, jobs=jobs, hook=hook, s3=s3, proxy=proxy)

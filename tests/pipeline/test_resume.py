@@ -8,14 +8,22 @@ import signal
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import LONGEST_JOB, ONE_THREAD, ROOT, SPEECH, job_command, run_job
-from ray_cluster import end_ray, environment, ray_processes
+from ray_cluster import (
+    end_ray,
+    environment,
+    ray_processes,
+    shared_cluster,
+    shared_processes,
+)
 from stores import LocalStore, S3Store
 
 SHARDS = 12
+ENCODER = "ray::EncoderActor"
 NAMES = [f"part-{number:02d}" for number in range(SHARDS)]
 
 
@@ -58,7 +66,7 @@ class WatchedJob:
     def workers(self) -> dict[int, str]:
         """{process id: title} of workers; Ray's own processes may take a minute to end."""
         processes = ray_processes(self.folder).items()
-        return {p: t for p, t in processes if t.startswith(("ray::tokenize", "ray::EncoderActor"))}
+        return {p: t for p, t in processes if t.startswith(("ray::tokenize", ENCODER))}
 
     def wait_for_workers(self) -> dict[int, str]:
         """Wait until the last worker has ended. Returns those that did not."""
@@ -139,12 +147,8 @@ def test_killed_runs_end_in_the_same_bytes(
         # Otherwise start at once, while the old run's workers may still be there.
         assert not {"summary.json", "manifest.parquet"} & set(store.state())
         before = store.state()
-    if where == "local":
-        status, said = run_without_encoders(watched, flags, store)
-    else:
-        done = run_job("tokenize", *flags)
-        status, said = done.returncode, done.stderr
-    assert status == 0, said
+    done = run_job("tokenize", *flags) if where == "s3" else run_and_kill_encoders(flags, store)
+    assert done.returncode == 0, done.stderr
     after = store.state()
     assert set(after) == contract()
     assert hashes(store) == undisturbed
@@ -159,36 +163,33 @@ def test_killed_runs_end_in_the_same_bytes(
     assert store.state() == after
 
 
-def run_without_encoders(watched: WatchedJob, flags: tuple, store: LocalStore) -> tuple[int, str]:
-    """Run the job to its end, which takes its encoder and then its successor away.
-
-    Returns its exit status, and what it said on stderr.
-    """
-    before = finished(store.state())
-    job = watched.start(*flags, env={})
-    killed: list[int] = []
-    while len(killed) < 2:
-        # Once at the start of the work and once a little later.
-        if finished(store.state()) >= before + 1 + len(killed):
-            titles = watched.workers().items()
-            encoders = {p for p, title in titles if title.startswith("ray::EncoderActor")}
-            for process in encoders - set(killed):
-                os.kill(process, signal.SIGKILL)
-                killed.append(process)
-        assert job.poll() is None, job.stderr.read()
-        time.sleep(0.01)
-    _, errors = job.communicate(timeout=LONGEST_JOB)
-    return job.returncode, errors
+def run_and_kill_encoders(flags: tuple, store: LocalStore) -> subprocess.CompletedProcess:
+    """Run the job to its end; kill its encoder on the way, and then the one that replaces it."""
+    before, killed = finished(store.state()), set()
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(run_job, "tokenize", *flags)
+        while len(killed) < 2:
+            assert not job.done(), job.result().stderr
+            # Once at the start of the work and once a little later.
+            if finished(store.state()) > before + len(killed):
+                encoders = {p for p, title in shared_processes().items() if ENCODER in title}
+                for process in encoders - killed:
+                    os.kill(process, signal.SIGKILL)
+                    killed.add(process)
+            time.sleep(0.01)
+        return job.result()
 
 
 @pytest.mark.slow
-def test_a_shard_that_fails_stops_no_other(s3, tokenizer, watched):
+def test_a_shard_that_fails_stops_no_other(s3, tokenizer):
     """An object that is there when the inputs are listed, and gone when its turn comes."""
     inputs, store = s3.upload(SPEECH, "vanishing"), S3Store(s3, "vanished")
     flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
-    job = watched.start(*flags, env=s3.env)
+    job = subprocess.Popen(
+        job_command("tokenize", *flags), cwd=ROOT, env=shared_cluster(), stderr=-1, text=True
+    )
     first = job.stderr.readline()
-    assert "starting Ray" in first  # so the inputs are listed
+    assert "encoding in" in first  # the inputs are listed, and an encoder is about to be started
     s3.client.delete_object(Bucket=s3.bucket, Key="vanishing/speech-000001.tar")
     _, errors = job.communicate(timeout=LONGEST_JOB)
     assert job.returncode == 1
