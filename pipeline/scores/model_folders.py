@@ -42,13 +42,17 @@ class ModelFolder:
         """
         import torch
         import transformers
+        from safetensors import SafetensorError
 
         transformers.utils.logging.disable_progress_bar()
         kind = getattr(transformers, self.architecture)
         settings = {"dtype": torch.float32, "trust_remote_code": False, **options}
         try:
             model, found = kind.from_pretrained(self.path, output_loading_info=True, **settings)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (
+            *(OSError, ValueError, RuntimeError, KeyError, TypeError),
+            SafetensorError,
+        ) as error:
             raise UsageError(
                 f"it does not load as a {self.architecture}: {one_line(error)}",
                 "give the folder that its save_pretrained wrote",
