@@ -188,8 +188,9 @@ def decoding_figures(
                         cut = utterance.samples > len(original)
                         scores.add(sample.key, sounds, transcript=said, cut=cut)
                     progress.update()
-            for key, metadata in late.items() if scores else ():
-                scores.give_transcript(key, transcript_of(metadata.value, {}))
+            if scores:
+                for key, metadata in late.items():
+                    scores.give_transcript(key, transcript_of(metadata.value, {}))
     figures = {}
     for part in measured:
         figures.update(part.figures())

@@ -61,6 +61,8 @@ def save_whisper(folder: Path) -> Path:
     )  # fmt: skip
     torch.manual_seed(1)
     model = WhisperForConditionalGeneration(config)
+    # Bytes are the likeliest: all else scores 0.
+    model.get_input_embeddings().weight.data[256:] = 0
     model.generation_config = GenerationConfig(
         max_length=24,
         decoder_start_token_id=start, bos_token_id=end, eos_token_id=end, pad_token_id=end,
