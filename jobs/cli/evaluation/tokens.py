@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from jobs.cli import flags
 from jobs.cli.evaluation.scores import add_scores, print_row, print_scores, score_settings
-from jobs.cli.figures import open_json, print_figures, print_problems
+from jobs.cli.figures import open_json, print_figures, print_problems, with_intervals
 from jobs.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.abx import Item
+    from pipeline.evaluation.abx_items import Item
     from pipeline.evaluation.phone_labels import PhoneLabels
     from pipeline.shards.inputs import Shard
 
@@ -46,6 +46,7 @@ TOKEN_MEANINGS = {
     "phone_purity": "frames whose phone is the likeliest of their code",
     "cluster_purity": "frames whose code is the likeliest of their phone",
     "pnmi": "I(phone; code) / H(phone)",
+    "pnmi_by_speaker": "mean of PNMI in each speaker's own frames; fewer frames make it higher",
     "edit_distance_same_text": "0 to 1: one text, two speakers",
     "edit_distance_same_speaker": "0 to 1: two texts, one speaker",
     "same_text_closer": "share of cases where the first is the smaller",
@@ -149,18 +150,24 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
     )
     taken = scores.taken() if scores else Taken()
     print(f"{args.tokenizer}: tokenizer {done.tokenizer[:12]}")
-    print_figures(done.figures, TOKEN_MEANINGS)
+    print_figures(done.figures, with_intervals(TOKEN_MEANINGS, done.scores))
     if taken.scores:
         print_scores(taken.scores, taken.unscored)
         print_row(args.tokenizer, done.figures, taken.scores)
     print_left_out(done.left_out)
     if write_json:
         record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
-        record |= {"scores": taken.scores, "unscored": taken.unscored}
-        record |= {"utterances": taken.utterances}
+        record |= {"scores": {**done.scores, **taken.scores}, "unscored": taken.unscored}
+        record |= {"utterances": joined(done.utterances, taken.utterances)}
+        record |= {"speakers": done.speakers}
         write_json({**record, "left_out": done.left_out, "problems": done.problems})
         print(f"written to {args.json}")
     return print_problems(done.problems)
+
+
+def joined(first: dict[str, dict], second: dict[str, dict]) -> dict[str, dict]:
+    """The values of each utterance from both."""
+    return {key: first.get(key, {}) | second.get(key, {}) for key in {**first, **second}}
 
 
 def read_annotation(
