@@ -120,8 +120,8 @@ def contract() -> set[str]:
 
 # When to kill, and what: the driver alone, whose Ray lives on, or a driver with its own Ray, which
 # make a group of processes. The first moment is between a shard's two commits; it lasts a
-# millisecond, so a little later counts too. On a busy machine several more shards may be done by the
-# time a listing of S3 is read, so most are left.
+# millisecond, so a little later counts too. On a busy machine several more shards may be done by
+# the time a listing of S3 is read, so most are left.
 MOMENTS = {
     "local": [
         (lambda state: half_committed(state) or finished(state) >= 2, os.kill),
