@@ -65,7 +65,7 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
         deadline = time.monotonic() + 120
         while not _reads(job.ray_folder, path) and time.monotonic() < deadline:
             assert job.process.poll() is None, job.log.read_text()
-            time.sleep(0.005)
+            time.sleep(0.02)
         change(path)
         first = job.end()
     version = find_shards([str(path)])[1][0]
