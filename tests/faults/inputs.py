@@ -73,8 +73,7 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
         problem = _version_problem(store, (version.size, version.version))
         result.problems += [problem] if problem else []
     undisturbed = LocalStore(world.folder / f"{how}-undisturbed")
-    done = world.run(*world.flags(inputs, undisturbed.url))
-    runs = [first, Ended(done.returncode, done.stderr)]
+    runs = [first, world.ended(*world.flags(inputs, undisturbed.url))]
     return _compared(result, (store, undisturbed), runs)
 
 
