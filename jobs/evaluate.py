@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from jobs.cli.evaluation import compare, lm, tokens
+from jobs.cli.evaluation import compare, generation, lm, tokens
 
 
 def parse() -> flags.argparse.Namespace:
@@ -25,6 +25,7 @@ def parse() -> flags.argparse.Namespace:
     commands = flags.add_commands(parser, "what", "WHAT")
     tokens.add_tokens_command(commands)
     lm.add_lm_command(commands)
+    generation.add_generation_command(commands)
     return compare.parse(parser, commands)
 
 

@@ -15,7 +15,10 @@ from tokenizer.storage.retries import patiently
 
 REMEDY = "give a file that jobs/evaluate.py wrote with its figures"
 # What has a place of its own in a report, or is no figure.
-NOT_FIGURES = ("pairs", "published", "left_out", "problems", "unscored", "speakers", "groups")
+NOT_FIGURES = (
+    *("pairs", "published", "left_out", "problems", "unscored", "settings", "speakers", "groups"),
+    *("reference_utterances", "reference_unscored"),
+)
 
 
 @dataclass(frozen=True)

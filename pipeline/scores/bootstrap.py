@@ -80,6 +80,25 @@ def ratio_interval(
     return _interval(value, ratio, count=len(part), seed=seed, resamples=resamples)
 
 
+def geometric_mean_interval(
+    first: Sequence[float] | np.ndarray,
+    second: Sequence[float] | np.ndarray,
+    *,
+    seed: int = SEED,
+    resamples: int = RESAMPLES,
+) -> ScoreInterval:
+    """The geometric mean of the mean of (n,) values and that of (n,) others, such as VERT."""
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if not len(one):
+        return ScoreInterval(None, None, None, count=0)
+
+    def mean(drawn: np.ndarray) -> np.ndarray:
+        return np.sqrt(one[drawn].mean(1) * other[drawn].mean(1))
+
+    value = float(mean(np.arange(len(one))[None])[0])
+    return _interval(value, mean, count=len(one), seed=seed, resamples=resamples)
+
+
 def paired_difference(
     first: Mapping[str, float | None],
     second: Mapping[str, float | None],

@@ -19,6 +19,8 @@ from tokenizer.storage.folder import public_url
 BESIDE = ("*.json", "*.txt", "*.model")
 # Drawn at random where a checkpoint leaves it out, and only used in training.
 UNUSED = "masked_spec_embed"
+# A message lists no more classes than this.
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def find_model(value: str, kind: str, architectures: Collection[str], example: s
             f"it is a {', '.join(map(str, found))}" if found else "its config.json names no class"
         )
         known = ", ".join(sorted(architectures))
+        if len(architectures) > MOST_NAMED:
+            known = f"{len(architectures)} classes of transformers"
         raise UsageError(f"{is_a}, and {kind} is one of {known}", remedy, value=value)
     return ModelFolder(folder, name_of(value, folder), understood[0], config=config)
 

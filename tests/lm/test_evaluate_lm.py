@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, run_here, run_job
+from conftest import ROOT, as_flags, run_here, run_job
 from refusals import assert_refused
 from small_lm import small_config, train, write_tokens
 
@@ -195,8 +195,8 @@ def test_unusable_flags(places, changes, said):
     parser = argparse.ArgumentParser()
     add_lm_command(flags.add_commands(parser, "what", "WHAT"))
     given = {"lm": "{p}/lm", "input": "{p}/tokens", **changes}
-    parts = [(f"--{name}", value.format(p=places)) for name, value in given.items() if value]
-    args = parser.parse_args(["lm", *(part for flag in parts for part in flag)])
+    line = as_flags({name: value and value.format(p=places) for name, value in given.items()})
+    args = parser.parse_args(["lm", *line])
     assert args.batch_tokens == BATCH_TOKENS
     with pytest.raises(UsageError, match=said):
         evaluate_lm(args)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
+from conftest import ONE_THREAD, SPEECH, as_flags, read_tokens, run_here, run_job
 from refusals import assert_refused
 
 from pipeline.evaluation import abx, abx_items, measures
@@ -181,9 +181,7 @@ def test_unusable_flags(tokenizer, places):
     usable = {"input": places / "input.tar", "tokenizer": tokenizer}
     for changes, expected in UNUSABLE.values():
         given = {name: value.format(p=places) for name, value in changes.items()}
-        flags = {**usable, **given}.items()
-        parts = [part for name, value in flags for part in (f"--{name}", value)]
-        done = run_here("evaluate", "tokens", *parts)
+        done = run_here("evaluate", "tokens", *as_flags({**usable, **given}))
         lines = done.stderr.splitlines()
         assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
         name, value = next(iter(changes.items()))

@@ -37,7 +37,7 @@ def add_score_models(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--asr",
         metavar="MODEL",
-        help="recogniser for dWER: a Whisper, or CTC on wav2vec 2.0, HuBERT or WavLM, as a folder "
+        help="recogniser of speech: a Whisper, or CTC on wav2vec 2.0, HuBERT or WavLM, as a folder "
         "or hub id such as openai/whisper-small",
     )
     group.add_argument(
