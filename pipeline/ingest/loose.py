@@ -25,7 +25,8 @@ def find_loose(values: list[str]) -> tuple[list[SourceFile], LeftOut]:
     endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
     left_out = LeftOut(unusable=[])
     root, files = find_files(values, ("",), left_out)
-    sources, keys = [], set()
+    sources: list[SourceFile] = []
+    keys: set[str] = set()
     taken: set[str] = set()
     for path, file in files.items():
         stem, ending = posixpath.splitext(path)

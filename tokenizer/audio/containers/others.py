@@ -43,7 +43,7 @@ PARTS = {
     b"Info": 36,
 }
 # So many frames in a row are no samples of 16 bits, which are less random than other bytes.
-FRAMES_AMONG_SAMPLES = 20
+FRAMES_AMONG_SAMPLES = 6
 
 
 def find_beginning(data: bytes, limit: int, frames: int = FRAMES_IN_A_ROW) -> int:
