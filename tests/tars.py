@@ -1,7 +1,13 @@
-"""Tars in memory, as the tests of audio and token shards need them."""
+"""Tars in memory, as the tests of audio and token shards need them, and what tests/speech holds."""
 
 import io
 import tarfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+SPEECH = Path(__file__).resolve().parent / "speech"
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -18,6 +24,19 @@ def tar(*members, form="gnu", **options):
                 info.size = len(member[1])
                 archive.addfile(info, io.BytesIO(member[1]))
     return file.getvalue()
+
+
+def recordings(shard: str = "speech-000000") -> dict[str, bytes]:
+    """{key: its flac} of a shard of tests/speech, in order."""
+    with tarfile.open(SPEECH / f"{shard}.tar") as archive:
+        flacs = [info for info in archive if info.name.endswith(".flac")]
+        return {i.name.removesuffix(".flac"): archive.extractfile(i).read() for i in flacs}
+
+
+def waves(shard: str = "speech-000000", dtype: str = "float32") -> list[np.ndarray]:
+    """The waveforms of a shard of tests/speech, (n,) each, at 16 kHz."""
+    files = map(io.BytesIO, recordings(shard).values())
+    return [soundfile.read(file, dtype=dtype)[0] for file in files]
 
 
 def special(name, kind, target=""):

@@ -37,6 +37,7 @@ FORBIDDEN = [
     ),
     ("tokenizer.encoder", ("tokenizer.codec",), "the codec reads the encoder's features"),
     ("pipeline.settings", ("pipeline",), "settings are at the bottom"),
+    ("pipeline.scores", ("pipeline", "ray"), "models of others need neither Ray nor shards"),
     *(
         (
             f"pipeline.{room}",

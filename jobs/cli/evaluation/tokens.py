@@ -1,18 +1,17 @@
-"""Flags and tables of jobs/evaluate.py: `tokens` and `lm`."""
+"""`tokens` of jobs/evaluate.py: its flags, and what it does with them."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from jobs.cli.encoders import add_device, add_encoders
-from jobs.cli.errors import naming, unusable
-from jobs.cli.figures import print_figures, show
-from jobs.cli.models import add_lm, add_tokenizer
-from jobs.cli.parser import Commands, add_command, add_input, positive
+from jobs.cli import flags
+from jobs.cli.evaluation.scores import add_scores, print_row, print_scores, score_settings
+from jobs.cli.figures import open_json, print_figures, print_problems, with_intervals
+from jobs.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.abx import Item
+    from pipeline.evaluation.abx_items import Item
     from pipeline.evaluation.phone_labels import PhoneLabels
     from pipeline.shards.inputs import Shard
 
@@ -23,14 +22,19 @@ purity and PNMI (HuBERT, arXiv 2106.07447, 4.2); silence counts as a phone, as i
 With --abx: ABX error within and across speakers, over the tokens' centroids. Where samples' own
 json has "text" and "speaker": the edit distance between tokens of one text by two speakers, and
 between those of two texts by one speaker. With --encoder: the error of decoded features against
-WavLM's. With a tokenizer that has a vocoder: the distance of its speech to the original. These two
-use the first window of each utterance. With --compare-precision: the share of tokens that are equal
-in fp32 and bf16. Compare only figures of the same files.
+WavLM's. With a tokenizer that has a vocoder: the distance of its speech to the original, and scores
+of it as papers on codecs report them, with 95 % intervals over utterances: DNSMOS, UTMOS, dWER,
+similarity of the voice, pitch, STOI, PESQ; beside those of the original and, with --encoder, of
+what the vocoder makes of WavLM's own features. These use the first window of each utterance. With
+--compare-precision: the share of tokens that are equal in fp32 and bf16. Compare only figures of
+the same files.
 """
 TOKEN_MEANINGS = {
     "samples_rejected": "by the tokenize job",
     "active_codes": "codes that occur",
+    "code_usage": "share of the codes that occur",
     "codebook_perplexity": "exp of the codes' entropy",
+    "normalized_entropy": "the codes' entropy over that of codes that are equally frequent",
     "bitrate": "bit/s, nominal: tokens_per_second x log2(codebook_size)",
     "entropy_bitrate": "bit/s: tokens per second of audio x their unigram entropy (ZeroSpeech)",
     "compared_tokens": "in fp32 and in bf16",
@@ -42,6 +46,7 @@ TOKEN_MEANINGS = {
     "phone_purity": "frames whose phone is the likeliest of their code",
     "cluster_purity": "frames whose code is the likeliest of their phone",
     "pnmi": "I(phone; code) / H(phone)",
+    "pnmi_by_speaker": "mean of PNMI in each speaker's own frames; fewer frames make it higher",
     "edit_distance_same_text": "0 to 1: one text, two speakers",
     "edit_distance_same_speaker": "0 to 1: two texts, one speaker",
     "same_text_closer": "share of cases where the first is the smaller",
@@ -51,22 +56,8 @@ TOKEN_MEANINGS = {
     "top_cosine": "of WavLM's top layer, from decoded and from true features",
     "log_mel_distance": "nepers, resynthesised speech and original",
     "tokens_back": "share that stay the same when resynthesised speech is tokenized",
+    "times_real_time": "seconds of audio in a second of encoding and decoding, in one process",
     "abx_source": "which program computed ABX: not ZeroSpeech's own",
-}
-LM = """Measure a language model.
-
-With --input: bits per token on token shards, over all tokens of all utterances; a model without
-START does not predict their first chunk, which does not count then. With --pairs: how often the
-model gives the right one of two recordings the higher likelihood (SALMon, sWUGGY, sBLIMP, spoken
-StoryCloze, or what jobs/make_pairs.py made), once by nats per token and once by their sum.
-Recordings are tokenized by the model's tokenizer; a tie counts half. Intervals are 95 % (Wilson's,
-over groups of pairs: the voices that say one word are one group).
-"""
-LM_MEANINGS = {
-    "bits_per_token": "mean over all predicted tokens of all utterances",
-    "perplexity": "2 to the bits_per_token",
-    "bits_per_second": "of audio: comparable between tokenizers of other rates",
-    "audio_hours": "that the tokens stand for",
 }
 LEFT_OUT_SHOWN = 10
 
@@ -81,8 +72,8 @@ def add_tokens_command(commands: Commands) -> None:
         example="python jobs/evaluate.py tokens --input tests/speech --tokenizer wavlm-tiny-km256 "
         "--json out/figures.json",
     )
-    add_input(parser, "audio shards (.tar)")
-    add_tokenizer(parser)
+    flags.add_input(parser, "audio shards (.tar)")
+    flags.add_tokenizer(parser)
     parser.add_argument(
         "--phones", metavar="URL", help='JSON lines of {"key", "frame_ms": 10, "phones": [...]}'
     )
@@ -107,50 +98,76 @@ def add_tokens_command(commands: Commands) -> None:
         help="folder to keep the tokens in, an OUTPUT of jobs/tokenize.py; on a cluster of several "
         "nodes, one that all of them reach (default: a temporary folder)",
     )
-    add_encoders(parser)
+    add_scores(parser)
+    flags.add_encoders(parser)
+    parser.set_defaults(run=evaluate_tokenizer)
 
 
-def add_lm_command(commands: Commands) -> None:
-    """`lm`, with its flags."""
-    parser = add_command(
-        commands,
-        "lm",
-        about="a language model, by token shards or by pairs of recordings",
-        description=LM,
-        example="python jobs/evaluate.py lm --lm out/lm/model --input out/tokens "
-        "--pairs out/pairs --json out/figures.json",
+def evaluate_tokenizer(args: argparse.Namespace) -> int:
+    """`tokens`: one call into the pipeline, a table out."""
+    from pipeline.evaluation.evaluate_decoding import FeatureFigures, decoding_figures
+    from pipeline.evaluation.evaluate_tokens import evaluate_tokens
+    from pipeline.evaluation.resynthesis import ResynthesisScores, Taken
+    from pipeline.shards.inputs import find_shards
+    from tokenizer.storage.fetch import fetch_folder
+
+    root, shards = flags.named("--input", find_shards, args.input)
+    files = flags.read_tokenizer(args.tokenizer)
+    wanted = score_settings(args, has_vocoder=files.vocoder is not None)
+    scores = ResynthesisScores(wanted) if wanted else None
+    args.precision = flags.settled_precision(args, args.output)
+    flags.warn_of_bf16(files, args.precision)
+    settings = flags.tokenize_settings(args)
+    phones, items = read_annotation(args, shards)
+    features = None
+    if args.encoder:
+        folder = flags.named("--encoder", fetch_folder, args.encoder, kind="a WavLM", hub=True)
+        with flags.naming("--encoder", args.encoder, "give the WavLM it was made from"):
+            features = FeatureFigures(files, folder)
+    write_json = open_json(args.json) if args.json else None
+    done = evaluate_tokens(
+        shards,
+        root,
+        files=files,
+        source=args.tokenizer,
+        settings=settings,
+        encoder_settings=flags.encoder_settings(args),
+        phones=phones,
+        items=items,
+        output=args.output,
+        compare_precision=args.compare_precision,
     )
-    add_lm(parser)
-    parser.add_argument("--input", metavar="URL", help="an OUTPUT of jobs/tokenize.py")
-    parser.add_argument(
-        "--pairs",
-        nargs="+",
-        default=[],
-        metavar="URL",
-        help="folders of recordings in pairs, searched to any depth",
+    windowing = settings.windowing(files)
+    done.figures.update(
+        decoding_figures(
+            shards,
+            files,
+            windowing=windowing,
+            features=features,
+            scores=scores,
+            left_out=done.left_out,
+        )
     )
-    parser.add_argument("--json", metavar="URL", help="file for the figures")
-    where = parser.add_argument_group("where it runs: in this process")
-    add_device(where)
-    where.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="of the language model (default: %(default)s)",
-    )
-    where.add_argument(
-        "--batch-tokens",
-        type=positive,
-        default=8192,
-        help="tokens scored at once, padding included (default: %(default)s)",
-    )
+    taken = scores.taken() if scores else Taken()
+    print(f"{args.tokenizer}: tokenizer {done.tokenizer[:12]}")
+    print_figures(done.figures, with_intervals(TOKEN_MEANINGS, done.scores))
+    if taken.scores:
+        print_scores(taken.scores, taken.unscored)
+        print_row(args.tokenizer, done.figures, taken.scores)
+    print_left_out(done.left_out)
+    if write_json:
+        record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
+        record |= {"scores": {**done.scores, **taken.scores}, "unscored": taken.unscored}
+        record |= {"utterances": joined(done.utterances, taken.utterances)}
+        record |= {"speakers": done.speakers}
+        write_json({**record, "left_out": done.left_out, "problems": done.problems})
+        print(f"written to {args.json}")
+    return print_problems(done.problems)
 
 
-def check_lm_flags(args: argparse.Namespace) -> None:
-    """Raises UsageError if the flags of `lm` name nothing to measure."""
-    if not args.input and not args.pairs:
-        problem = "nothing is to be measured"
-        raise unusable("--input", "(none)", problem, remedy="give it or --pairs")
+def joined(first: dict[str, dict], second: dict[str, dict]) -> dict[str, dict]:
+    """The values of each utterance from both."""
+    return {key: first.get(key, {}) | second.get(key, {}) for key in {**first, **second}}
 
 
 def read_annotation(
@@ -162,11 +179,11 @@ def read_annotation(
 
     phones = items = None
     if args.phones:
-        with naming("--phones", args.phones):
+        with flags.naming("--phones", args.phones):
             phones = read_phones(args.phones)
             check_keys(args.phones, set(phones.of_key), shards)
     if args.abx:
-        with naming("--abx", args.abx):
+        with flags.naming("--abx", args.abx):
             items = read_item_file(args.abx)
             check_keys(args.abx, {item.key for item in items}, shards)
     return phones, items
@@ -178,30 +195,3 @@ def print_left_out(left_out: dict[str, str]) -> None:
         print(f"left out {key}: {why}")
     if len(left_out) > LEFT_OUT_SHOWN:
         print(f"left out {len(left_out) - LEFT_OUT_SHOWN:,} more; --json has them all")
-
-
-def print_lm(figures: dict, judged: dict[str, dict]) -> None:
-    """Figures of token shards, then those of pairs."""
-    print_figures(figures, LM_MEANINGS)
-    _print_pairs(judged)
-
-
-def _print_pairs(judged: dict[str, dict]) -> None:
-    """A line for each task of each folder of pairs, and one for each subset."""
-    for folder, tasks in judged.items():
-        width = max(36, *(len(task) + 2 for task in tasks))
-        columns = f"{'pairs':>8}{'per token':>11}{'95 %':>18}{'summed':>9}{'95 %':>18}"
-        print(f"{folder:<{width}}{columns}")
-        for task, figures in tasks.items():
-            _print_row(task, figures, width)
-            for name, subset in figures.get("subsets", {}).items():
-                _print_row(f"  {name}", subset, width)
-
-
-def _print_row(name: str, figures: dict, width: int) -> None:
-    cells = f"{figures['pairs']:>8,}"
-    for variant, column in (("per_token", 11), ("summed", 9)):
-        low, high = figures[f"interval_{variant}"]
-        accuracy = show(figures[f"accuracy_{variant}"])
-        cells += f"{accuracy:>{column}}{f'{low:.3f} to {high:.3f}':>18}"
-    print(f"{name:<{width}}{cells}")
