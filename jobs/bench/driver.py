@@ -184,7 +184,7 @@ def parse() -> flags.argparse.Namespace:
         type=flags.count,
         nargs="+",
         default=[1_000, 10_000, 100_000],
-        help="of the loop, one after the other (default: 1000 10000 100000)",
+        help="of the loop, one after the other; 0 for none (default: 1000 10000 100000)",
     )
     parser.add_argument(
         "--encoders", type=flags.positive, default=1000, help="simulated (default: %(default)s)"
@@ -197,7 +197,7 @@ def parse() -> flags.argparse.Namespace:
         type=flags.count,
         nargs="+",
         default=[1_000, 10_000, 100_000],
-        help="of the manifest, one after the other (default: 1000 10000 100000)",
+        help="of the manifest, one after the other; 0 for none (default: 1000 10000 100000)",
     )
     parser.add_argument(
         "--rows", type=flags.positive, default=1000, help="of a report (default: %(default)s)"
@@ -221,7 +221,7 @@ def main() -> int:
         f"{'actors':>8}{'driver':>10}{'GCS':>10}{'raylet':>10}"
     )
     measure_loop(100, args.encoders, args.actors)
-    for shards in args.shards:
+    for shards in filter(None, args.shards):
         rates["driver/shards"] = 1 / measure_loop(shards, args.encoders, args.actors)
     if args.without_ray:
         ray.shutdown()
@@ -230,7 +230,7 @@ def main() -> int:
         "  reports         rows  seconds  ms a report   MB more  groups  footer MB  group MB  "
         "read s"
     )
-    for reports in args.reports:
+    for reports in filter(None, args.reports):
         with tempfile.TemporaryDirectory(prefix="wavmill-bench-") as folder:
             rates["manifest/reports"] = 1 / measure_gather(Path(folder), reports, args.rows)
             size = (Path(folder) / "reports/part-000000.parquet").stat().st_size

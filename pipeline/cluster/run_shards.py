@@ -19,6 +19,9 @@ from tokenizer.errors import UsageError
 # How often a shard is tried again: by Ray after a lost worker, and here after an error, such as of
 # a store that answers late.
 RETRIES = 3
+# The driver goes on once one in so many running tasks has ended, or after half a second: to wait
+# for each alone, with thousands that run, it would send a list of all for each.
+WAITED_SHARE = 100
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def run_shards(
                 more = arguments(shard=shard, number=number)
                 here = task.options(**room.options(number))
                 running[here.remote(shard, board, **more)] = number, shard
-            done, _ = ray.wait(list(running), timeout=0.5)
+            some = max(1, len(running) // WAITED_SHARE)
+            done, _ = ray.wait(list(running), num_returns=some, timeout=0.5)
             if done:  # and all others that have ended: one at a time, a list of all is sent for it
                 done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for ref in done:
