@@ -255,10 +255,10 @@ def start_encoders(
             count = settings.encoders or max(1, sum(node // threads for node in cores))
             reserve = Reserve(cpus=min(threads, sum(cores) / count), gpus=0)
     # An encoder that dies is replaced by the pool, and its batches are sent again by the tasks: Ray
-    # would keep calls for an actor that can be placed nowhere, for ever.
-    remote: Any = ray.remote(
-        num_cpus=reserve.cpus, num_gpus=reserve.gpus, max_restarts=0, max_task_retries=0, **options
-    )(actor)
+    # would keep calls for an actor that can be placed nowhere, for ever. Nor does Ray keep a record
+    # of each batch, see `on_this_node`.
+    options |= {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+    remote: Any = ray.remote(num_cpus=reserve.cpus, num_gpus=reserve.gpus, **options)(actor)
     weights = ray.put(files)
     # The reference travels inside bytes: the weights stay in the store for the whole job, and a
     # later encoder finds them there. As a plain argument, Ray warns at every start that the object
