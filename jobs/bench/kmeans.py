@@ -122,7 +122,7 @@ def passes(folder: Path, cores: int, codes: int, count: int) -> list[dict]:
         codebook_size=codes,
         all_frames=None,
         passes=count,
-        max_frames=codes,
+        max_frames=2 * codes,
         iterations=1,
         cache_gb=8,
         cache_folder=cache,
