@@ -1,7 +1,7 @@
 """Measure a tokenizer or a language model, and print a table of figures.
 
-With --json the figures are written to a file too. Exit status: 0 done; 1 a shard failed or was
-broken; 2 unusable arguments.
+With --json the figures are written to a file too, and --compare puts such files side by side. Exit
+status: 0 done; 1 a shard failed or was broken; 2 unusable arguments.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jobs.cli import flags
-from jobs.cli.evaluation import lm, tokens
+from jobs.cli.evaluation import compare, generation, lm, tokens
 
 
 def parse() -> flags.argparse.Namespace:
@@ -18,12 +18,15 @@ def parse() -> flags.argparse.Namespace:
     parser = flags.parser(
         __doc__,
         "python jobs/evaluate.py tokens --input tests/speech --tokenizer wavlm-tiny-km256 "
-        "--json out/figures.json",
+        "--json out/figures.json\n"
+        "python jobs/evaluate.py --compare out/figures.json out/other.json",
     )
+    compare.add_compare(parser)
     commands = flags.add_commands(parser, "what", "WHAT")
     tokens.add_tokens_command(commands)
     lm.add_lm_command(commands)
-    return parser.parse_args()
+    generation.add_generation_command(commands)
+    return compare.parse(parser, commands)
 
 
 def main() -> int:

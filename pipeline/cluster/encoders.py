@@ -14,7 +14,7 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.cluster.batch_size import batch_seconds_of
-from pipeline.cluster.code import fingerprint
+from pipeline.cluster.code import fingerprint, node_refused, unfit
 from pipeline.cluster.dispatch import Dispatcher
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE, EncoderActor
 from pipeline.cluster.encoder_list import EncoderList
@@ -178,11 +178,8 @@ class EncoderPool:
             most = STARTS
             # Ray gives the error as text: the whole stack, and what was raised on the last line.
             self.problem = (str(error).strip().splitlines() or ["no reason given"])[-1]
-        if "OtherCode: " in self.problem:
-            raise UsageError(
-                f"a node of the cluster cannot be used: {self.problem}",
-                "give all nodes the code that the driver has",
-            )
+        if why := unfit(error):
+            raise node_refused(why)
         if failures < most:
             self._start(failures)
         else:

@@ -53,7 +53,11 @@ def on_this_node(actor: type) -> Any:
     each call: of 100,000 tasks they would take over a gigabyte at the cluster's head.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Any = ray.remote(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, enable_task_events=False
-    )(actor)
-    return remote.options(scheduling_strategy=here)
+    remote: Any = ray.remote(actor)
+    return remote.options(
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        enable_task_events=False,
+        scheduling_strategy=here,
+    )

@@ -5,11 +5,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from socket import gethostname
 from typing import Any, Protocol
 
 import ray
 
-from pipeline.cluster.code import OtherCode, check_code, fingerprint
+from pipeline.cluster.code import check_code, fingerprint, unfit
 from pipeline.cluster.dispatch import DoesNotFit
 from pipeline.cluster.nodes import on_this_node
 from pipeline.cluster.progress import ProgressBoard, ShardLine
@@ -28,7 +29,8 @@ WAITED_SHARE = 100
 class TaskFailed:
     """What a task gives in place of its result after an error.
 
-    other_code: it is OtherCode. again: whether another try may end otherwise.
+    other_code: whether the task's process cannot run the driver's code, as problem then says.
+    again: whether another try may end otherwise.
     """
 
     problem: str
@@ -122,8 +124,9 @@ def _result(ref: ray.ObjectRef) -> Any:
         return ray.get(ref)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
+        why = unfit(error)
         # Ray itself has run it again and again.
-        return TaskFailed(_last_line(cause), isinstance(cause, ModuleNotFoundError), again=False)
+        return TaskFailed(why or _last_line(cause), bool(why), again=False)
 
 
 def _guarded(function: Callable) -> Callable:
@@ -137,8 +140,10 @@ def _guarded(function: Callable) -> Callable:
             return function(*values, **more)
         except Exception as error:  # whatever it is, the shard is tried again
             traceback.print_exc()  # into the worker's log
+            if why := unfit(error):
+                return TaskFailed(f"{why} (on {gethostname()})", other_code=True, again=False)
             again = not isinstance(error, DoesNotFit)
-            return TaskFailed(_last_line(error), isinstance(error, OtherCode), again)
+            return TaskFailed(_last_line(error), other_code=False, again=again)
 
     return guarded
 

@@ -1,11 +1,12 @@
 """Long recordings at 16 kHz on local disk: they are decoded once, to be measured and then cut."""
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
 
 import numpy as np
+
+from tokenizer.errors import is_disk_full
 
 # Most bytes that are kept of a recording: five hours of float32. Of a longer one nothing is, and it
 # is decoded again.
@@ -32,7 +33,7 @@ class SampleFile:
             self._file.write(np.ascontiguousarray(block).data)
             self._file.flush()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # no room, or none for this user
+            if not is_disk_full(error):
                 raise
             return False
         self._bytes += block.nbytes

@@ -3,7 +3,8 @@
 import argparse
 
 from jobs.cli import flags
-from jobs.cli.figures import open_json, print_figures, show
+from jobs.cli.evaluation.lm_scores import pair_scores, prediction_scores
+from jobs.cli.figures import open_json, print_figures, show, with_intervals
 from jobs.cli.parser import Commands, add_command
 
 LM = """Measure a language model.
@@ -12,9 +13,12 @@ With --input: bits per token on token shards, over all tokens of all utterances;
 START does not predict their first chunk, which does not count then. With --pairs: how often the
 model gives the right one of two recordings the higher likelihood (SALMon, sWUGGY, sBLIMP, spoken
 StoryCloze, or what jobs/make_pairs.py made), once by nats per token and once by their sum.
-Recordings are tokenized by the model's tokenizer; a tie counts half. Intervals are 95 % (Wilson's,
-over groups of pairs: the voices that say one word are one group).
+Recordings are tokenized by the model's tokenizer; a tie counts half. Intervals are 95 %: of bits
+over utterances (bootstrap), of pairs over their groups (Wilson's; the voices that say one word are
+one group).
 """
+# Of two recordings.
+CHANCE = 0.5
 LM_MEANINGS = {
     "bits_per_token": "mean over all predicted tokens of all utterances",
     "perplexity": "2 to the bits_per_token",
@@ -63,7 +67,8 @@ def add_lm_command(commands: Commands) -> None:
 def evaluate_lm(args: argparse.Namespace) -> int:
     """`lm`: one call for token shards, one for each folder of pairs, a table out."""
     check_lm_flags(args)
-    from lm.evaluation.judge import find_pairs, open_tokens, pair_figures, prediction_figures
+    from lm.evaluation.judge import find_pairs, judge_pairs, open_tokens, predict
+    from lm.evaluation.pairs import by_task
     from pipeline.cluster.progress import bar, say_precision
     from tokenizer.tokenizer import Tokenizer
 
@@ -76,26 +81,31 @@ def evaluate_lm(args: argparse.Namespace) -> int:
         raise flags.unusable("--lm", args.lm, problem=problem, remedy="leave --pairs out")
     tokenizer = Tokenizer(files, device) if pairs and files else None
     write_json = open_json(args.json) if args.json else None
-    figures, judged = {}, {}
+    predicted, judged = None, {}
     if tokenizer:
         say_precision("fp32", device)
     with flags.naming("--lm", args.lm):
         if tokens:
             with flags.naming("--input", args.input):
-                figures = prediction_figures(
-                    model, tokens, batch_tokens=args.batch_tokens, progress=bar
-                )
+                predicted = predict(model, tokens, batch_tokens=args.batch_tokens, progress=bar)
         for url, found in pairs.items():
             with flags.naming("--pairs", url):
                 assert tokenizer is not None
-                judged[url] = pair_figures(
+                judged[url] = judge_pairs(
                     model, found, tokenizer, batch_tokens=args.batch_tokens, progress=bar
                 )
     print(f"{args.lm}: tokenizer {str(model.config.tokenizer)[:12]}")
-    print_lm(figures, judged)
+    figures = predicted.figures if predicted else {}
+    scored = pair_scores(judged)
+    if predicted and tokens:
+        found = prediction_scores(predicted, tokens.tokens_per_second, model.config.tokenizer)
+        scored = {**found, **scored, "scores": {**found["scores"], **scored["scores"]}}
+    of_pairs = {url: by_task(found) for url, found in judged.items()}
+    print_figures(figures, with_intervals(LM_MEANINGS, scored["scores"]))
+    print_pairs(of_pairs)
     if write_json:
         record = {"lm": args.lm, "tokenizer": model.config.tokenizer, "device": device}
-        write_json({**record, "input": args.input, **figures, "pairs": judged})
+        write_json({**record, "input": args.input, **figures, "pairs": of_pairs, **scored})
         print(f"written to {args.json}")
     return 0
 
@@ -107,13 +117,7 @@ def check_lm_flags(args: argparse.Namespace) -> None:
         raise flags.unusable("--input", "(none)", problem, remedy="give it or --pairs")
 
 
-def print_lm(figures: dict, judged: dict[str, dict]) -> None:
-    """Figures of token shards, then those of pairs."""
-    print_figures(figures, LM_MEANINGS)
-    _print_pairs(judged)
-
-
-def _print_pairs(judged: dict[str, dict]) -> None:
+def print_pairs(judged: dict[str, dict]) -> None:
     """A line for each task of each folder of pairs, and one for each subset."""
     for folder, tasks in judged.items():
         width = max(36, *(len(task) + 2 for task in tasks))
@@ -123,6 +127,8 @@ def _print_pairs(judged: dict[str, dict]) -> None:
             _print_row(task, figures, width)
             for name, subset in figures.get("subsets", {}).items():
                 _print_row(f"  {name}", subset, width)
+    if judged:
+        print(f"* chance, {CHANCE}, is outside the interval")
 
 
 def _print_row(name: str, figures: dict, width: int) -> None:
@@ -130,5 +136,6 @@ def _print_row(name: str, figures: dict, width: int) -> None:
     for variant, column in (("per_token", 11), ("summed", 9)):
         low, high = figures[f"interval_{variant}"]
         accuracy = show(figures[f"accuracy_{variant}"])
-        cells += f"{accuracy:>{column}}{f'{low:.3f} to {high:.3f}':>18}"
-    print(f"{name:<{width}}{cells}")
+        mark = " " if low <= CHANCE <= high else "*"
+        cells += f"{accuracy:>{column}}{f'{low:.3f} to {high:.3f}{mark}':>18}"
+    print(f"{name:<{width}}{cells}".rstrip())

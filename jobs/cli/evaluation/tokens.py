@@ -6,29 +6,36 @@ import argparse
 from typing import TYPE_CHECKING
 
 from jobs.cli import flags
-from jobs.cli.figures import open_json, print_figures, print_problems
+from jobs.cli.evaluation.scores import add_scores, print_row, print_scores, score_settings
+from jobs.cli.figures import open_json, print_figures, print_problems, with_intervals
 from jobs.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.abx import Item
+    from pipeline.evaluation.abx_items import Item
     from pipeline.evaluation.phone_labels import PhoneLabels
     from pipeline.shards.inputs import Shard
 
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 
 Always: how much of the codebook is used, and the bitrate. With --phones: phone purity, cluster
-purity and PNMI (HuBERT, arXiv 2106.07447, 4.2); silence counts as a phone, as in published figures.
-With --abx: ABX error within and across speakers, over the tokens' centroids. Where samples' own
-json has "text" and "speaker": the edit distance between tokens of one text by two speakers, and
-between those of two texts by one speaker. With --encoder: the error of decoded features against
-WavLM's. With a tokenizer that has a vocoder: the distance of its speech to the original. These two
-use the first window of each utterance. With --compare-precision: the share of tokens that are equal
-in fp32 and bf16. Compare only figures of the same files.
+purity and PNMI (HuBERT, arXiv 2106.07447, 4.2) with 95 % intervals over utterances; silence counts
+as a phone, as in published figures; and PNMI by speaker, where samples' own json has "speaker".
+With --abx: ABX error within and across speakers, over the tokens' centroids, by fastabx where it is
+installed. Where samples' json has "text" and "speaker": the edit distance between tokens of one
+text by two speakers, and between those of two texts by one speaker. With --encoder: the error of
+decoded features against WavLM's. With a tokenizer that has a vocoder: the distance of its speech to
+the original, and scores of it as papers on codecs report them, with 95 % intervals over utterances:
+DNSMOS, UTMOS, dWER, similarity of the voice, pitch, STOI, PESQ; beside those of the original and,
+with --encoder, of what the vocoder makes of WavLM's own features. These use the first window of
+each utterance. With --compare-precision: the share of tokens that are equal in fp32 and bf16.
+Compare only figures of the same files.
 """
 TOKEN_MEANINGS = {
     "samples_rejected": "by the tokenize job",
     "active_codes": "codes that occur",
+    "code_usage": "share of the codes that occur",
     "codebook_perplexity": "exp of the codes' entropy",
+    "normalized_entropy": "the codes' entropy over that of codes that are equally frequent",
     "bitrate": "bit/s, nominal: tokens_per_second x log2(codebook_size)",
     "entropy_bitrate": "bit/s: tokens per second of audio x their unigram entropy (ZeroSpeech)",
     "compared_tokens": "in fp32 and in bf16",
@@ -40,6 +47,7 @@ TOKEN_MEANINGS = {
     "phone_purity": "frames whose phone is the likeliest of their code",
     "cluster_purity": "frames whose code is the likeliest of their phone",
     "pnmi": "I(phone; code) / H(phone)",
+    "pnmi_by_speaker": "mean of PNMI in each speaker's own frames; fewer frames make it higher",
     "edit_distance_same_text": "0 to 1: one text, two speakers",
     "edit_distance_same_speaker": "0 to 1: two texts, one speaker",
     "same_text_closer": "share of cases where the first is the smaller",
@@ -49,7 +57,8 @@ TOKEN_MEANINGS = {
     "top_cosine": "of WavLM's top layer, from decoded and from true features",
     "log_mel_distance": "nepers, resynthesised speech and original",
     "tokens_back": "share that stay the same when resynthesised speech is tokenized",
-    "abx_source": "which program computed ABX: not ZeroSpeech's own",
+    "times_real_time": "seconds of audio in a second of encoding and decoding, in one process",
+    "abx_source": "the program that computed ABX",
 }
 LEFT_OUT_SHOWN = 10
 
@@ -90,6 +99,7 @@ def add_tokens_command(commands: Commands) -> None:
         help="folder to keep the tokens in, an OUTPUT of jobs/tokenize.py; on a cluster of several "
         "nodes, one that all of them reach (default: a temporary folder)",
     )
+    add_scores(parser)
     flags.add_encoders(parser)
     parser.set_defaults(run=evaluate_tokenizer)
 
@@ -98,11 +108,14 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
     """`tokens`: one call into the pipeline, a table out."""
     from pipeline.evaluation.evaluate_decoding import FeatureFigures, decoding_figures
     from pipeline.evaluation.evaluate_tokens import evaluate_tokens
+    from pipeline.evaluation.resynthesis import ResynthesisScores, Taken
     from pipeline.shards.inputs import find_shards
     from tokenizer.storage.fetch import fetch_folder
 
     root, shards = flags.named("--input", find_shards, args.input)
     files = flags.read_tokenizer(args.tokenizer)
+    wanted = score_settings(args, has_vocoder=files.vocoder is not None)
+    scores = ResynthesisScores(wanted) if wanted else None
     args.precision = flags.settled_precision(args, args.output)
     flags.warn_of_bf16(files, args.precision)
     settings = flags.tokenize_settings(args)
@@ -126,15 +139,36 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
         compare_precision=args.compare_precision,
     )
     windowing = settings.windowing(files)
-    done.figures.update(decoding_figures(shards, files, windowing=windowing, features=features))
+    done.figures.update(
+        decoding_figures(
+            shards,
+            files,
+            windowing=windowing,
+            features=features,
+            scores=scores,
+            left_out=done.left_out,
+        )
+    )
+    taken = scores.taken() if scores else Taken()
     print(f"{args.tokenizer}: tokenizer {done.tokenizer[:12]}")
-    print_figures(done.figures, TOKEN_MEANINGS)
+    print_figures(done.figures, with_intervals(TOKEN_MEANINGS, done.scores))
+    if taken.scores:
+        print_scores(taken.scores, taken.unscored)
+        print_row(args.tokenizer, done.figures, taken.scores)
     print_left_out(done.left_out)
     if write_json:
         record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
+        record |= {"scores": {**done.scores, **taken.scores}, "unscored": taken.unscored}
+        record |= {"utterances": joined(done.utterances, taken.utterances)}
+        record |= {"speakers": done.speakers}
         write_json({**record, "left_out": done.left_out, "problems": done.problems})
         print(f"written to {args.json}")
     return print_problems(done.problems)
+
+
+def joined(first: dict[str, dict], second: dict[str, dict]) -> dict[str, dict]:
+    """The values of each utterance from both."""
+    return {key: first.get(key, {}) | second.get(key, {}) for key in {**first, **second}}
 
 
 def read_annotation(

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from audio_bytes import read, reason
 from transformers import Wav2Vec2FeatureExtractor
 
 from tokenizer.audio import decoding as audio
 from tokenizer.audio import sample_file
-from tokenizer.audio.decoding import AudioError, decode, measure, read_utterance, resample
+from tokenizer.audio.decoding import decode, measure, read_utterance, resample
 from tokenizer.audio.windows import Windowing
 
 FORMATS = {
@@ -37,19 +38,6 @@ def encoded(signal, rate=16_000, form="wav16", **options):
     file = io.BytesIO()
     soundfile.write(file, signal, rate, **FORMATS[form], **options)
     return file.getvalue()
-
-
-def read(data, keep_samples=10**9):
-    return read_utterance(io.BytesIO(data), keep_samples)
-
-
-def reason(data):
-    """Why this cannot be tokenized; None when it can."""
-    try:
-        read(data)
-    except AudioError as error:
-        return error.reason
-    return None
 
 
 def tones(seconds, rate, channels=1):
