@@ -69,21 +69,24 @@ def _reader(head: bytes) -> Reader | None:
 
 def _behind(head: bytes, start: int) -> tuple[int, Reader]:
     """What begins behind zeros, text or the rest of a frame. Raises AudioError(NOT_AUDIO)."""
-    places = [(place, ogg.read_ogg) for place in _places(head, ogg.MAGIC, ogg.is_page)]
-    places += [(place, flac.read_flac) for place in _places(head, flac.MAGIC, flac.is_flac)]
-    places += [(place, framed.read_adts) for place in _places(head, b"\xff", framed.is_adts)]
-    if places:
-        place, reader = min(places, key=lambda found: found[0])
+    begun: list[tuple[int, Reader]] = [
+        (_first_place(head, ogg.MAGIC, ogg.is_page), ogg.read_ogg),
+        (_first_place(head, flac.MAGIC, flac.is_flac), flac.read_flac),
+        (_first_place(head, b"\xff", framed.is_adts), framed.read_adts),
+    ]
+    found = [(place, reader) for place, reader in begun if place >= 0]
+    if found:
+        place, reader = min(found, key=lambda each: each[0])
         return start + place, reader
     if not head:
         raise AudioError(NOT_AUDIO, "an empty file")
     return 0, mpeg.read_mpeg
 
 
-def _places(head: bytes, magic: bytes, begins: Callable[[bytes], bool]) -> Iterator[int]:
-    """The first place where a stream begins, if there is one."""
+def _first_place(head: bytes, magic: bytes, begins: Callable[[bytes], bool]) -> int:
+    """The first place where a stream begins; -1 if there is none."""
     place = -1
     while 0 <= (place := head.find(magic, place + 1)) < SEARCHED:
         if begins(head[place : place + ogg.LARGEST_PAGE]):
-            yield place
-            return
+            return place
+    return -1
