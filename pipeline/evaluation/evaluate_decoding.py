@@ -15,8 +15,8 @@ from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.levels import raw_form
 from tokenizer.audio.augmentation import normalize
-from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import num_frames
+from tokenizer.audio.resampling import resample
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import UpperLayers

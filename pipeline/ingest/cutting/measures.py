@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.resampling import resample
 
 # Frames in which powers are looked at.
 FRAME_SECONDS = 0.02
