@@ -90,7 +90,7 @@ class DevicePasses:
         self.codebook, self.dtype = tokenizer.codebook, tokenizer.token_dtype
         self.frames_per_token = tokenizer.frames_per_token
         # Copies to the device go beside the kernels of the batch before.
-        self.copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.copies = torch.cuda.Stream(self.device) if torch.cuda.is_available() else None
 
     def start(self, waves: Waves) -> PendingTokens:
         """Queue a batch. waves: (n,) fp32 each, as Tokenizer.encode_windows takes them."""
