@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 
+from jobs.bench.support.timing import status_mb
 from jobs.cli import flags
 from jobs.cli.rates import add_rates, record
 from pipeline.cluster.connect import connect
@@ -34,14 +35,6 @@ from tokenizer.storage.folder import Folder
 # Files that the reports are links of.
 DIFFERENT = 100
 CODES = 1024
-
-
-def rss_mb() -> float:
-    """MB of memory that this process has now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 class StubEncoder:
@@ -59,7 +52,7 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
     few = [actor.remote() for _ in range(actors)]
     handles = ray.put([few[number % actors] for number in range(encoders)])
     inputs = [Shard(f"part-{n:06d}", f"s3://bucket/part-{n:06d}.tar", n) for n in range(shards)]
-    before, started, cpu = rss_mb(), time.perf_counter(), time.process_time()
+    before, started, cpu = status_mb("VmRSS"), time.perf_counter(), time.process_time()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         results, failed = run_shards(
             "bench",
@@ -70,9 +63,10 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
         )
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     assert len(results) == shards and not failed
+    more = status_mb("VmRSS") - before
     print(
         f"{shards:>9,}{seconds:>10.1f}{1000 * seconds / shards:>12.3f}{1000 * cpu / shards:>12.3f}"
-        f"{rss_mb() - before:>10.1f}{1024 * (rss_mb() - before) / shards:>12.2f}",
+        f"{more:>10.1f}{1024 * more / shards:>12.2f}",
         flush=True,
     )
     return seconds / shards
@@ -97,7 +91,7 @@ def write_reports(folder: Path, reports: int, rows: int) -> None:
 def measure_gather(folder: Path, reports: int, rows: int) -> float:
     """Print a line; returns seconds for a report."""
     write_reports(folder, reports, rows)
-    before, started = rss_mb(), time.perf_counter()
+    before, started = status_mb("VmRSS"), time.perf_counter()
     summary = gather(Folder(str(folder)), write_manifest=True)
     seconds = time.perf_counter() - started
     assert summary["samples"] == reports * rows

@@ -44,29 +44,26 @@ class Table:
         for row in self.theirs.values():
             self._show(row, "")
         for precision, row in self.ours.items():
-            compared = THEIR_PRECISIONS[precision]
-            ratios = [self._ratio(row.median, way, compared) for way in dict.fromkeys(self._ways())]
+            ratios = self._ratios(row.median, THEIR_PRECISIONS[precision])
             if precision == "bf16":
-                converted = [
-                    self._ratio(row.median, way, ["bf16"]) for way in dict.fromkeys(self._ways())
-                ]
+                converted = self._ratios(row.median, ["bf16"])
                 ratios.append(f"(bf16 weights: {', '.join(converted)})")
             self._show(row, "  ".join(ratios))
             if precision in self.ceilings:
                 self._show_ceiling(precision)
 
-    def _ways(self) -> list[str]:
-        return [way for way, _ in self.theirs]
+    def _ratios(self, seconds: float, precisions: Iterable[str]) -> list[str]:
+        """How much less that is than the fastest of theirs in these precisions, for each way."""
+        ways = dict.fromkeys(way for way, _ in self.theirs)
+        return [self._ratio(seconds, way, precisions) for way in ways]
 
     def _ratio(self, seconds: float, way: str, precisions: Iterable[str]) -> str:
-        """How much less that is than the fastest of theirs of one way and these precisions."""
         best = min(self.theirs[way, precision].median for precision in precisions)
         return f"{best / seconds:.2f} x {way}".strip()
 
     def _show_ceiling(self, precision: str) -> None:
         limit, seconds = self.ceilings[precision]
-        compared = THEIR_PRECISIONS[precision]
-        ratios = [self._ratio(seconds, way, compared) for way in dict.fromkeys(self._ways())]
+        ratios = self._ratios(seconds, THEIR_PRECISIONS[precision])
         print(f"  {f'  {limit}':<34}{1e3 * seconds:9.1f}{'':26}  {'  '.join(ratios)}", flush=True)
 
     def _show(self, row: Row, note: str) -> None:

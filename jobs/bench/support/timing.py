@@ -37,7 +37,7 @@ class Row:
         _wait_for_gpu()
         self.seconds.append(time.perf_counter() - started)
         if self.memory:
-            self.peak_mb = max(self.peak_mb, _status_mb("VmHWM") - before)
+            self.peak_mb = max(self.peak_mb, status_mb("VmHWM") - before)
 
     @property
     def median(self) -> float:
@@ -60,7 +60,8 @@ def _wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def _status_mb(name: str) -> float:
+def status_mb(name: str) -> float:
+    """MB of this process's memory: "VmRSS" in use now, "VmHWM" at most so far (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1]) / 1024
@@ -75,4 +76,4 @@ def _reset_peak() -> float:
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")
-    return _status_mb("VmRSS")
+    return status_mb("VmRSS")
