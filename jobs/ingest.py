@@ -65,6 +65,8 @@ def main() -> int:
     if done["left_beside"]:
         left = kinds(done["left_beside"])
         print(f"left out beside the audio, as too large or of recordings that are cut: {left}")
+    if done["spans_left"]:
+        print(f"left out of the segments, as they lie in none: {kinds(done['spans_left'])} spans")
     print(f"written to {args.output}: shards, reports/, manifest.parquet, summary.json")
     problems = failed_problems(done["failed"])
     return print_problems(problems + reject_problems(done, args.max_reject_rate))

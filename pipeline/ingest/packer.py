@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.ingest.cutting.cut import Segmenter, cut
 from pipeline.ingest.cutting.piece import Piece
+from pipeline.ingest.cutting.spans import RecordingSpans
 from pipeline.ingest.readers.recordings import OpenRecording
 from pipeline.ingest.report import SAMPLE, SOURCE, IngestReport
 from pipeline.ingest.settings import MIX, IngestSettings
@@ -105,17 +106,23 @@ class Packer:
     def _cut(self, recording: OpenRecording, entries: tuple[Entry, ...]) -> None:
         samples, pieces, reason, end = 0, 0, None, 0.0
         beside = {kind: data for kind, data in recording.beside.items() if kind != "json"}
-        parts = False
+        # Of entries that are cut into segments, by their keys.
+        spans: dict[str, RecordingSpans] = {}
         try:
             for piece in self._pieces(recording, entries):
                 pieces += 1
-                parts = parts or not piece.whole
-                end = max(end, self._add_piece(recording, piece, beside if piece.whole else {}))
+                entry = piece.entry
+                if piece.is_segment and entry.key not in spans:
+                    spans[entry.key] = RecordingSpans(_metadata(recording, entry), beside)
+                around = beside if piece.whole else {}
+                added = self._add_piece(recording, piece, around, spans=spans.get(entry.key))
+                end = max(end, added)
                 samples += piece.problem is None
         except AudioError as error:
             reason = error.reason
-        if parts:  # what is said of all of a recording is not true of its parts
-            self.report.left_beside.update(list(beside))
+        for each in spans.values():
+            self.report.left_beside.update(each.whole)
+            self.report.spans_left += each.left()
         self.seconds += end
         self.samples += samples
         if pieces and recording.is_source:
@@ -142,8 +149,18 @@ class Packer:
             key = recording.entries[0].key
         self.report.add(SOURCE, source=recording.path, key=key, **more)
 
-    def _add_piece(self, recording: OpenRecording, piece: Piece, beside: dict[str, bytes]) -> float:
-        """Add a piece's row and its sample, with what lies beside it; returns its end (s)."""
+    def _add_piece(
+        self,
+        recording: OpenRecording,
+        piece: Piece,
+        beside: dict[str, bytes],
+        *,
+        spans: RecordingSpans | None,
+    ) -> float:
+        """Add a piece's row and its sample, with what lies beside it; returns its end (s).
+
+        spans: of the recording, where the piece is a segment of it.
+        """
         start, end = piece.start / piece.rate, (piece.start + piece.samples) / piece.rate
         row = {
             "key": piece.key,
@@ -158,10 +175,14 @@ class Packer:
             if piece.flac is None:
                 piece.problem = self._copy(recording, piece.entry, piece.key)
             else:
-                metadata = _of_piece(recording, piece, start=start, end=end)
+                if spans is None:
+                    metadata = _metadata(recording, piece.entry)
+                else:
+                    metadata, beside = spans.of_segment(piece.key, start, end)
+                text = _of_piece(metadata, recording.path, piece, start=start, end=end)
                 members: list[Member] = [
                     ("flac", piece.flac.file, piece.flac.size),
-                    ("json", metadata, len(metadata)),
+                    ("json", text, len(text)),
                     *((ending, data, len(data)) for ending, data in beside.items()),
                 ]
                 piece.problem = self._add(piece.key, members)
@@ -191,15 +212,15 @@ class Packer:
         self.report.add(SAMPLE, **row)
 
 
-def _of_piece(recording: OpenRecording, piece: Piece, *, start: float, end: float) -> bytes:
-    """The json of a piece: that of its recording or entry, and where it was cut."""
-    metadata = _metadata(recording, piece.entry)
-    cut_from = {"source": recording.path, "start": start, "end": end}
+def _of_piece(metadata: dict, source: str, piece: Piece, *, start: float, end: float) -> bytes:
+    """The json of a piece: what is known of it, and where it was cut. source: its recording."""
+    cut_from = {"source": source, "start": start, "end": end}
     if piece.channel is not None:
         cut_from["channel"] = piece.channel
     # What a manifest says under these names is kept beside what is true of the piece.
-    moved = {f"manifest_{name}": metadata.pop(name) for name in cut_from if name in metadata}
-    return as_json({**metadata, **moved, **cut_from}).encode()
+    moved = {f"manifest_{name}": metadata[name] for name in cut_from if name in metadata}
+    rest = {name: value for name, value in metadata.items() if name not in cut_from}
+    return as_json({**rest, **moved, **cut_from}).encode()
 
 
 def _metadata(recording: OpenRecording, entry: Entry) -> dict:
@@ -207,6 +228,6 @@ def _metadata(recording: OpenRecording, entry: Entry) -> dict:
     text = recording.beside.get("json", entry.metadata.encode())
     try:
         metadata = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         metadata = text.decode(errors="replace")
     return metadata if isinstance(metadata, dict) else {"json": metadata}

@@ -50,6 +50,8 @@ class IngestReport:
     def __init__(self) -> None:
         self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}
         self.left_beside: Counter[str] = Counter()
+        # Of recordings that were cut: spans that are in no segment, by field or ending.
+        self.spans_left: Counter[str] = Counter()
 
     def add(self, kind: str, **row: object) -> None:
         """Add a row; its status is "rejected" where it has a reason."""
@@ -64,6 +66,8 @@ class IngestReport:
             for key, reason in zip(self._columns["key"], self._columns["reason"], strict=True)
         ]
         metadata = {b"left_beside": json.dumps(self.left_beside).encode()}
+        if self.spans_left:
+            metadata[b"spans_left"] = json.dumps(self.spans_left).encode()
         table = pa.table(self._columns, schema=SCHEMA).replace_schema_metadata(metadata)
         pq.write_table(table, path)
 
@@ -80,14 +84,16 @@ def gather(output: Folder) -> dict:
     """
     totals = Counter[str]()
     reasons: Counter[str] = Counter()
-    left: Counter[str] = Counter()
+    left: dict[str, Counter[str]] = {"left_beside": Counter(), "spans_left": Counter()}
     seconds = 0.0
     with scratch_folder() as scratch:
         manifest = scratch / "manifest.parquet"
         with pq.ParquetWriter(manifest, SCHEMA) as writer:
             rows, count = [], 0
             for table in _read_reports(output):
-                left.update(json.loads((table.schema.metadata or {}).get(b"left_beside", b"{}")))
+                metadata = table.schema.metadata or {}
+                for name, counts in left.items():
+                    counts.update(json.loads(metadata.get(name.encode(), b"{}")))
                 table = table.replace_schema_metadata(None)
                 for kind, status in zip(table["kind"].to_pylist(), table["status"].to_pylist()):
                     totals[f"{kind} {status}"] += 1
@@ -114,7 +120,7 @@ def gather(output: Folder) -> dict:
         "rejected": totals["rejected"],
         "rejected_by_reason": dict(sorted(reasons.items())),
         "audio_hours": seconds / 3600,
-        "left_beside": dict(sorted(left.items())),
+        **{name: dict(sorted(counts.items())) for name, counts in left.items()},
     }
 
 

@@ -15,7 +15,7 @@ from pipeline.ingest.readers.tars import read_tar
 from pipeline.ingest.report import IngestReport
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.shard_writer import ShardWriter
-from pipeline.ingest.sources import PARQUET, TAR, SourceFile
+from pipeline.ingest.sources import AUDIO, PARQUET, TAR, SourceFile
 from pipeline.shards.inputs import Shard
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.scratch import scratch_folder
@@ -68,6 +68,9 @@ def _shuffle(settings: IngestSettings, name: str) -> random.Random | None:
 
 def _pack(source: SourceFile, packer: Packer) -> None:
     before, reason = packer.samples, None
+    if source.kind != AUDIO and source.problem is not None:
+        packer.end_source(source, 0, source.problem)
+        return
     try:
         for recording in _recordings(source, packer):
             packer.take(recording)

@@ -20,6 +20,8 @@ BAD_SPAN = "bad_span"
 COMMAND = "command"
 OUTSIDE = "outside_root"
 DUPLICATE_KEY = "duplicate_key"
+# A file that is not there, or is a dead link or no regular file.
+MISSING_FILE = "missing_file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +42,14 @@ class Entry:
     problem: str | None = None
 
     @property
+    def all_of_it(self) -> bool:
+        """Whether the file is wanted from its start to its end, of one channel or of all."""
+        return self.start == 0.0 and self.end is None
+
+    @property
     def whole(self) -> bool:
-        """Whether all of the file is wanted."""
-        return self.start == 0.0 and self.end is None and self.channel is None
+        """Whether all channels of the file are wanted, from its start to its end."""
+        return self.all_of_it and self.channel is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.shards.alignments import ERROR, kind_of
 from pipeline.shards.samples import Sample
-from pipeline.tokenize.spans import ERROR, PARSERS, Audio, kind_of, spans_of
+from pipeline.tokenize.spans import PARSERS, Audio, spans_of
 from tokenizer.storage.token_shards import JSON_ENDING, TOKENS_ENDING
 
 OWN_ENDINGS = (TOKENS_ENDING, JSON_ENDING)

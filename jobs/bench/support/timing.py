@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from jobs.bench.support.processes import status_mb
+
 
 @dataclass(kw_only=True)
 class Row:
@@ -58,14 +60,6 @@ def take_turns(rows: Iterable[Row], turns: int) -> None:
 def _wait_for_gpu() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def status_mb(name: str) -> float:
-    """MB of this process's memory: "VmRSS" in use now, "VmHWM" at most so far (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 def _reset_peak() -> float:

@@ -146,8 +146,7 @@ class _Cutting:
         self.channels = channels
         for entry in self.entries:
             for key, channel in self._channels(entry):
-                whole = entry.start == 0 and entry.end is None
-                if self.new_segmenter is not None and whole:
+                if self.new_segmenter is not None and entry.all_of_it:
                     segmenter = self.new_segmenter()
                     self.tracks.append(
                         _Track(key, entry, channel, segmenter=segmenter, rate=self.rate)

@@ -50,6 +50,11 @@ class Piece:
         """Whether it has all of the recording's length, if not all of its channels."""
         return self.start == 0 and self.end is None
 
+    @property
+    def is_segment(self) -> bool:
+        """Whether it was cut from a recording of which all is wanted."""
+        return self.entry.all_of_it and not self.whole
+
     def add(self, block: np.ndarray) -> None:
         """The next samples, (n, channels) float32."""
         self.samples += len(block)

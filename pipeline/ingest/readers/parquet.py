@@ -12,8 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.ingest.manifests.places import AudioPlaces, Listings
-from pipeline.ingest.readers.recordings import MISSING_FILE, OpenRecording
-from pipeline.ingest.sources import BAD_LINE, DUPLICATE_KEY, Entry, SourceFile, as_json, key_of
+from pipeline.ingest.readers.recordings import OpenRecording
+from pipeline.ingest.sources import (
+    BAD_LINE,
+    DUPLICATE_KEY,
+    MISSING_FILE,
+    Entry,
+    SourceFile,
+    as_json,
+    key_of,
+)
 from tokenizer.audio.containers.find import SOUND_ENDINGS
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.file_stream import read_whole

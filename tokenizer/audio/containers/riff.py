@@ -10,10 +10,10 @@ from collections.abc import Generator
 from typing import BinaryIO
 
 from tokenizer.audio.containers import mpeg
+from tokenizer.audio.containers.others import check_rest, end_of_samples
 from tokenizer.audio.containers.parts import (
     Chunk,
     Part,
-    check_rest,
     joined,
     one_after_another,
     read_at,
@@ -65,7 +65,9 @@ def read_wav(file: BinaryIO, start: int) -> Generator[Part, None, int | None]:
         cut = stop if following == stop and not wave64 else end
         yield Part(file=view(file, start, cut), format="w64" if wave64 else "wav")
     else:
-        sound = joined(file, [header(fmt, size, order=order), (chunk.start, end)])
+        following = end_of_samples(file, chunk.start, lambda place: _begins(file, place))
+        end = min(end, following)
+        sound = joined(file, [header(fmt, end - chunk.start, order=order), (chunk.start, end)])
         yield Part(file=sound, format="wav")
     return following if following < stop else None
 
