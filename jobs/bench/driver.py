@@ -116,11 +116,11 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
         )
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     assert audio == 1e4 * shards and not failed
-    more = [status_mb("VmRSS") - driver, *(memory_mb(name) - before[name] for name in before)]
+    now = status_mb("VmRSS")
+    more = [now - driver, *(memory_mb(name) - before[name] for name in before)]
     print(
         f"{shards:>9,}{seconds:>10.1f}{1000 * seconds / shards:>12.3f}{1000 * cpu / shards:>12.3f}"
-        f"{status_mb('VmRSS'):>11.0f}{room.memory:>8.0f}"
-        + "".join(f"{each:>10.1f}" for each in more),
+        f"{now:>11.0f}{room.memory:>8.0f}" + "".join(f"{each:>10.1f}" for each in more),
         flush=True,
     )
     return seconds / shards
