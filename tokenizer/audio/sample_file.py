@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tokenizer.storage import disk
+from tokenizer.errors import is_disk_full
 
 # Most bytes that are kept of a recording: five hours of float32. Of a longer one nothing is, and it
 # is decoded again.
@@ -33,7 +33,7 @@ class SampleFile:
             self._file.write(np.ascontiguousarray(block).data)
             self._file.flush()
         except OSError as error:
-            if not disk.is_full(error):
+            if not is_disk_full(error):
                 raise
             return False
         self._bytes += block.nbytes

@@ -172,10 +172,12 @@ class ContinuationScores:
         column.put("auto_bleu_2_words", key, bleus)
         if self.reader:
             known = [text for text, each in zip(texts, words) if each]
-            self._put_likelihoods(column, key, known, len(texts) - len(known))
+            self._put_likelihoods(column, key, known, wordless=len(texts) - len(known))
         return words[0]
 
-    def _put_likelihoods(self, column: Column, key: str, texts: list[str], wordless: int) -> None:
+    def _put_likelihoods(
+        self, column: Column, key: str, texts: list[str], *, wordless: int
+    ) -> None:
         assert self.reader
         scores = self.reader.score(texts)
         gslm = [score.gslm for score in scores if score.gslm]

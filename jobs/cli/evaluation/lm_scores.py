@@ -31,7 +31,7 @@ def prediction_scores(
     return {
         "scores": {
             "bits_per_token": bits.record("bits", whose),
-            "perplexity": ScoreInterval(value, low, high=high, count=bits.count).record("", whose),
+            "perplexity": ScoreInterval(value, low, high, count=bits.count).record("", whose),
             "bits_per_second": bits.scaled(tokens_per_second).record("bit/s", ""),
         },
         "utterances": {
@@ -61,8 +61,8 @@ def pair_scores(judged: dict[str, list[Judged]]) -> dict[str, dict]:
         for variant, per_token in VARIANTS.items():
             score = f"{name}: accuracy_{variant}"
             low, high = figures[f"interval_{variant}"]
-            share, count = figures[f"accuracy_{variant}"], figures["groups"]
-            interval = ScoreInterval(share, low, high=high, count=count)
+            value, count = figures[f"accuracy_{variant}"], figures["groups"]
+            interval = ScoreInterval(value, low, high, count=count)
             scores[score] = interval.record("share", "")
             for group, value in group_scores(pairs, per_token).items():
                 groups.setdefault(f"{name}: {group}", {})[score] = value

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pipeline.shards.inputs import Shard
-from tokenizer.storage import disk
+from tokenizer.errors import is_disk_full
 
 PARTIAL = ".partial"
 # Room that a task takes for its file at once, so that it seldom looks at all files.
@@ -123,7 +123,7 @@ class FeatureWriter:
                 self.file.flush()
                 self.written = size
         except OSError as error:
-            if not disk.is_full(error):
+            if not is_disk_full(error):
                 raise
             fits = False
         if not fits:  # this shard is encoded anew in each pass
