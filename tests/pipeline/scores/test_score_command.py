@@ -105,11 +105,16 @@ def test_scores_are_those_of_the_models(places, models):
         for name in ("utmos", "wer", *(f"dnsmos_{part}" for part in naturalness.DNSMOS))
     }
     for name, score in scores.items():
-        assert set(score) == {"value", "low", "high", "count", "unit", "model"}
-        assert score["low"] <= score["value"] <= score["high"] and score["model"], name
+        assert set(score) == {"value", "low", "high", "count", "unit", "model"} and score["model"]
         if name in utterances["awb-s00"]:
             values = [each[name] for each in utterances.values()]
-            assert mean_interval(values).value == pytest.approx(score["value"])
+            known = [value for value in values if value is not None]
+            # A breathy vocoder may have too few voiced frames for a correlation.
+            missing = sum(figures["unscored"].get(name, {}).values())
+            assert (score["count"], missing) == (len(known), 3 - len(known)), name
+            assert mean_interval(known).value == pytest.approx(score["value"])
+        if score["count"] > 1:
+            assert score["low"] <= score["value"] <= score["high"], name
     assert "jiwer 4.0.0" in scores["dwer"]["model"] and "pystoi" in scores["stoi"]["model"]
     # The vocoder alone loses less than vocoder and codebook do.
     assert scores["stoi_of_copy"]["value"] > scores["stoi"]["value"]
