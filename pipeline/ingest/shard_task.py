@@ -3,13 +3,12 @@
 import random
 from collections.abc import Callable, Iterator
 
-import pyarrow as pa
 from ray.actor import ActorHandle
 
 from pipeline.ingest.cutting.cut import Segmenter
 from pipeline.ingest.dedup import STAGING
 from pipeline.ingest.packer import Packer
-from pipeline.ingest.readers.parquet import read_parquet
+from pipeline.ingest.readers.parquet import BrokenTable, read_parquet
 from pipeline.ingest.readers.recordings import OpenRecording, read_audio_file
 from pipeline.ingest.readers.tars import read_tar
 from pipeline.ingest.report import IngestReport
@@ -19,8 +18,6 @@ from pipeline.ingest.sources import PARQUET, TAR, SourceFile
 from pipeline.shards.inputs import Shard
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.scratch import scratch_folder
-
-BROKEN_TABLE = "broken_table"
 
 
 def ingest_sources(
@@ -71,8 +68,8 @@ def _pack(source: SourceFile, packer: Packer) -> None:
     try:
         for recording in _recordings(source, packer):
             packer.take(recording)
-    except pa.ArrowInvalid:
-        reason = BROKEN_TABLE
+    except BrokenTable as error:
+        reason = error.reason
     packer.end_source(source, packer.samples - before, reason)
 
 
