@@ -14,7 +14,7 @@ import soundfile
 
 from lm.generation import Generator, Sampling
 from lm.prompts import Prompt
-from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
 from tokenizer.codec.decoder import Decoding
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
@@ -93,13 +93,15 @@ def continue_prompts(
         continuations = generator.generate(
             [prompt.tokens for prompt, _ in batch],
             settings.tokens,
-            [_seed(settings.seed, prompt.key, sample) for prompt, sample in batch],
+            [continuation_seed(settings.seed, prompt.key, sample) for prompt, sample in batch],
             sampling=settings.sampling,
             show=update,
         )
         for (prompt, sample), tokens in zip(batch, continuations):
             key = prompt.key if settings.samples == 1 else f"{prompt.key}.{sample + 1}"
-            _write(output, key, prompt=prompt.tokens, tokens=tokens, decoding=decoding)
+            waves = _waves(prompt.tokens, tokens, decoding) if decoding else {}
+            rate = decoding.sample_rate if decoding else SAMPLE_RATE
+            write_continuation(output, key, tokens=tokens, waves=waves, sample_rate=rate)
     output.sweep()
     return len(rows)
 
@@ -109,23 +111,37 @@ def _times(show: Callable[[int], object], rows: int) -> Callable[[int], object]:
     return lambda tokens: show(rows * tokens)
 
 
-def _seed(seed: int, key: str, sample: int) -> int:
+def continuation_seed(seed: int, key: str, sample: int) -> int:
+    """The seed of one continuation. key: its prompt's. sample: its number, from 0."""
     digest = hashlib.sha256(f"{seed} {sample} {key}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
-def _write(
-    output: Folder, key: str, prompt: np.ndarray, tokens: np.ndarray, decoding: Decoding | None
+def write_continuation(
+    output: Folder, key: str, *, tokens: np.ndarray, waves: dict[str, np.ndarray], sample_rate: int
 ) -> None:
+    """Publish a continuation's tokens, (T,), and sounds, {ending: (n,)}, as KEY.ENDING each."""
     with scratch_folder() as scratch:
         path = scratch / "file"
         with path.open("wb") as file:
             np.save(file, tokens.astype(np.uint32 if tokens.max() > 0xFFFF else np.uint16))
         output.publish(path, f"{key}.{TOKENS_ENDING}")
-        if decoding is None:
-            return
-        joined = decoding.waveform(np.concatenate([prompt.astype(np.int64), tokens]))
-        begin = len(prompt) * decoding.frames_per_token * decoding.samples_per_frame
-        for wave, ending in zip((joined, joined[begin:]), SOUND_ENDINGS, strict=True):
-            soundfile.write(path, wave, decoding.sample_rate, format="WAV")
+    write_sounds(output, key, waves, sample_rate=sample_rate)
+
+
+def write_sounds(
+    output: Folder, key: str, waves: dict[str, np.ndarray], *, sample_rate: int
+) -> None:
+    """Publish sounds, {ending: (n,)}, as KEY.ENDING each."""
+    with scratch_folder() as scratch:
+        path = scratch / "file"
+        for ending, wave in waves.items():
+            soundfile.write(path, wave, sample_rate, format="WAV")
             output.publish(path, f"{key}.{ending}")
+
+
+def _waves(prompt: np.ndarray, tokens: np.ndarray, decoding: Decoding) -> dict[str, np.ndarray]:
+    """The sound of prompt and continuation together, and of the continuation alone."""
+    joined = decoding.waveform(np.concatenate([prompt.astype(np.int64), tokens]))
+    begin = len(prompt) * decoding.samples_per_token
+    return dict(zip(SOUND_ENDINGS, (joined, joined[begin:]), strict=True))

@@ -2,7 +2,7 @@
 
 import io
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -34,21 +34,21 @@ class Prompt:
 
 def audio_prompts(
     files: dict[str, str], tokenizer: Tokenizer, show: Callable[[int], object] | None = None
-) -> list[Prompt]:
-    """Audio files, tokenized. A prompt's key is its file's path without the ending.
+) -> Iterator[Prompt]:
+    """Audio files, tokenized one by one. A prompt's key is its file's path without the ending.
 
     files: {path below their common folder: url}. show: called with the number of files just done.
     Raises UsageError when a file is not audio or has no frame of sound, or two have one key.
     """
-    prompts: dict[str, Prompt] = {}
+    urls: dict[str, str] = {}
     for path, url in files.items():
         key = posixpath.splitext(path)[0]
-        if key in prompts:
-            raise UsageError(f"{prompts[key].url} has the same name", "rename one", value=url)
-        prompts[key] = Prompt(key=key, tokens=_encode(url, tokenizer), url=url)
+        if key in urls:
+            raise UsageError(f"{urls[key]} has the same name", "rename one", value=url)
+        urls[key] = url
+        yield Prompt(key=key, tokens=_encode(url, tokenizer), url=url)
         if show:
             show(1)
-    return list(prompts.values())
 
 
 def _encode(url: str, tokenizer: Tokenizer) -> np.ndarray:
@@ -69,37 +69,43 @@ def _encode(url: str, tokenizer: Tokenizer) -> np.ndarray:
         raise UsageError(one_line(error), "give a file of speech", value=url) from error
 
 
-def token_prompts(files: dict[str, str], config: LMConfig, limit: int | None) -> list[Prompt]:
+def token_prompts(
+    files: dict[str, str], config: LMConfig, limit: int | None = None
+) -> Iterator[Prompt]:
     """Utterances of token shards, under their keys, and of .npy arrays, under their paths.
 
     files: {path below their common folder: url}. limit: maximum number of prompts. Raises
     UsageError when a file holds no tokens, a shard is another tokenizer's, or two have one key.
     """
-    prompts: dict[str, Prompt] = {}
-    for path, url in files.items():
-        for key, tokens in _tokens(path, url=url, config=config, limit=limit):
-            if key in prompts:
-                problem = f"{prompts[key].url} has a {key} too"
-                raise UsageError(problem, "give one of them", value=url)
-            prompts[key] = Prompt(key=key, tokens=tokens, url=url)
-    return list(prompts.values())[:limit]
+    urls: dict[str, str] = {}
+    found = (
+        Prompt(key=key, tokens=tokens, url=url)
+        for path, url in files.items()
+        for key, tokens in _tokens(path, url=url, config=config)
+    )
+    for prompt in islice(found, limit):
+        if prompt.key in urls:
+            problem = f"{urls[prompt.key]} has a {prompt.key} too"
+            raise UsageError(problem, "give one of them", value=prompt.url)
+        urls[prompt.key] = prompt.url
+        yield prompt
 
 
-def _tokens(
-    path: str, url: str, config: LMConfig, limit: int | None
-) -> list[tuple[str, np.ndarray]]:
-    """(key, (T,) tokens) of the first `limit` utterances of one file."""
+def _tokens(path: str, url: str, config: LMConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, (T,) tokens) of each utterance of one file."""
     fs, place = filesystem(url)
     try:
         with FileStream(fs, place) as file:
             if path.endswith(TOKENS_ENDING):
                 key = path.removesuffix(TOKENS_ENDING).removesuffix(".tokens")
-                return [(key, parse_tokens(key, file.read()))]
+                yield key, parse_tokens(key, file.read())
+                return
             check_shard_tokenizer(url, config.tokenizer, "the model's")
             utterances: Iterable[TokenUtterance] = read_tokens(file, with_json=False)
             if reported := find_report(url):
                 utterances = as_reported(utterances, *reported)
-            return [(each.key, each.tokens) for each in islice(utterances, limit)]
+            for each in utterances:
+                yield each.key, each.tokens
     except UsageError as error:
         error.value, error.remedy = url, error.remedy or TOKENS_REMEDY
         raise

@@ -4,6 +4,8 @@ Nothing is mocked: jobs run as a user runs them, and S3 is a server in another p
 """
 
 import contextlib
+import fcntl
+import importlib
 import io
 import json
 import os
@@ -23,11 +25,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset as wds
-from ray_cluster import ROOT, JobProcess, end_ray, environment, store_variables
+from ray_cluster import JOBS, ROOT, end_ray, environment, store_variables
 from stores import s3_server
+from tars import SPEECH
 from transformers import WavLMConfig, WavLMModel
 
-SPEECH = ROOT / "tests" / "speech"
 SETTINGS = ("window_seconds", "context_seconds", "batch_size", "batch_seconds", "precision")
 # One encoder of one thread: what a shard's bytes are compared with, over and over.
 ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)
@@ -88,10 +90,11 @@ def job_command(job: str, *flags) -> list[str]:
     return [sys.executable, f"jobs/{job}.py", *map(str, flags)]
 
 
-JOBS = JobProcess()
+# Seconds: many times what any job takes, as a machine may be slow and busy.
+LONGEST_JOB = 400
 
 
-def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
+def run_job(job: str, *flags, env: dict | None = None):
     """Run jobs/JOB.py as a user does, from the repository's root, and wait for it.
 
     env: variables to add, or with None to remove. A job with `env` has a process of its own and
@@ -100,12 +103,12 @@ def run_job(job: str, *flags, env: dict | None = None, timeout: float = 120):
     text.
     """
     if env is None:
-        return JOBS.run(job_command(job, *flags), timeout)
+        return JOBS.run(job_command(job, *flags), LONGEST_JOB)
     return subprocess.run(
         job_command(job, *flags),
         cwd=ROOT,
         env=environment(env),
-        timeout=timeout,
+        timeout=LONGEST_JOB,
         capture_output=True,
         text=True,
     )
@@ -134,6 +137,51 @@ def run_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedP
     )
 
 
+# The modules that hand a training to Ray Train.
+TRAINERS = {"train_lm": "jobs.cli.training.lm", "train_tokenizer": "pipeline.training.distill"}
+
+
+class Board:
+    """In place of the actor that progress is written to."""
+
+    @property
+    def write(self):
+        return self
+
+    def remote(self, *values, **named):
+        pass
+
+
+def train_here(job: str, *flags, env: dict | None = None) -> subprocess.CompletedProcess:
+    """As run_here, with the training in this process too: Ray Train's own take long to start."""
+
+    def run(name: str, function: Callable[[dict], None], *, make_run: Callable, **_) -> None:
+        function({"run": make_run(Board())})
+
+    module, threads = importlib.import_module(TRAINERS[job]), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "connect", lambda: None)
+        patch.setattr(module, "run_in_processes", run)
+        done = run_here(job, *flags, env=env)
+    torch.set_num_threads(threads)
+    return done
+
+
+def as_flags(values: dict) -> list:
+    """A command line's flags. A list is several values, None leaves one out, True is a switch."""
+    line: list = []
+    for name, value in values.items():
+        if value is not None:
+            given = value if isinstance(value, list | tuple) else [value]
+            line += [f"--{name}", *(each for each in given if each is not True)]
+    return line
+
+
+def json_lines(path: Path) -> list[dict]:
+    """The lines of a log; none where there is no file yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:
     """Start jobs/JOB.py, and kill it and its Ray with SIGKILL once `reached` returns true.
 
@@ -151,7 +199,7 @@ def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:
         deadline = time.monotonic() + 200
         while not reached():
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.002)
+            time.sleep(0.01)
         end_ray(folder)  # the trainer is a process of it
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -212,15 +260,18 @@ def encoder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(encoder, tmp_path_factory) -> Path:
-    """A tokenizer folder, trained by jobs/train_tokenizer.py on tests/speech."""
-    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    flags = {"input": SPEECH, "encoder": encoder, "layer": 2, "codebook-size": 128}
-    done = run_job(
-        "train_tokenizer",
-        *(part for name, value in flags.items() for part in (f"--{name}", value)),
-        *("--output", folder),
-    )
-    assert done.returncode == 0, done.stderr
+    """A tokenizer folder, trained by jobs/train_tokenizer.py on tests/speech.
+
+    Tests must not change it: files that are run side by side have the same one.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tokenizer"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            flags = {"input": SPEECH, "encoder": encoder, "layer": 2, "codebook-size": 128}
+            done = run_job("train_tokenizer", *as_flags({**flags, "output": folder}))
+            assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,21 +58,38 @@ def free_port() -> int:
             return port
 
 
+# Processes that are known not to be of a Ray: (its folder, process id, start of the process). Tests
+# that wait for a process of Ray look many times a second, which would take most of a core.
+OTHERS: set[tuple[str, str, str]] = set()
+# Seconds after which a process does not become another program any more.
+SETTLED = 5
+
+
 def ray_processes(folder: str) -> dict[int, str]:
     """{process id: command line} of the Ray processes whose RAY_TMPDIR this is.
 
     They have it in their environment, or in their open files: Ray's agents clear their environment.
     """
     found = {}
-    for entry in Path("/proc").iterdir():
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            files = " ".join(os.readlink(link) for link in (entry / "fd").iterdir())
+            with open(f"/proc/{name}/stat") as stat:
+                start = stat.read().rpartition(")")[2].split()[19]
+            if (folder, name, start) in OTHERS:
+                continue
+            entry = Path("/proc", name)
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            environ = (entry / "environ").read_bytes()
-            if folder.encode() in environ or f"{folder}/session_" in files + line:
-                found[int(entry.name)] = line
+            if folder in line or folder.encode() in (entry / "environ").read_bytes():
+                found[int(name)] = line
+                continue
+            files = " ".join(os.readlink(link) for link in (entry / "fd").iterdir())
+            if f"{folder}/session_" in files:
+                found[int(name)] = line
+            elif now - int(start) / os.sysconf("SC_CLK_TCK") > SETTLED:
+                OTHERS.add((folder, name, start))
         except (OSError, ValueError):
-            continue  # not a process, or one that has ended
+            continue  # it has ended
     found.pop(os.getpid(), None)
     return found
 
@@ -126,7 +144,12 @@ class Cluster:
             **more,
         }
         parts = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-        self.ray_start("--head", *parts)
+        self.ray_start("--head", "--no-monitor", *parts)
+
+    def job_environment(self, more: dict) -> dict:
+        """The environment of a job that connects to it. more: variables to add."""
+        token = {name: self.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+        return environment({**more, **token, "RAY_ADDRESS": f"127.0.0.1:{self.port}"})
 
     def ray_start(self, *flags: str, env: dict | None = None) -> None:
         """`ray start`. env: variables to add, which the node's processes have too."""
@@ -134,7 +157,8 @@ class Cluster:
         # Not a pipe: the cluster's processes would hold it open.
         with log.open("w") as output:
             done = subprocess.run(
-                [*RAY, "start", *flags],
+                # The monitor of logs would read them for as long as the node lives, for nobody.
+                [*RAY, "start", "--include-log-monitor=false", *flags],
                 env={**self.env, **(env or {})},
                 cwd=self.folder,
                 timeout=120,
@@ -156,29 +180,37 @@ def store_variables() -> dict:
 
 
 @functools.cache
-def shared_cluster() -> dict:
-    """The environment of a job that connects to the shared cluster; the first call starts it.
-
-    A job that starts its own cluster takes three more seconds of a core, and the suite runs dozens
-    of jobs. The cluster ends with this process, and reaches the session's S3 server.
+def _shared() -> Cluster:
+    """A job that starts its own cluster takes three more seconds of a core, and the suite runs
+    dozens of jobs. This one ends with this process, and reaches the session's S3 server.
     """
-    cluster = Cluster({"PYTHONPATH": ROOT, **store_variables()}, dashboard=False)
+    modules = f"{ROOT}{os.pathsep}{ROOT / 'tests/pipeline/cluster'}"  # of tests, for workers
+    cluster = Cluster({"PYTHONPATH": modules, **store_variables()}, dashboard=False)
     atexit.register(end_ray, cluster.folder)
     cluster.start()
-    token = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    address = {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-    return environment({**store_variables(), **token, **address})
+    return cluster
+
+
+def shared_cluster() -> dict:
+    """The environment of a job that connects to the shared cluster; the first call starts it."""
+    return _shared().job_environment(store_variables())
+
+
+def shared_processes() -> dict[int, str]:
+    """{process id: command line} of the shared cluster's processes."""
+    return ray_processes(_shared().folder)
 
 
 class JobProcess:
-    """A process that runs one job after the other, connected to the shared cluster.
+    """A process that runs one job after the other, connected to one cluster.
 
     A job in a process of its own would spend most of a test's time on imports, its own and those of
-    new workers.
+    new workers. environment: gives the variables of a job that connects to the cluster; asked for
+    when the first job comes.
     """
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, environment: Callable[[], dict]) -> None:
+        self.environment, self.lock = environment, threading.Lock()
         self.process: subprocess.Popen | None = None
 
     def run(self, command: list[str], timeout: float) -> subprocess.CompletedProcess:
@@ -188,11 +220,11 @@ class JobProcess:
                 self.process = subprocess.Popen(
                     [sys.executable, __file__],
                     cwd=ROOT,
-                    env=shared_cluster(),
+                    env=self.environment(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )
-                atexit.register(self.process.kill)
+                atexit.register(self.end)
             self.process.stdin.write(json.dumps(command[1:]).encode() + b"\n")
             self.process.stdin.flush()
             if not select.select([self.process.stdout], [], [], timeout)[0]:
@@ -201,6 +233,16 @@ class JobProcess:
             answer = self.process.stdout.readline()
             assert answer, f"{command} ended the process that it ran in"
             return subprocess.CompletedProcess(command, *json.loads(answer))
+
+    def end(self) -> None:
+        """End the process, if a job has begun it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+# For jobs that need no Ray of their own.
+JOBS = JobProcess(shared_cluster)
 
 
 def _serve() -> None:

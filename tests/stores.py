@@ -74,7 +74,7 @@ def s3_server(log: Path, env: dict | None = None) -> Iterator[S3]:
         yield S3(env["AWS_ENDPOINT_URL"], env, "speech", client)
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:

@@ -2,12 +2,11 @@
 
 Both sides load the same weights: those of --checkpoint, or random ones in the shapes of
 focalcodec_50hz, focalcodec_50hz_4k_causal and wavslm_4k. Their rows are in fp32, under autocast to
-bf16, and with their weights converted to bf16, which their code does nowhere. Our fp32 rows are
-compared with theirs in fp32, and our bf16 rows with the faster of theirs in fp32 and under
-autocast; in brackets, with the converted weights. Rows take turns, so that a noisy machine slows
-all of them alike; each row is the median of its turns. Below a row of ours is its ceiling: how
-long its matrix products alone would take at the fastest rate of this machine, or its weights to be
-read from memory once a step.
+bf16, and with their weights converted to bf16, which their code does nowhere. All our rows are
+compared with theirs in fp32, which is how their code runs, and our bf16 rows with the two others
+too. Rows take turns, so that a noisy machine slows all of them alike; each row is the median of
+its turns. Below a row of ours is its ceiling: how long its matrix products alone would take at the
+fastest rate of this machine, or its weights to be read from memory once a step.
 """
 
 import sys

@@ -18,13 +18,23 @@ EXTRAS = {
     "braceexpand": "pipeline",
     "faiss": "pipeline",
     "huggingface_hub": "pipeline",
+    "jiwer": "scores",
+    "librosa": "scores",
+    "onnxruntime": "scores",
+    "pesq": "scores",
+    "pkg_resources": "scores",  # of setuptools; webrtcvad imports it
+    "pystoi": "scores",
     "ray": "pipeline",
+    "resemblyzer": "scores",
     "s3fs": "pipeline",
+    "speechmos": "scores",
     "starlette": "serve",
+    "swift_f0": "scores",
     "tensorboardX": "train",
     "transformers": "pipeline",
     "uvicorn": "serve",
     "webdataset": "pipeline",
+    "webrtcvad": "scores",
     "websockets": "serve",
 }
 # What a shell reports for a process that SIGINT, SIGPIPE or SIGTERM ended.

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from jobs.cli.errors import named, unusable
 from tokenizer.errors import one_line
@@ -49,6 +50,18 @@ def print_figures(
     """A line for each figure: its name, its value, what it means."""
     for name, value in figures.items():
         print(f"{name:<28}{show(value):>12}  {meanings.get(name, '')}".rstrip())
+
+
+def with_intervals(
+    meanings: Mapping[str, str], scores: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Meanings that begin with the 95 % interval of the figure, where it has one."""
+    found = dict(meanings)
+    for name, score in scores.items():
+        if score["low"] is not None:
+            interval = f"{show(score['low'])} to {show(score['high'])}"
+            found[name] = ": ".join(part for part in (interval, meanings.get(name)) if part)
+    return found
 
 
 def show(value: float | int | str | None) -> str:

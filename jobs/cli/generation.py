@@ -26,13 +26,7 @@ NO_VOCODER = (
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """All flags of the job."""
     add_lm(parser)
-    prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument(
-        "--prompt", nargs="+", metavar="URL", help="audio files, folders of them or globs"
-    )
-    prompt.add_argument(
-        "--prompt-tokens", nargs="+", metavar="URL", help="token shards (.tar) or arrays (.npy)"
-    )
+    add_prompts(parser)
     add_output(parser, "the continuations")
     parser.add_argument(
         "--prompt-seconds",
@@ -54,7 +48,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="continuations of each prompt (default: %(default)s)",
     )
-    _add_sampling(parser.add_argument_group("how tokens are drawn"))
+    add_sampling(parser.add_argument_group("how tokens are drawn"))
     where = parser.add_argument_group("where and how it runs")
     where.add_argument(
         "--tokenizer",
@@ -76,7 +70,19 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sampling(how: argparse._ArgumentGroup) -> None:
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """--prompt and --prompt-tokens."""
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument(
+        "--prompt", nargs="+", metavar="URL", help="audio files, folders of them or globs"
+    )
+    prompt.add_argument(
+        "--prompt-tokens", nargs="+", metavar="URL", help="token shards (.tar) or arrays (.npy)"
+    )
+
+
+def add_sampling(how: argparse._ArgumentGroup) -> None:
+    """--temperature, --top-k, --top-p and --seed."""
     # The defaults are Sampling's; a test compares them. Its module imports PyTorch.
     how.add_argument(
         "--temperature",
@@ -99,6 +105,32 @@ def _add_sampling(how: argparse._ArgumentGroup) -> None:
     )
 
 
+def find_prompts(args: argparse.Namespace, files: TokenizerFiles | None) -> dict[str, str]:
+    """{path: url} of what --prompt or --prompt-tokens name.
+
+    files: the model's tokenizer. Raises UsageError for what is not there, and for audio without a
+    tokenizer.
+    """
+    from lm.prompts import TOKENS_ENDING
+    from pipeline.shards.inputs import SHARD_ENDINGS, find_files
+    from pipeline.shards.members import AUDIO_ENDINGS
+
+    flag, values = "--prompt-tokens", args.prompt_tokens
+    endings: tuple[str, ...] = (*SHARD_ENDINGS, TOKENS_ENDING)
+    if not args.prompt_tokens and files is None:
+        raise unusable(
+            "--lm",
+            args.lm,
+            problem="it has no tokenizer for audio: it was trained on imported tokens",
+            remedy="give tokens, with --prompt-tokens",
+        )
+    if not args.prompt_tokens:
+        flag, values = "--prompt", args.prompt
+        endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
+    _, found = named(flag, find_files, values, endings)
+    return {path: file.url for path, file in found.items()}
+
+
 def read_prompts(
     args: argparse.Namespace, files: TokenizerFiles | None, config: LMConfig, device: str
 ) -> list[Prompt]:
@@ -108,29 +140,16 @@ def read_prompts(
     """
     from tqdm import tqdm
 
-    from lm.prompts import TOKENS_ENDING, audio_prompts, token_prompts
-    from pipeline.shards.inputs import SHARD_ENDINGS, find_files
-    from pipeline.shards.members import AUDIO_ENDINGS
+    from lm.prompts import audio_prompts, token_prompts
     from tokenizer.tokenizer import Tokenizer
 
+    urls = find_prompts(args, files)
     if args.prompt_tokens:
-        _, found = named(
-            "--prompt-tokens", find_files, args.prompt_tokens, (*SHARD_ENDINGS, TOKENS_ENDING)
-        )
-        urls = {path: file.url for path, file in found.items()}
         with naming("--prompt-tokens"):
-            return token_prompts(urls, config, args.limit)
-    if files is None:
-        raise unusable(
-            "--lm",
-            args.lm,
-            problem="it has no tokenizer for audio: it was trained on imported tokens",
-            remedy="give tokens, with --prompt-tokens",
-        )
-    endings = tuple(f".{ending}" for ending in AUDIO_ENDINGS)
-    _, found = named("--prompt", find_files, args.prompt, endings)
-    urls = {path: file.url for path, file in islice(found.items(), args.limit)}
+            return list(token_prompts(urls, config, args.limit))
+    assert files is not None
+    urls = dict(islice(urls.items(), args.limit))
     # On a terminal alone: an error is then the only line of a log.
     line = tqdm(total=len(urls), desc="prompts", unit=" files", leave=False, disable=None)
     with naming("--prompt"), line:
-        return audio_prompts(urls, Tokenizer(files, device), line.update)
+        return list(audio_prompts(urls, Tokenizer(files, device), line.update))

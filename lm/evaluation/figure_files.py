@@ -15,7 +15,10 @@ from tokenizer.storage.retries import patiently
 
 REMEDY = "give a file that jobs/evaluate.py wrote with its figures"
 # What has a place of its own in a report, or is no figure.
-NOT_FIGURES = ("pairs", "published", "left_out", "problems")
+NOT_FIGURES = (
+    *("pairs", "published", "left_out", "problems", "unscored", "settings", "speakers", "groups"),
+    *("reference_utterances", "reference_unscored"),
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,11 @@ class FigureFiles:
         return [(name, rows) for name, rows in found if rows]
 
 
-def read_figures(urls: Sequence[str]) -> FigureFiles:
-    """Read files of figures. Raises UsageError for one that is no JSON object, or is not there."""
+def read_figures(urls: Sequence[str], argument: str = "figures") -> FigureFiles:
+    """Read files of figures. Raises UsageError for one that is no JSON object, or is not there.
+
+    argument: the name they were given under, for the message.
+    """
     read = FigureFiles([])
     for url in urls:
         try:
@@ -83,14 +89,14 @@ def read_figures(urls: Sequence[str]) -> FigureFiles:
                 for task, share in shares.items():
                     read.published.setdefault(task, {})[str(system)] = float(share)
         except UsageError as error:
-            error.argument = error.argument or "figures"
+            error.argument = error.argument or argument
             raise
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
                 f"it cannot be read as figures: {one_line(error)}",
                 REMEDY,
                 value=url,
-                argument="figures",
+                argument=argument,
             ) from error
         read.files.append((public_url(url), figures))
     return read
@@ -103,13 +109,19 @@ def _task(name: str, figures: dict, published: dict[str, float]) -> TaskShare:
 
 
 def _rows(figures: dict, before: str = "") -> Iterator[tuple[str, str, str]]:
+    scores = figures.get("scores")
     for key, value in figures.items():
         name = f"{before}{key}"
-        if not before and key in NOT_FIGURES:
+        if isinstance(scores, dict) and key in scores:  # there with its interval
+            continue
+        # Under "utterances" each one's own scores may be, in place of how many there are.
+        per_utterance = key == "utterances" and isinstance(value, dict)
+        if not before and (key in NOT_FIGURES or per_utterance):
             continue
         if isinstance(value, dict) and "value" in value:
-            interval = value.get("interval")
-            bounds = interval if isinstance(interval, list) and len(interval) == 2 else []
+            interval = value.get("interval") or [value.get("low"), value.get("high")]
+            known = isinstance(interval, list) and len(interval) == 2 and None not in interval
+            bounds = interval if known else []
             yield name, _shown(value["value"]), " to ".join(map(_shown, bounds))
         elif isinstance(value, dict):
             yield from _rows(value, f"{name}: ")

@@ -1,8 +1,9 @@
-"""Evaluate a language model: bits per token on token shards, accuracy on pairs of recordings."""
+"""Evaluate a language model: bits per token on token shards, likelihoods of pairs of recordings."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from lm.config import LMError
 from lm.evaluation.audio_tokens import audio_tokens
 from lm.evaluation.benchmarks import Pair, read_pairs
-from lm.evaluation.pairs import Judged, by_task
+from lm.evaluation.pairs import Judged
 from lm.evaluation.scoring import (
     BATCH_TOKENS,
     bits_per_token,
@@ -52,41 +53,69 @@ def read_utterances(tokens: TokenShards, model: SpeechLM) -> Iterator[tuple[str,
         raise
 
 
-def prediction_figures(
+@dataclass(frozen=True)
+class Prediction:
+    """How well a model predicts token shards.
+
+    figures: over all tokens that it predicts; `tokens` and `audio_hours` are without others. keys:
+    of the utterances of which it predicts any. bits, counts: (utterances,) bits of their predicted
+    tokens, and how many those are.
+    """
+
+    figures: dict[str, float | int]
+    keys: list[str]
+    bits: np.ndarray
+    counts: np.ndarray
+
+
+def predict(
     model: SpeechLM,
     tokens: TokenShards,
     *,
     progress: Progress,
     batch_tokens: int = BATCH_TOKENS,
-) -> dict[str, float | int]:
-    """How well a model predicts token shards, over all tokens that it predicts.
+) -> Prediction:
+    """Score all utterances of token shards.
 
-    A model without START does not predict an utterance's first chunk, so `tokens` and `audio_hours`
-    are without it.
+    A model without START does not predict an utterance's first chunk.
 
     Raises UsageError as read_utterances does, and for a model whose weights are not finite.
     """
+    keys: list[str] = []
     scores: list[tuple[float, int]] = []
     with progress("scored", "utterances", tokens.num_utterances) as line:
-        for utterances in _blocks(utterance for _, utterance in read_utterances(tokens, model)):
+        for block in _blocks(read_utterances(tokens, model)):
+            keys += [key for key, _ in block]
+            utterances = [utterance for _, utterance in block]
             scores += _scores(model, utterances, batch_tokens=batch_tokens, show=line.update)
     bits, count = bits_per_token(scores), sum(length for _, length in scores)
-    return {
-        "bits_per_token": bits,
-        "perplexity": 2**bits if bits < 1000 else math.inf,
-        "bits_per_second": bits * tokens.tokens_per_second,
-        "tokens": count,
-        "utterances": len(scores),
-        "audio_hours": count / tokens.tokens_per_second / 3600,
-    }
+    scored = [number for number, (_, length) in enumerate(scores) if length]
+    return Prediction(
+        {
+            "bits_per_token": bits,
+            "perplexity": perplexity(bits),
+            "bits_per_second": bits * tokens.tokens_per_second,
+            "tokens": count,
+            "utterances_scored": len(scores),
+            "audio_hours": count / tokens.tokens_per_second / 3600,
+        },
+        keys=[keys[number] for number in scored],
+        bits=np.array([scores[number][0] for number in scored]) / math.log(2),
+        counts=np.array([scores[number][1] for number in scored]),
+    )
 
 
-def _blocks(utterances: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Consecutive utterances, about TOKENS_AT_ONCE tokens at a time."""
-    block: list[np.ndarray] = []
+def perplexity(bits: float) -> float:
+    """2 to the bits per token; infinite where that is no float any more."""
+    return 2**bits if bits < 1000 else math.inf
+
+
+def _blocks(utterances: Iterator[tuple[str, np.ndarray]]) -> Iterator[list]:
+    """Consecutive (key, tokens), about TOKENS_AT_ONCE tokens at a time."""
+    block: list[tuple[str, np.ndarray]] = []
     size = 0
-    for utterance in utterances:
-        block.append(utterance)
+    for key, utterance in utterances:
+        block.append((key, utterance))
         size += len(utterance)
         if size >= TOKENS_AT_ONCE:
             yield block
@@ -107,15 +136,15 @@ def find_pairs(url: str) -> list[Pair]:
         raise
 
 
-def pair_figures(
+def judge_pairs(
     model: SpeechLM,
     pairs: Sequence[Pair],
     tokenizer: Tokenizer,
     *,
     progress: Progress,
     batch_tokens: int = BATCH_TOKENS,
-) -> dict[str, dict]:
-    """{task: figures} of how often the positive recording of a pair is the likelier one.
+) -> list[Judged]:
+    """The likelihoods of both recordings of each pair.
 
     Recordings with the same tokens are scored once. Raises LMError when a recording cannot be
     tokenized or is too short for the model, and for a model whose weights are not finite.
@@ -136,7 +165,7 @@ def pair_figures(
         )
     score_of = dict(zip(distinct, scores, strict=True))
     score = {path: score_of[utterance.tobytes()] for path, utterance in tokens.items()}
-    return by_task([Judged(pair, score[pair.positive], score[pair.negative]) for pair in pairs])
+    return [Judged(pair, score[pair.positive], score[pair.negative]) for pair in pairs]
 
 
 def _scores(

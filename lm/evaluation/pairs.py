@@ -18,6 +18,8 @@ from lm.evaluation.benchmarks import Pair
 
 # The 97.5 % quantile of the normal distribution.
 Z = 1.959964
+# By which likelihood a pair is judged: per_token of pair_score.
+VARIANTS = {"per_token": True, "summed": False}
 # Nats, tokens.
 Score = tuple[float, int]
 
@@ -57,28 +59,38 @@ def accuracy(judged: Sequence[Judged]) -> dict[str, object]:
         "groups": len({one.pair.group for one in judged}),
         "ties": sum(one.positive == one.negative for one in judged),
     }
-    for name, per_token in (("per_token", True), ("summed", False)):
-        of_group = defaultdict(list)
-        for one in judged:
-            of_group[one.pair.group].append(pair_score(one.positive, one.negative, per_token))
-        share = float(np.mean([np.mean(scores) for scores in of_group.values()]))
+    for name, per_token in VARIANTS.items():
+        of_group = group_scores(judged, per_token)
+        share = float(np.mean(list(of_group.values())))
         figures[f"accuracy_{name}"] = share
         figures[f"interval_{name}"] = list(wilson(share, len(of_group)))
     return figures
 
 
+def group_scores(judged: Sequence[Judged], per_token: bool) -> dict[str, float]:
+    """{group: mean score of its pairs}. per_token: as of pair_score."""
+    of_group = defaultdict(list)
+    for one in judged:
+        of_group[one.pair.group].append(pair_score(one.positive, one.negative, per_token))
+    return {group: float(np.mean(scores)) for group, scores in of_group.items()}
+
+
+def parts(judged: Sequence[Judged]) -> dict[str, dict[str | None, list[Judged]]]:
+    """{task: {None: all of its pairs, subset: those of the subset, by name}}."""
+    tasks: dict[str, dict[str | None, list[Judged]]] = {}
+    for one in judged:
+        tasks.setdefault(one.pair.task, {None: []})[None].append(one)
+    for of_task in tasks.values():
+        for name in sorted({one.pair.subset for one in of_task[None] if one.pair.subset}):
+            of_task[name] = [one for one in of_task[None] if one.pair.subset == name]
+    return tasks
+
+
 def by_task(judged: Sequence[Judged]) -> dict[str, dict]:
     """{task: figures}. Under "subsets" are the figures of a task's subsets, if it has any."""
-    tasks: dict[str, list[Judged]] = defaultdict(list)
-    subsets: dict[str, dict[str, list[Judged]]] = defaultdict(lambda: defaultdict(list))
-    for one in judged:
-        tasks[one.pair.task].append(one)
-        if one.pair.subset:
-            subsets[one.pair.task][one.pair.subset].append(one)
     figures = {}
-    for task, pairs in tasks.items():
-        figures[task] = accuracy(pairs)
-        if task in subsets:
-            parts = sorted(subsets[task].items())
-            figures[task]["subsets"] = {name: accuracy(part) for name, part in parts}
+    for task, of_task in parts(judged).items():
+        figures[task] = accuracy(of_task.pop(None))
+        if of_task:
+            figures[task]["subsets"] = {name: accuracy(part) for name, part in of_task.items()}
     return figures

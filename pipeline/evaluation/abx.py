@@ -4,21 +4,19 @@ A and X are segments of one phone, B of another. All three have the same phone b
 error is the share of such triples with d(X, B) < d(X, A); a tie counts half. Within speakers, all
 three segments are by one speaker; across speakers, X is by another. d is dynamic time warping (DTW)
 over the angles between frames. The definition is that of Libri-Light and ZeroSpeech 2021; this is a
-new implementation for tokens.
+new implementation for tokens. fast_abx.py has fastabx compute the same, where it is installed.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from tokenizer.audio.frames import FRAMES_PER_SECOND
+from pipeline.evaluation.abx_items import Item, find_segments
 
-HEADER = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
 # Codebooks up to this size have one table of the angles of all pairs of codes: 64 MB of fp32.
 TABLE_CODES = 4096
 # Angles in memory at a time, over all pairs of segments that are warped together.
@@ -32,20 +30,6 @@ DECIMALS = 6
 _Groups = dict[tuple[tuple[str, str], str], dict[str, list[int]]]
 
 
-class Item(NamedTuple):
-    """A segment: frames [first, stop) of the utterance `key`.
-
-    context: the phones before and after it.
-    """
-
-    key: str
-    first: int
-    stop: int
-    phone: str
-    context: tuple[str, str]
-    speaker: str
-
-
 class Cell(NamedTuple):
     """All triples of one context, pair of phones, speaker of A and B, and speaker of X.
 
@@ -57,42 +41,6 @@ class Cell(NamedTuple):
     x: list[int]
     a: list[int]
     b: list[int]
-
-
-def read_items(lines: Iterable[str]) -> list[Item]:
-    """Read an item file: HEADER, then one segment a line, with its times in seconds.
-
-    Frame i is at 10 + 20 i ms, and a segment has the frames within [onset, offset], both ends
-    included, as in ABXpy and fastabx. Libri-Light's script drops the last of these frames. Raises
-    ValueError that names the line.
-    """
-    items = []
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        if number == 1:
-            if tuple(fields) != HEADER:
-                raise ValueError(f'line 1 is not the header "{" ".join(HEADER)}"')
-            continue
-        if not fields:
-            continue
-        if len(fields) != len(HEADER):
-            raise ValueError(f"line {number} has {len(fields)} fields, not {len(HEADER)}")
-        key, *times, phone, before, after, speaker = fields
-        try:
-            # Decimal, because 0.35 s in binary floating point falls into another frame.
-            onset, offset = (Decimal(time) * FRAMES_PER_SECOND - Decimal("0.5") for time in times)
-            frames = math.ceil(onset), math.floor(offset) + 1
-        except (InvalidOperation, ValueError, OverflowError) as error:
-            raise ValueError(f"line {number} has times that are not numbers") from error
-        if not Decimal("-0.5") <= onset <= offset:
-            raise ValueError(f"line {number} has a segment that ends before it begins")
-        first, stop = frames
-        items.append(
-            Item(key, first=first, stop=stop, phone=phone, context=(before, after), speaker=speaker)
-        )
-    if not items:
-        raise ValueError("it has no segments")
-    return items
 
 
 def abx_errors(
@@ -112,31 +60,19 @@ def abx_errors(
     without audio and segments without a frame are counted.
     """
     random = np.random.default_rng(seed)
-    segments: list[np.ndarray] = []
+    found = find_segments(items, codes)
     groups: _Groups = defaultdict(dict)
-    empty = missing = 0
-    for item in items:
-        if item.key not in codes:
-            missing += 1
-            continue
-        segment = codes[item.key][item.first : item.stop]
-        if not len(segment):
-            empty += 1
-            continue
-        phones = groups[item.context, item.speaker]
-        phones.setdefault(item.phone, []).append(len(segments))
-        segments.append(segment)
+    for number, item in enumerate(found.items):
+        groups[item.context, item.speaker].setdefault(item.phone, []).append(number)
     for phones in groups.values():
         for phone, members in phones.items():
             if len(members) > max_group:
                 phones[phone] = random.choice(members, max_group, replace=False).tolist()
     angles = _Angles(centroids)
     return {
-        "abx_within": _mean_error(_within(groups), segments, angles),
-        "abx_across": _mean_error(_across(groups, max_speakers, random), segments, angles),
-        "abx_segments": len(segments),
-        "abx_segments_without_audio": missing,
-        "abx_segments_without_frame": empty,
+        "abx_within": _mean_error(_within(groups), found.codes, angles),
+        "abx_across": _mean_error(_across(groups, max_speakers, random), found.codes, angles),
+        **found.counts(),
     }
 
 

@@ -1,8 +1,10 @@
-"""Audio shards → figures of what tokens decode to: features and speech.
+"""Audio shards → figures of what tokens decode to: features and speech, and scores of the speech.
 
 One process and one pass, one utterance at a time: it is for test sets of minutes or hours.
 """
 
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,23 @@ import torch.nn.functional as F
 from transformers import WavLMModel
 
 from pipeline.cluster.progress import bar
+from pipeline.evaluation.resynthesis import (
+    COPY,
+    MADE,
+    ORIGINAL,
+    ResynthesisScores,
+    transcript_of,
+)
 from pipeline.shards.inputs import Shard
+from pipeline.shards.metadata import Metadata
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.levels import raw_form
 from tokenizer.audio.augmentation import normalize
-from tokenizer.audio.decoding import resample
-from tokenizer.audio.frames import num_frames
+from tokenizer.audio.decoding import Utterance, resample
+from tokenizer.audio.frames import SAMPLE_RATE, num_frames
+from tokenizer.audio.resampling import as_float
 from tokenizer.audio.windows import Windowing
+from tokenizer.codec.centring import centred
 from tokenizer.codec.decoder import LEVEL
 from tokenizer.codec.distillation import UpperLayers
 from tokenizer.codec.vocoder_losses import SpectralLoss
@@ -65,8 +77,11 @@ class FeatureFigures:
         self.sum, self.frames = torch.zeros(config.hidden_size, dtype=torch.float64), 0
 
     @torch.inference_mode()
-    def add(self, wave: np.ndarray, decoded: np.ndarray) -> None:
-        """wave: (n,) as the encoder expects it, without padding. decoded: (T', D), T' >= T."""
+    def add(self, wave: np.ndarray, decoded: np.ndarray) -> torch.Tensor:
+        """wave: (n,) as the encoder expects it, without padding. decoded: (T', D), T' >= T.
+
+        Returns (T, D), the features themselves.
+        """
         if self.normalize:
             wave = normalize(wave)
         true = self.lower([torch.from_numpy(wave)])[0].float()
@@ -77,6 +92,7 @@ class FeatureFigures:
         made_top, true_top = self.upper(torch.stack([made, true]))
         self.cosine += float(F.cosine_similarity(made_top, true_top, dim=-1).sum())
         self.frames += len(true)
+        return true
 
     def figures(self) -> dict[str, float]:
         """Figures of everything that was added."""
@@ -96,13 +112,18 @@ class SoundFigures:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.spectra = tokenizer, SpectralLoss()
         self.distance, self.same, self.tokens, self.utterances = 0.0, 0, 0, 0
+        self.decode_seconds = 0.0
 
     @torch.inference_mode()
-    def add(self, wave: np.ndarray, tokens: np.ndarray) -> None:
-        """wave: (n,) at any level. tokens: (T,) of the same speech."""
+    def add(self, wave: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """wave: (n,) at any level. tokens: (T,) of the same speech.
+
+        Returns (n',) float32, the resynthesised speech at 16 kHz.
+        """
+        started = time.perf_counter()
         decoded = self.tokenizer.decode(tokens)
-        rate = self.tokenizer.output_sample_rate
-        made = np.concatenate(list(resample([decoded], rate)))
+        self.decode_seconds += time.perf_counter() - started
+        made = at_16_khz(decoded, self.tokenizer)
         true = wave[: len(made)]
         true = LEVEL * (true - true.mean()) / true.std().clip(1e-7)
         pair = [torch.from_numpy(x[None, : len(true)].astype(np.float32)) for x in (made, true)]
@@ -111,6 +132,7 @@ class SoundFigures:
         again = self.tokenizer.encode(made)
         self.same += int((again[: len(tokens)] == tokens[: len(again)]).sum())
         self.tokens += len(tokens)
+        return made
 
     def figures(self) -> dict[str, float]:
         """Figures of everything that was added."""
@@ -125,33 +147,81 @@ def decoding_figures(
     files: TokenizerFiles,
     windowing: Windowing,
     features: FeatureFigures | None,
+    scores: ResynthesisScores | None = None,
+    left_out: Collection[str] = (),
 ) -> dict[str, float]:
     """Figures over the first window of every utterance. {} if there is nothing to measure.
 
     features: an empty one, if they are to be measured. Speech is measured if the tokenizer has a
-    vocoder.
+    vocoder, and then scores are taken too; of copies, if there are features. left_out: keys of
+    utterances that are not scored. Raises UsageError for scores without a vocoder.
     """
     tokenizer = Tokenizer(files)
+    if scores:
+        tokenizer.needed_decoding().needed_vocoder()
     sound = SoundFigures(tokenizer) if files.vocoder else None
     measured = [part for part in (features, sound) if part]
     if not measured:
         return {}
+    seconds, encode_seconds = 0.0, 0.0
     with bar("decoded", "utterances") as progress:
         for shard in shards:
+            late: dict[str, Metadata] = {}
             with open_shard(shard) as stream:
-                for _, utterance, _ in read_utterances(stream, windowing.samples):
+                for sample, utterance, _ in read_utterances(stream, windowing.samples, late):
                     if utterance is None:
                         continue
-                    plan = windowing.plan_samples(utterance.samples)
-                    padded = next(windowing.cut(utterance, plan))
+                    original, padded = first_window(utterance, windowing)
+                    started = time.perf_counter()
                     tokens = tokenizer.encode_windows([padded])[0]
-                    wave = padded[windowing.left_padding :]
+                    encode_seconds += time.perf_counter() - started
+                    seconds += len(original) / SAMPLE_RATE
+                    wave, sounds = padded[windowing.left_padding :], {ORIGINAL: original}
                     if features and num_frames(len(wave)):
-                        features.add(wave, tokenizer.decode_features([tokens])[0])
+                        true = features.add(wave, tokenizer.decode_features([tokens])[0])
+                        if scores:
+                            sounds[COPY] = copied(true, tokenizer)
                     if sound:
-                        sound.add(wave, tokens)
+                        sounds[MADE] = sound.add(wave, tokens)
+                    if scores and sample.key not in left_out:
+                        said = transcript_of(sample.metadata, sample.beside)
+                        cut = utterance.samples > len(original)
+                        scores.add(sample.key, sounds, transcript=said, cut=cut)
                     progress.update()
+            if scores:
+                for key, metadata in late.items():
+                    scores.give_transcript(key, transcript_of(metadata.value, {}))
     figures = {}
     for part in measured:
         figures.update(part.figures())
+    if sound:
+        figures["times_real_time"] = seconds / (encode_seconds + sound.decode_seconds)
     return figures
+
+
+def first_window(utterance: Utterance, windowing: Windowing) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) float32 of an utterance's first window as it was recorded, and as the encoder gets it.
+
+    The latter is normalised where the encoder needs it, with the left padding in front.
+    """
+    window = next(windowing.cut_raw(utterance, windowing.plan_samples(utterance.samples)))
+    return as_float(window.samples)[windowing.left_padding :], window.waveform()
+
+
+def copied(features: torch.Tensor, tokenizer: Tokenizer) -> np.ndarray:
+    """(T, D) WavLM's own features → (n,) float32 at 16 kHz, what the vocoder makes of them.
+
+    They are centred and scaled as the centroids of k-means are, which its vocoder learned from.
+    """
+    decoding = tokenizer.needed_decoding()
+    if decoding.compression is None:
+        if tokenizer.center is not None:
+            features = centred(features, tokenizer.center)
+        if decoding.scale != 1:
+            features = decoding.scale * F.normalize(features, dim=-1)
+    return at_16_khz(decoding.speech_of(features), tokenizer)
+
+
+def at_16_khz(decoded: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """(n,) speech of a tokenizer's vocoder, at its own rate → (n',) float32 at 16 kHz."""
+    return np.concatenate(list(resample([decoded], tokenizer.output_sample_rate)))

@@ -12,9 +12,13 @@ import ray
 
 from pipeline.cluster.connect import connect
 from pipeline.evaluation import measures
-from pipeline.evaluation.abx import Item, abx_errors
+from pipeline.evaluation.abx import abx_errors
+from pipeline.evaluation.abx_items import Item
 from pipeline.evaluation.compare_precision import precision_figures
+from pipeline.evaluation.fast_abx import fastabx_errors, fastabx_version
 from pipeline.evaluation.phone_labels import PhoneLabels, metadata_text
+from pipeline.evaluation.phone_scores import PhoneCounts
+from pipeline.scores.bootstrap import mean_interval
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard
@@ -37,15 +41,27 @@ FRAMES_BEYOND_LABELS = 2
 class Evaluation:
     """What was measured of a tokenizer.
 
-    tokenizer: its fingerprint. figures: {name: number, or None where it is undefined}.
-    left_out: {key of an utterance that is not in the figures: reason}. problems: why part of the
-    input was not tokenized.
+    tokenizer: its fingerprint. figures: {name: number, or None where it is undefined}. scores: of
+    some figures, with intervals. utterances, speakers: what these are made of, {key or speaker:
+    {name: value}}. left_out: {key of an utterance that is not in the figures: reason}. problems:
+    why part of the input was not tokenized.
     """
 
     tokenizer: str
     figures: dict[str, float | int | str | None] = field(default_factory=dict)
+    scores: dict[str, dict] = field(default_factory=dict)
+    utterances: dict[str, dict[str, float]] = field(default_factory=dict)
+    speakers: dict[str, dict[str, float]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def add_score(self, name: str, values: dict[str, float], table: dict[str, dict]) -> None:
+        """Add a figure that is the mean of these values, which go to the table."""
+        interval = mean_interval(list(values.values()))
+        self.figures.setdefault(name, interval.value)
+        self.scores[name] = interval.record("", "")
+        for key, value in values.items():
+            table.setdefault(key, {})[name] = value
 
 
 def check_keys(url: str, keys: set[str], shards: list[Shard]) -> None:
@@ -132,11 +148,11 @@ def evaluate_tokens(
     figures.update(compared)
     codes = {u.key: np.repeat(u.tokens, files.frames_per_token) for u in utterances}
     if phones is not None:
-        figures.update(_phone_figures(codes, files, labels=phones, evaluation=evaluation))
+        speakers = {u.key: _speaker(u) for u in utterances}
+        _count_phones(codes, files, labels=phones, evaluation=evaluation, speakers=speakers)
     figures.update(_speaker_figures(utterances))
     if items is not None:
-        figures.update(abx_errors(items, codes, files.weights["codebook.codes"].numpy()))
-        figures["abx_source"] = "wavmill"
+        figures.update(_abx_figures(items, codes, files))
     for name, value in figures.items():
         if isinstance(value, float) and not math.isfinite(value):
             figures[name] = None
@@ -177,27 +193,33 @@ def _codebook_figures(
     entropy = measures.entropy(counts)
     tokens_per_second = FRAMES_PER_SECOND / files.frames_per_token
     return {
-        "utterances": len(utterances),
+        "utterances_tokenized": len(utterances),
         "audio_hours": seconds / 3600,
         "tokens": int(counts.sum()),
         "tokens_per_second": tokens_per_second,
         "codebook_size": files.codebook_size,
         "active_codes": int((counts > 0).sum()),
+        "code_usage": float((counts > 0).mean()),
         "codebook_perplexity": math.exp(entropy),
+        "normalized_entropy": entropy / math.log(files.codebook_size),
         "bitrate": tokens_per_second * math.log2(files.codebook_size),
         "entropy_bitrate": float(counts.sum()) / seconds * entropy / math.log(2),
     }
 
 
-def _phone_figures(
+def _count_phones(
     codes_of_key: dict[str, np.ndarray],
     files: TokenizerFiles,
     labels: PhoneLabels,
     evaluation: Evaluation,
-) -> dict[str, float | int]:
-    """codes_of_key: {key: (T,) the code of each frame}."""
-    shape = (len(labels.phones), files.codebook_size)
-    joint, scored, unlabelled = np.zeros(shape, np.int64), 0, 0
+    speakers: dict[str, str],
+) -> None:
+    """Add to the evaluation what the phone labels say.
+
+    codes_of_key: {key: (T,) the code of each frame}. speakers: {key: speaker}, "" if unknown.
+    """
+    counts = PhoneCounts((len(labels.phones), files.codebook_size))
+    unlabelled = 0
     for key, codes in codes_of_key.items():
         if key not in labels.of_key:
             unlabelled += 1
@@ -212,30 +234,44 @@ def _phone_figures(
         if len(places) < len(codes) - beyond:
             evaluation.left_out[key] = f"its labels end after {len(places)} of {len(codes)} frames"
             continue
-        joint += measures.joint_counts(phones[places], codes[: len(places)], shape)
-        scored += 1
-    figures: dict[str, float | int] = {
-        "utterances_scored": scored,
-        "frames_scored": int(joint.sum()),
-        "phones": int((joint.sum(1) > 0).sum()),
-        "audio_without_labels": unlabelled,
-        "labels_without_audio": len(labels.of_key.keys() - codes_of_key.keys()),
-    }
-    if scored:
-        figures["phone_purity"] = measures.phone_purity(joint)
-        figures["cluster_purity"] = measures.cluster_purity(joint)
-        figures["pnmi"] = measures.pnmi(joint)
-    return figures
+        counts.add(key, phones[places], codes[: len(places)], speaker=speakers[key])
+    evaluation.figures.update(
+        {
+            "utterances_scored": len(counts.phones),
+            "frames_scored": int(counts.joint.sum()),
+            "phones": int((counts.joint.sum(1) > 0).sum()),
+            "audio_without_labels": unlabelled,
+            "labels_without_audio": len(labels.of_key.keys() - codes_of_key.keys()),
+        }
+    )
+    if counts.joint.any():
+        evaluation.figures.update(counts.pooled())
+        for name, of_key in counts.parts().items():
+            evaluation.add_score(name, of_key, evaluation.utterances)
+        if of_speaker := counts.by_speaker():
+            evaluation.add_score("pnmi_by_speaker", of_speaker, evaluation.speakers)
 
 
 def _speaker_figures(utterances: list[TokenUtterance]) -> dict[str, float | int]:
     codes, texts, speakers = [], [], []
     for utterance in utterances:
-        text, speaker = (
-            metadata_text(utterance.about["metadata"], name) for name in ("text", "speaker")
-        )
+        text, speaker = metadata_text(utterance.about["metadata"], "text"), _speaker(utterance)
         if text and speaker:
             codes.append(utterance.tokens)
             texts.append(text)
             speakers.append(speaker)
     return measures.compare_speakers(codes, texts, speakers) if codes else {}
+
+
+def _speaker(utterance: TokenUtterance) -> str:
+    return metadata_text(utterance.about["metadata"], "speaker")
+
+
+def _abx_figures(
+    items: list[Item], codes: dict[str, np.ndarray], files: TokenizerFiles
+) -> dict[str, float | int | str]:
+    """codes: {key: (T,) the code of each frame}."""
+    centroids, version = files.weights["codebook.codes"].numpy(), fastabx_version()
+    if version is None:
+        return {**abx_errors(items, codes, centroids), "abx_source": "wavmill"}
+    return {**fastabx_errors(items, codes, centroids), "abx_source": f"fastabx {version}"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.evaluation.abx import Item, read_items
+from pipeline.evaluation.abx_items import Item, read_items
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.file_stream import read_whole
 from tokenizer.storage.folder import filesystem

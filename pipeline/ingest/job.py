@@ -135,14 +135,13 @@ def _run(
     ]
     if not todo:
         return {}
-    _, failed = run_shards(
+    return run_shards(
         what,
         todo,
         room=FixedRoom(max(1, int(ray.cluster_resources().get("CPU", 1))), num_cpus=1),
         function=function,
         arguments=arguments,
     )
-    return failed
 
 
 def _publish_without_copies(

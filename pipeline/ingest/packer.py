@@ -58,15 +58,10 @@ class Packer:
             self._cut(recording, tuple(good))
 
     def end_source(self, source: SourceFile, samples: int, reason: str | None = None) -> None:
-        """Add the row of a table or a tar. samples: made of it. reason: why its rest is not read,
-        which has a row of its own, as samples may be lost.
-        """
+        """Add the row of a table or a tar. samples: made of it. reason: of damage to it."""
         self.add_late()
         if source.kind != AUDIO:
             self.report.add(SOURCE, source=source.path, samples=samples, reason=reason)
-        if reason is not None:
-            row = {"source": source.path, "place": source.path, "key": source.path}
-            self.report.add(SAMPLE, reason=reason, **row)
 
     def add_late(self) -> None:
         """Append metadata that came after its sample, where its shard is open still."""

@@ -57,10 +57,10 @@ def read_utterances(
 ) -> Iterator[tuple[Sample, Utterance | None, str | None]]:
     """(sample, utterance, None) or (sample, None, reason) for every sample of a tar, in order.
 
-    keep_samples: an utterance of up to this many samples at 16 kHz stays decoded in memory; a
-    longer one is decoded again, block by block, when its windows are cut. An utterance can be used
-    until the next one is asked for. late: is given the metadata that comes after its sample, by
-    key. max_duration: in seconds; a longer utterance is rejected. keep_int16: as in `decode`.
+    keep_samples: an utterance of up to this many samples at 16 kHz stays decoded in memory, a
+    longer one on local disk, from where its windows are cut. An utterance can be used until the
+    next one is asked for. late: is given the metadata that comes after its sample, by key.
+    max_duration: in seconds; a longer utterance is rejected. keep_int16: as in `decode`.
     threads: how many may decode, asked before each sample. left_beside: as in `read_samples`.
     """
 

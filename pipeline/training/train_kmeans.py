@@ -190,18 +190,23 @@ class _Source:
                 "dispatcher": pool.dispatcher("features", number),
             }
 
-        results, failed = run_shards(
+        rejected: Counter[str] = Counter()
+        found_in: dict[str, np.ndarray] = {}
+
+        def take(shard: Shard, result: tuple[np.ndarray | None, Counter[str]]) -> None:
+            features, reasons = result
+            rejected.update(reasons)
+            if features is not None:
+                found_in[shard.name] = features
+
+        failed = run_shards(
             "features",
             shards,
             room=pool,
             function=sample_features,
             arguments=arguments,
+            take=take,
         )
-        rejected: Counter[str] = Counter()
-        parts = []
         # Sorted by name, not in the order of finishing: the same frames train the same codebook.
-        for _, (features, reasons) in sorted(results.items()):
-            rejected += reasons
-            if features is not None:
-                parts.append(features)
+        parts = [features for _, features in sorted(found_in.items())]
         return _SampledFeatures(parts, rejected, failed)

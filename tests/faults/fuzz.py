@@ -86,7 +86,7 @@ def _phones(data: bytes) -> object:
 
 
 TARGETS = {
-    "audio": Target(mutations.audio_files, None, _audio, (AudioError,)),
+    "audio": Target(mutations.audio_files, mutations.audio_by_structure, _audio, (AudioError,)),
     "tars": Target(mutations.audio_tars, mutations.tar_by_structure, _samples),
     "compressed tars": Target(mutations.packed_tars, None, _samples),
     "token shards": Target(
@@ -122,7 +122,8 @@ def _fuzzed(kind: str, seeds: range) -> Result:
     """Try seeds in workers, and begin a new one after each that crashes."""
     count = len(seeds)
     result = Result(f"mutated {kind}", times=count, samples=count)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, and not by every worker
     step = -(-count // WORKERS)
     parts = [seeds[n * step : (n + 1) * step] for n in range(WORKERS)]
     workers = [_Worker(context, kind, part) for part in parts]

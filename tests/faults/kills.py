@@ -66,9 +66,11 @@ def _killed(world: World, victim: str, seed: int, *, most: int) -> Result:
     runs: list[Ended] = []
     kills = 0
     while len(runs) < MOST_RUNS and not (runs and runs[-1].status == 0):
+        if kills == most:
+            runs.append(world.ended(*flags))
+            continue
         ends, before = victim in ENDS_THE_JOB, kills
-        # Only with its own Ray may a job lose it.
-        own = victim == "raylet" and kills < most
+        own = victim == "raylet"  # only with its own Ray may a job lose it
         with command("tokenize", *flags) if own else world.command(*flags) as job:
             while kills < most and _kill(job, VICTIMS[victim], chosen.uniform(0, LATEST)):
                 kills += 1
@@ -121,9 +123,7 @@ def _deadly(world: World) -> Result:
     result.problems += left_over(store, others)
     if len({shard for shard, _ in report_rows(store)}) != len(others):
         result.problems.append("other shards are not done")
-    with world.command(*flags) as job:
-        runs = [first, job.end()]
-    return world.check(result, store, runs)
+    return world.check(result, store, [first, world.ended(*flags)])
 
 
 def run_ingest(world: World, *, kills: int = INGEST_KILLS, seed: int = 0) -> Iterator[Result]:

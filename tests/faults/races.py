@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stores import LocalStore, s3_server
+from stores import S3, LocalStore, s3_server
 
 from faults import Result
 from tokenizer.errors import UsageError
@@ -21,14 +22,17 @@ PAIRS = 200
 WON, LOST = "won", "lost"
 
 
-def run(folder: Path, pairs: int = PAIRS) -> Iterator[Result]:
-    """A result for claims on a local disk and one for S3. folder: to write in."""
+def run(folder: Path, pairs: int = PAIRS, s3: S3 | None = None) -> Iterator[Result]:
+    """A result for claims on a local disk and one for S3.
+
+    folder: to write in. s3: a server; default: one of its own.
+    """
     local = folder / "claims"
     local.mkdir()
     result = _race("two jobs claim one OUTPUT, local", str(local), pairs)
     result.problems += [f"left over: {path}" for path in local.rglob(".partial/*")]
     yield result
-    with s3_server(folder / "s3-claims.log") as s3:
+    with nullcontext(s3) if s3 else s3_server(folder / "s3-claims.log") as s3:
         result = _race("two jobs claim one OUTPUT, S3", f"s3://{s3.bucket}/claims", pairs, s3.env)
         if len(s3.listing("claims/")) != pairs:
             result.problems.append("a claim is missing or left over")

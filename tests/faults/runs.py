@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import ROOT, job_command
-from ray_cluster import Cluster, end_ray, environment, ray_processes, shared_cluster
+from ray_cluster import JOBS, Cluster, JobProcess, end_ray, environment, ray_processes
 from stores import S3, s3_server
 
 from faults.s3_proxy import S3Proxy, s3_proxy
@@ -41,12 +41,13 @@ def write_hook(folder: Path) -> Path:
 class Session:
     """A Ray for jobs one after the other, which reach S3 through a proxy.
 
-    folder: its RAY_TMPDIR, and the TMPDIR of its workers. env: of a job that connects to it. hook:
-    in the PYTHONPATH of its workers.
+    folder: its RAY_TMPDIR, and the TMPDIR of its workers. env: of a job that connects to it. jobs:
+    where jobs run that nothing happens to. hook: in the PYTHONPATH of its workers.
     """
 
     folder: str
     env: dict
+    jobs: JobProcess
     hook: Path
     s3: S3
     proxy: S3Proxy
@@ -60,10 +61,12 @@ def session(folder: Path) -> Iterator[Session]:
         cluster = Cluster({"PYTHONPATH": f"{ROOT}:{hook}", **proxy.env}, dashboard=False)
         try:
             cluster.start()
-            token = {name: cluster.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-            address = {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-            env = environment({**proxy.env, **token, **address})
-            yield Session(cluster.folder, env, hook, s3, proxy)
+            env = cluster.job_environment(proxy.env)
+            jobs = JobProcess(lambda: env)
+            try:
+                yield Session(cluster.folder, env, jobs=jobs, hook=hook, s3=s3, proxy=proxy)
+            finally:
+                jobs.end()
         finally:
             end_ray(cluster.folder)
 
@@ -131,18 +134,16 @@ class Command:
         found = ray_processes(self.ray_folder).items()
         return {p: t for p, t in found if not titles or any(part in t for part in titles)}
 
-    def end(
-        self, *, killed: bool = False, tidy: bool = True, timeout: float = LONGEST_RUN
-    ) -> Ended:
+    def end(self, *, killed: bool = False, tidy: bool = True) -> Ended:
         """Wait until it ends, and see what it left: processes, and files in its TMPDIR.
 
         tidy: not of a job that lost a worker, which could not remove its temporary folder.
         """
         try:
-            status: int | None = self.process.wait(timeout)
+            status: int | None = self.process.wait(LONGEST_RUN)
         except subprocess.TimeoutExpired:
             status = None
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LONGEST_RUN
         own = ("ray::", "raylet", "gcs_server")
         if killed or self.session:
             # Of a Ray that lost its driver the servers end later than the workers.
@@ -180,22 +181,22 @@ def command(
 
 def run(flags: tuple, session: Session | None = None) -> subprocess.CompletedProcess[str]:
     """Run jobs/tokenize.py in a Session, or in the cluster that all tests share."""
-    return subprocess.run(
-        job_command("tokenize", *flags),
-        cwd=ROOT,
-        env=session.env if session else shared_cluster(),
-        timeout=LONGEST_RUN,
-        capture_output=True,
-        text=True,
-    )
+    jobs = session.jobs if session else JOBS
+    return jobs.run(job_command("tokenize", *flags), LONGEST_RUN)
 
 
 def run_until_done(flags: tuple, session: Session, *, most: int = MOST_RUNS) -> list[Ended]:
-    """Run jobs/tokenize.py with the same flags until its status is 0 or it has had enough tries."""
-    runs: list[Ended] = []
+    """Run jobs/tokenize.py with the same flags until its status is 0 or it has had enough tries.
+
+    Each run in a process of its own, which knows nothing of what the one before has read.
+    """
+    command, runs = job_command("tokenize", *flags), []
+    streams = {"capture_output": True, "text": True}
     while len(runs) < most and not (runs and runs[-1].status == 0):
         try:
-            done = run(flags, session)
+            done = subprocess.run(
+                command, cwd=ROOT, env=session.env, timeout=LONGEST_RUN, **streams
+            )
             runs.append(Ended(done.returncode, done.stderr))
         except subprocess.TimeoutExpired as error:
             errors = error.stderr or b""

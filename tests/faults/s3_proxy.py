@@ -182,7 +182,7 @@ class S3Proxy:
 
     def _ask(self, method: str, data: bytes | None = None) -> dict:
         request = urllib.request.Request(self.endpoint + CONTROL, data=data, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
 
@@ -210,7 +210,7 @@ def s3_proxy(s3: S3, log: Path) -> Iterator[S3Proxy]:
         yield proxy
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 async def _serve(port: int, upstream: str) -> None:

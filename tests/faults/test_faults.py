@@ -65,8 +65,8 @@ def test_a_full_disk(world):
 
 
 @pytest.mark.slow
-def test_two_jobs_claim_one_output(tmp_path):
-    check(races.run(tmp_path, pairs=20), least=2)
+def test_two_jobs_claim_one_output(world, tmp_path):
+    check(races.run(tmp_path, pairs=20, s3=world.session.s3), least=2)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import SPEECH
+from conftest import SPEECH, as_flags
 from small_lm import small_config, write_tokens
 
 from faults import Result
@@ -139,7 +139,7 @@ def run(
 class Training:
     """The flags of a training, and what it makes when nothing disturbs it.
 
-    seconds: from its first line in the log to its end.
+    seconds: from its first line in the log to its end. lines: of the log.
     """
 
     def __init__(self, job: str, folder: Path, inputs: dict) -> None:
@@ -150,13 +150,11 @@ class Training:
             began = _wait_for(undisturbed, self.output / self.log)
             self.run = undisturbed.end()
         self.seconds = max(time.monotonic() - began, 1.0)
+        self.lines = _lines(self.output / self.log)
 
     def line(self, output: Path) -> list:
         """The command line."""
-        line = []
-        for name, value in {**self.flags, "output": output}.items():
-            line += [f"--{name}", *(value if isinstance(value, list) else [value])]
-        return line
+        return as_flags({**self.flags, "output": output})
 
 
 def _utterances() -> list[np.ndarray]:
@@ -179,7 +177,8 @@ def _killed(training: Training, victim: str, kills: int, *, seed: int) -> Result
             if killed < kills:
                 _wait_for(job, output / training.log)
                 # What is left of the training gets shorter with every kill.
-                _wait(job, chosen.uniform(0, training.seconds / (killed + 2)))
+                longest = training.seconds / (killed + 2)
+                _wait(job, training, output=output, seconds=chosen.uniform(0, longest))
                 dies = job.process.poll() is None and _kill(job, victim)
             killed += dies
             runs.append(job.end(killed=dies and victim == ALL, tidy=not dies))
@@ -199,7 +198,8 @@ def _stopped(training: Training, stop: str, *, seed: int) -> Result:
     line, result = training.line(output), Result(f"{training.job}: {stop} (seed {seed})", times=2)
     with command(training.job, *line) as job:
         _wait_for(job, output / training.log)
-        _wait(job, random.Random(f"{stop} {seed}").uniform(0, training.seconds / 2))
+        seconds = random.Random(f"{stop} {seed}").uniform(0, training.seconds / 2)
+        _wait(job, training, output=output, seconds=seconds)
         os.killpg(job.process.pid, number)
         first = job.end()
     if first.status != status or "interrupted; run the same command again" not in first.errors:
@@ -229,10 +229,17 @@ def _wait_for(job: Command, path: Path) -> float:
     return time.monotonic()
 
 
-def _wait(job: Command, seconds: float) -> None:
+def _wait(job: Command, training: Training, *, output: Path, seconds: float) -> None:
+    """Wait, but not until the end of a training that is faster than the undisturbed one was."""
     deadline = time.monotonic() + seconds
     while job.process.poll() is None and time.monotonic() < deadline:
+        if _lines(output / training.log) >= training.lines - 1:
+            break
         time.sleep(0.02)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _kill(job: Command, victim: str) -> bool:

@@ -41,7 +41,7 @@ class Served:
 
     def settle(self) -> None:
         """Wait until no tab is open."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while self.sessions and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not self.sessions
@@ -61,7 +61,7 @@ class Tab:
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
-        self.about = json.loads(socket.recv(timeout=20))
+        self.about = json.loads(socket.recv(timeout=120))
         self.clear()
 
     def clear(self) -> None:
@@ -82,7 +82,7 @@ class Tab:
     def until(self, *kinds: str) -> dict:
         """Read up to a message of one of these types; "error" ends it too."""
         while True:
-            message = self.socket.recv(timeout=60)
+            message = self.socket.recv(timeout=120)
             if isinstance(message, bytes):
                 part = int(np.frombuffer(message[:4], "<u4")[0])
                 self.sound[part].append(np.frombuffer(message[4:], "<f4"))

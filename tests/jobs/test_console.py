@@ -26,7 +26,7 @@ finally:
 
 def python(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Run this Python in the repository's root, with text."""
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60, **options}
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120, **options}
     return subprocess.run([sys.executable, *arguments], **options)
 
 
@@ -120,7 +120,7 @@ def test_ctrl_c_is_one_line():
     )
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == "\ninterrupted; run the same command again to continue\n"
 
@@ -149,5 +149,5 @@ run(main)
     for line in ("begun\n", "swallowed\n"):
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == -signal.SIGINT

@@ -18,7 +18,7 @@ def test_the_quickstart_runs(monkeypatch):
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # outputs are not kept
     resources = {"metadata": {"path": str(ROOT / "docs")}}
-    NotebookClient(notebook, timeout=120, resources=resources).execute()
+    NotebookClient(notebook, timeout=300, resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.get("name") == "stderr"]
     kinds = [kind for output in outputs for kind in output.get("data", {})]

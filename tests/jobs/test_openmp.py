@@ -43,7 +43,7 @@ def test_a_job_spins_for_a_moment_unless_the_user_says_otherwise(users, spins, m
         [sys.executable, "-c", JOB],
         env={**os.environ, "OMP_DISPLAY_ENV": "verbose"},
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
         capture_output=True,
         text=True,
     )

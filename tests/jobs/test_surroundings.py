@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ONE_THREAD, ROOT, SPEECH, job_command, run_here, run_job
+from conftest import LONGEST_JOB, ONE_THREAD, ROOT, SPEECH, job_command, run_here, run_job
 from faults.checks import Command, command
 from ray_cluster import Cluster, end_ray, environment, free_port, ray_processes
 from refusals import assert_refused
@@ -38,11 +38,11 @@ def flags(output) -> tuple:
         ("127.0.0.1", "no address of a Ray cluster"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_refused_in_seconds(tmp_path, address, says):
+def test_a_cluster_that_is_not_there_is_refused(tmp_path, address, says, monkeypatch):
+    """Without asking Ray, which would try again and again for a minute."""
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was asked"))
     address = address.format(port=free_port())
-    began = time.monotonic()
     done = run_here("tokenize", *flags(tmp_path / "out"), env={"RAY_ADDRESS": address})
-    assert time.monotonic() - began < 20
     assert_refused(done, f"RAY_ADDRESS={address}", says)
 
 
@@ -117,7 +117,7 @@ def test_other_code_is_noticed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_node_with_another_version_of_a_package_is_named(tmp_path):
+def test_a_node_with_another_version_of_a_package_or_without_it_is_named(tmp_path):
     (tmp_path / "soxr.py").write_text("# another\n")
     cluster = Cluster({"PYTHONPATH": ROOT}, dashboard=False)
     ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
@@ -128,13 +128,18 @@ def test_a_node_with_another_version_of_a_package_is_named(tmp_path):
         cluster.start(**{"num-cpus": 0})
         cluster.ray_start(*second, "--num-cpus=2", env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
         env = {**cluster.env, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-        source = ("--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tmp_path / "out")
-        done = run_job("tokenize", *source, env=env)
+        source = ("--input", SPEECH, "--output", tmp_path / "out")
+        other = run_job("tokenize", *source, "--tokenizer", TOKENIZER, env=env)
+        (tmp_path / "soxr.py").write_text("raise ModuleNotFoundError('No module named soxr')\n")
+        lacking = run_job("ingest", "--input", SPEECH, "--output", tmp_path / "tars", env=env)
     finally:
         end_ray(cluster.folder)
-    assert done.returncode == 2 and not list(tmp_path.glob("out/reports/*"))
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: ") and "is not the driver's: soxr" in last, done.stderr
+    for done, says in ((other, "is not the driver's: soxr"), (lacking, "No module named soxr")):
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode == 2, done.stderr
+        assert last.startswith("error: a node of the cluster cannot be used: "), done.stderr
+        assert says in last, done.stderr
+    assert not list(tmp_path.glob("*/reports/*"))
 
 
 @pytest.mark.slow
@@ -151,7 +156,7 @@ def test_a_foreign_pipeline_and_a_long_tmpdir(tmp_path):
         [first, str(ROOT / rest[0]), *rest[1:]],
         cwd=tmp_path,
         env=environment({"TMPDIR": scratch, "RAY_TMPDIR": None}),
-        timeout=120,
+        timeout=LONGEST_JOB,
         capture_output=True,
         text=True,
     )
@@ -188,15 +193,18 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["starting", "encoding"])
 def test_sigterm_stops_a_job_and_ray_listens_to_this_machine_alone(tmp_path, moment):
-    source = ("--input", SPEECH, "--output", tmp_path / "out", "--tokenizer", TOKENIZER)
-    with command("tokenize", *source, *ONE_THREAD) as job:
+    (tmp_path / "in").mkdir()
+    for number in range(30):  # more than is done before the signal comes, however late it is
+        (tmp_path / f"in/{number:02d}.tar").symlink_to(SPEECH / "speech-000000.tar")
+    place = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--tokenizer", TOKENIZER)
+    with command("tokenize", *place, *ONE_THREAD) as job:
         _wait_until(job, lambda: "starting Ray" in job.log.read_text())
         if moment == "encoding":
             _wait_until(job, lambda: job.processes("ray::EncoderActor", "ray::tokenize"))
             found = listeners(job.folder)
             assert found and set(found) <= LOOPBACK, found
         os.kill(job.process.pid, signal.SIGTERM)
-        ended = job.end(timeout=30)
+        ended = job.end()
     assert ended.status == 143, ended.errors
     assert "interrupted; run the same command again" in ended.errors.splitlines()[-1]
     assert "Traceback" not in ended.errors and "*** SIGTERM" not in ended.errors

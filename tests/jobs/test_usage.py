@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SPEECH, run_here, run_job
+from conftest import SPEECH, as_flags, run_here
 from ray_cluster import free_port
 from refusals import assert_refused
+from s3fs import S3FileSystem
 from stores import snapshot
 
 from tokenizer.storage.tokenizer_files import TokenizerFiles
@@ -59,8 +60,7 @@ def test_unusable_flag(tokenizer, places, tmp_path, changes, said):
     output = tmp_path / "out"
     flags = {"input": SPEECH, "tokenizer": tokenizer, "output": output}
     changes = {name: value.format(p=places, s=SPEECH) for name, value in changes.items()}
-    parts = [part for name, value in {**flags, **changes}.items() for part in (f"--{name}", value)]
-    done = run_here("tokenize", *parts)
+    done = run_here("tokenize", *as_flags({**flags, **changes}))
     name, value = next(iter(changes.items()))
     assert_refused(done, f"--{name}", value, said)
     assert not output.exists() and not (places / "shell").exists()
@@ -78,12 +78,16 @@ def test_a_store_that_does_not_answer(s3, tokenizer, tmp_path, kind):
         env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{free_port()}"
     output = tmp_path / "out"
     usable = ("--tokenizer", tokenizer, "--output", output)
-    assert_refused(run_job("tokenize", "--input", value, *usable, env=env), "--input", value)
+    # A filesystem that an earlier test made has its credentials.
+    S3FileSystem.clear_instance_cache()
+    assert_refused(run_here("tokenize", "--input", value, *usable, env=env), "--input", value)
     assert not output.exists()
     if kind == "endpoint":
         return  # it would take as long again
     flags = ("--input", SPEECH, "--tokenizer", tokenizer, "--output", value)
-    assert_refused(run_job("tokenize", *flags, env=env), "--output", value)
+    S3FileSystem.clear_instance_cache()
+    assert_refused(run_here("tokenize", *flags, env=env), "--output", value)
+    S3FileSystem.clear_instance_cache()
 
 
 def test_output_of_another_tokenizer_or_setting(good, tokenizer, tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import run_here, run_job
+from conftest import as_flags, run_here, run_job
 from refusals import assert_refused, assert_refused_after_bar
 from small_lm import small_config, train, write_tokens
 
@@ -267,6 +267,6 @@ UNUSABLE = {
 @pytest.mark.parametrize("changes, said", UNUSABLE.values(), ids=UNUSABLE)
 def test_unusable_flags(places, tmp_path, changes, said):
     given = {"lm": "{p}/lm", "output": str(tmp_path / "out"), **changes}
-    flags = [(f"--{name}", value.format(p=places)) for name, value in given.items()]
-    done = run_here("align_lm", *(part for flag in flags for part in flag))
+    flags = as_flags({name: value.format(p=places) for name, value in given.items()})
+    done = run_here("align_lm", *flags)
     assert_refused_after_bar(done, said)

@@ -1,26 +1,21 @@
-"""jobs/evaluate.py lm: likelihoods, pairs in every layout, and the job from outside."""
+"""jobs/evaluate.py lm: likelihoods, and the job from outside."""
 
 import argparse
-import csv
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, SPEECH, run_here, run_job
+from conftest import ROOT, as_flags, run_here, run_job
 from refusals import assert_refused
 from small_lm import small_config, train, write_tokens
 
 from jobs.cli import flags
-from jobs.cli.evaluation import add_lm_command
-from jobs.evaluate import evaluate_lm
+from jobs.cli.evaluation.lm import add_lm_command, evaluate_lm
 from lm.config import LMError
-from lm.evaluation.benchmarks import Pair, read_pairs
-from lm.evaluation.pairs import Judged, accuracy, by_task, wilson
 from lm.evaluation.scoring import BATCH_TOKENS, bits_per_token, utterance_scores
 from lm.files import read_lm, save_lm
 from lm.model import SpeechLM
@@ -82,107 +77,6 @@ def test_a_score_is_the_direct_sum_and_batching_changes_nothing():
         utterance_scores(model, said)
 
 
-def test_ties_count_half_groups_count_once_and_the_interval_is_wilsons():
-    assert wilson(0.5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
-    assert wilson(1.0, 20) == pytest.approx((0.83887, 1.0), abs=1e-5)
-
-    def judged(group: str, positive, negative, subset=None):
-        pair = Pair(
-            "task", group, group=group, positive=Path("a"), negative=Path("b"), subset=subset
-        )
-        return Judged(pair, positive, negative)
-
-    # Per token the first is right and the second wrong; summed the other way round; then a tie.
-    pairs = [
-        judged("one", (30.0, 20), (20.0, 10), "x"),
-        judged("one", (20.0, 10), (30.0, 20), "x"),
-        judged("one", (10.0, 10), (10.0, 10), "x"),
-        judged("two", (10.0, 10), (20.0, 10), "y"),
-    ]
-    figures = accuracy(pairs)
-    assert (figures["pairs"], figures["groups"], figures["ties"]) == (4, 2, 1)
-    assert figures["accuracy_per_token"] == figures["accuracy_summed"] == 0.75
-    assert figures["interval_summed"] == pytest.approx(list(wilson(0.75, 2)))
-    tasks = by_task(pairs)
-    assert tasks["task"]["subsets"]["y"]["accuracy_summed"] == 1.0
-
-
-def touch(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).write_bytes(b"")
-
-
-def write_gold(file: Path, rows: list[dict]) -> None:
-    with file.open("w", newline="") as out:
-        writer = csv.DictWriter(out, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def test_pairs_of_every_layout(tmp_path):
-    touch(tmp_path / "salmon/gender_consistency", "sample_0_0.wav", "sample_0_1.wav")
-    touch(tmp_path / "salmon/gender_consistency", "sample_10_1.wav", "sample_10_0.wav")
-    metadata = [{"index": 0, "group": "g"}, {"index": 10, "text": "of SALMon's own"}]
-    (tmp_path / "salmon/gender_consistency/metadata.json").write_text(json.dumps(metadata))
-    lexical, syntactic = tmp_path / "zr/lexical/dev", tmp_path / "zr/syntactic/dev"
-    touch(lexical, "aW.wav", "aN.wav", "bW.wav", "bN.wav", "oW.wav", "oN.wav")
-    touch(syntactic, "s.wav", "t.wav")
-    word = {"id": 1, "voice": "A", "frequency": 7, "word": "brick", "phones": "B R", "length": 2}
-    words = [
-        {"filename": "aN", **word, "word": "blick", "frequency": "", "correct": 0},
-        {"filename": "aW", **word, "correct": 1},
-        {"filename": "bW", **word, "voice": "B", "correct": 1},
-        {"filename": "bN", **word, "voice": "B", "frequency": "", "correct": 0},
-        {"filename": "oW", **word, "id": 2, "frequency": 0, "correct": 1},
-        {"filename": "oN", **word, "id": 2, "frequency": "", "correct": 0},
-    ]
-    write_gold(lexical / "gold.csv", words)
-    kind = {"id": 5, "voice": "A", "type": "agreement", "subtype": "noun", "transcription": "x"}
-    sentences = [{"filename": f, **kind, "correct": c} for f, c in (("s", 1), ("t", 0))]
-    write_gold(syntactic / "gold.csv", sentences)
-    touch(tmp_path / "tSC", "0_ab-c_correct.wav", "1_ab-c_incorrect.wav")
-    touch(tmp_path / "tSC", "10_d_incorrect.wav", "11_d_correct.wav")
-    touch(tmp_path / "sblimp/x", "2+good.wav", "3+bad.wav", "._3+bad.wav")
-    found = {}
-    for pair in read_pairs(tmp_path):
-        names = (pair.positive.stem, pair.negative.stem, pair.group, pair.subset)
-        found.setdefault(pair.task, []).append(names)
-    assert found == {
-        "salmon/gender_consistency": [
-            ("sample_0_0", "sample_0_1", "g", None),
-            ("sample_10_0", "sample_10_1", "10", None),
-        ],
-        "zr/lexical/dev": [
-            ("aW", "aN", "1", "5-19"),
-            ("bW", "bN", "1", "5-19"),
-            ("oW", "oN", "2", "oov"),
-        ],
-        "zr/syntactic/dev": [("s", "t", "agreement/noun/5", "agreement")],
-        "tSC": [
-            ("0_ab-c_correct", "1_ab-c_incorrect", "0", None),
-            ("11_d_correct", "10_d_incorrect", "5", None),
-        ],
-        "sblimp/x": [("2+good", "3+bad", "1", None)],
-    }
-    salmon = tmp_path / "salmon/gender_consistency/sample_10_0.wav"
-    for break_it, said in (
-        ((lexical / "oN.wav").unlink, "oN, which is not there"),
-        (lambda: write_gold(lexical / "gold.csv", words[:-1]), "item 2 .* not in pairs"),
-        (lambda: write_gold(lexical / "gold.csv", [{"filename": "oW"}]), "no column 'correct'"),
-        (lambda: shutil.rmtree(tmp_path / "zr"), None),
-        ((tmp_path / "tSC/1_ab-c_incorrect.wav").unlink, "3 recordings"),
-        ((tmp_path / "tSC/7_d.wav").touch, "do not belong together"),
-        (salmon.unlink, "lacks its sample_10_0"),
-    ):
-        break_it()
-        if said:
-            with pytest.raises(LMError, match=said):
-                read_pairs(tmp_path)
-    with pytest.raises(LMError, match="no pairs"):
-        read_pairs(SPEECH)
-
-
 def syllables(kind: int, seconds: float, random: np.random.Generator) -> np.ndarray:
     """Made-up speech of a buzzing voice (0) or of a hissing one (1)."""
     times = np.arange(int(seconds * RATE)) / RATE
@@ -242,7 +136,14 @@ def test_the_job(places):
     count = sum(map(len, said))
     assert figures["bits_per_token"] == pytest.approx(bits / count, rel=1e-5)
     assert figures["perplexity"] == pytest.approx(2 ** (bits / count), rel=1e-4)
-    assert (figures["tokens"], figures["utterances"]) == (count, 12)
+    assert (figures["tokens"], figures["utterances_scored"]) == (count, 12)
+    assert [each["bits_per_token_words"] for each in figures["utterances"].values()] == [
+        len(tokens) for tokens in said
+    ]
+    scores = figures["scores"]
+    for name in ("bits_per_token", "perplexity", "bits_per_second"):
+        assert scores[name]["value"] == pytest.approx(figures[name])
+        assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
     assert figures["tokenizer"] == files.fingerprint
     (task,) = figures["pairs"][str(places / "pairs")].values()
     assert (task["pairs"], task["groups"]) == (24, 24)
@@ -250,11 +151,26 @@ def test_the_job(places):
         low, high = task[f"interval_{variant}"]
         assert low < task[f"accuracy_{variant}"] <= high
     assert task["interval_per_token"][0] > 0.5
+    score = scores["voice_consistency: accuracy_per_token"]
+    assert [score["value"], score["low"], score["high"], score["count"]] == [
+        task["accuracy_per_token"],
+        *task["interval_per_token"],
+        24,
+    ]
+    values = [
+        group["voice_consistency: accuracy_per_token"] for group in figures["groups"].values()
+    ]
+    assert (len(values), np.mean(values)) == (24, pytest.approx(score["value"]))
+    same = run_here("evaluate", "--compare", *[places / "out/figures.json"] * 2)
+    for name, unit in (("bits_per_token", "utterances"), ("voice_consistency:", "groups")):
+        (line,) = [line for line in same.stdout.splitlines() if line.startswith(name)][:1]
+        assert "+0.0000 to +0.0000" in line and line.endswith(unit)
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
     assert float(rows["bits_per_token"][1]) == pytest.approx(bits / count, abs=6e-5)
     shown = rows["voice_consistency"]
     assert float(shown[2]) == pytest.approx(task["accuracy_per_token"], abs=6e-5)
     assert float(shown[6]) == pytest.approx(task["accuracy_summed"], abs=6e-5)
+    assert shown[5].endswith("*")  # better than chance
 
 
 # (flags in place of the usable ones, what the line must say). {p}: places.
@@ -279,8 +195,8 @@ def test_unusable_flags(places, changes, said):
     parser = argparse.ArgumentParser()
     add_lm_command(flags.add_commands(parser, "what", "WHAT"))
     given = {"lm": "{p}/lm", "input": "{p}/tokens", **changes}
-    parts = [(f"--{name}", value.format(p=places)) for name, value in given.items() if value]
-    args = parser.parse_args(["lm", *(part for flag in parts for part in flag)])
+    line = as_flags({name: value and value.format(p=places) for name, value in given.items()})
+    args = parser.parse_args(["lm", *line])
     assert args.batch_tokens == BATCH_TOKENS
     with pytest.raises(UsageError, match=said):
         evaluate_lm(args)

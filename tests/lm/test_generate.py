@@ -4,7 +4,6 @@ import argparse
 import json
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import soundfile
 import torch
 from conftest import SPEECH, run_job
 from lm_models import small_config, small_lm, speaking
+from tars import waves
 
 from jobs import generate
 from jobs.cli import flags
@@ -46,11 +46,8 @@ def models(tmp_path_factory) -> Path:
 def prompts(tmp_path_factory) -> Path:
     """Three recordings of under two seconds, and files that are no prompts."""
     folder = tmp_path_factory.mktemp("prompts")
-    with tarfile.open(SPEECH / "speech-000000.tar") as shard:
-        sounds = [member for member in shard if member.name.endswith(".flac")][:3]
-        for number, member in enumerate(sounds):
-            wave, rate = soundfile.read(shard.extractfile(member))
-            soundfile.write(folder / f"voice-{number}.flac", wave[: rate + 3000 * number], rate)
+    for number, wave in enumerate(waves()[:3]):
+        soundfile.write(folder / f"voice-{number}.flac", wave[: 16_000 + 3000 * number], 16_000)
     soundfile.write(folder / "short.wav", np.zeros(300), 16_000)
     (folder / "text.wav").write_text("speech")
     np.save(folder / "empty.npy", np.empty(0, np.uint16))

@@ -3,9 +3,8 @@
 import json
 
 import numpy as np
-import pytest
 import torch
-from conftest import run_here, run_job
+from conftest import as_flags, run_here, train_here
 from refusals import assert_refused
 from small_lm import small_config, write_tokens
 
@@ -15,7 +14,6 @@ from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 
-@pytest.mark.slow
 def test_the_job_goes_on_from_a_model(tmp_path):
     """Of wavlm-tiny-d1024's tokens, without START; too short utterances are counted."""
     files = TokenizerFiles.read(PRETRAINED / "wavlm-tiny-d1024")
@@ -27,8 +25,8 @@ def test_the_job_goes_on_from_a_model(tmp_path):
     save_lm(tmp_path / "lm", model, tokenizer=files, made_by={})
     changes = {"input": tokens, "output": tmp_path / "out", "start": tmp_path / "lm"}
     changes |= {"steps": 3, "rows": 2, "row-tokens": 32, "held-out": 0, "precision": "fp32"}
-    given = [part for name, value in changes.items() for part in (f"--{name}", value)]
-    done = run_job("train_lm", *given, timeout=250)
+    given = as_flags(changes)
+    done = train_here("train_lm", *given)
     assert done.returncode == 0, done.stderr
     assert "2 utterances of up to 4 tokens are left out" in done.stderr
     tuned, tokenizer = read_lm(tmp_path / "out/model")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import kill_when, run_here, run_job
+from conftest import as_flags, json_lines, kill_when, run_here, run_job, train_here
 from refusals import assert_refused
+from s3fs import S3FileSystem
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 from test_lm_data import imported
@@ -41,8 +42,7 @@ CODES = 16
 
 def flags(tokens, output, **changes) -> list:
     """The job's flags; `changes` replaces some."""
-    values = {"input": tokens, "output": output, **SMALL, **changes}
-    return [part for name, value in values.items() for part in (f"--{name}", value)]
+    return as_flags({"input": tokens, "output": output, **SMALL, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +58,17 @@ def tokens(tmp_path_factory) -> str:
 
 def log(output) -> list[dict]:
     """The lines of the training's log, without what a clock says."""
-    path = Path(output) / "training/log.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
     clock = ("time", "hours", "tokens_per_second", "flops_utilisation")
-    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+    lines = json_lines(Path(output) / "training/log.jsonl")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
-def train_here(
-    tokens, output, start=None, plain=False, show=lambda *_: None, **changes
+def trained(
+    tokens, output, start=None, show=lambda *_: None, shape=None, log_every=10, **changes
 ) -> list[dict]:
     """As the job does in its one process, but in this one. Returns the log.
 
-    plain: a model without START.
+    shape: changes of the model's configuration, and the rest of the settings.
     """
     settings = LMTrainingSettings(
         **{
@@ -91,8 +90,9 @@ def train_here(
             **changes,
         }
     )
-    shape = {name.replace("-", "_"): value for name, value in SHAPE.items()}
-    config = LMConfig(codebook_size=CODES, **shape, window=16, inputs="embedding", start=not plain)
+    small = {name.replace("-", "_"): value for name, value in SHAPE.items()}
+    small |= {"window": 16, "inputs": "embedding", **(shape or {})}
+    config = LMConfig(codebook_size=CODES, **small)
     train, valid = TokenShards.open(tokens, 0.1)
     run = LMRun(
         config=config,
@@ -104,7 +104,7 @@ def train_here(
         start=start,
         output=Folder(str(output)),
         show=show,
-        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=1e-9, keep=3, log_every=10),
+        runtime=RuntimeSettings(device="cpu", checkpoint_minutes=1e-9, keep=3, log_every=log_every),
         compile=False,
         threads=1,
     )
@@ -114,12 +114,12 @@ def train_here(
 
 @pytest.mark.slow
 def test_killed_in_training_and_run_again(tokens, tmp_path):
+    """It ends with the bits of a training in this process that nothing disturbs."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     # What a step draws, dropout and noise, must not depend on the kill either.
     more = {"dropout": 0.1, "noise": 0.1, "held-out": 0.1}
-    done = run_job("train_lm", *flags(tokens, undisturbed, **more), timeout=250)
-    assert done.returncode == 0, done.stderr
-    lines = log(undisturbed)
+    same = {"steps": 200, "noise": 0.1, "validate_every": 100, "log_every": 20}
+    lines = trained(tokens, undisturbed, shape={"dropout": 0.1}, **same)
     assert [line["step"] for line in lines] == [*range(20, 201, 20)]
     assert [line["step"] for line in lines if "valid_bits_per_token" in line] == [100, 200]
     # Once a chunk is seen, the next one is certain; all that is known of the first is 16 codes.
@@ -128,7 +128,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
     kill_when(lambda: bool(log(killed)), "train_lm", *flags(tokens, killed, **more))
     before = log(killed)
     assert len(before) < len(lines) and not (killed / "model/config.json").exists()
-    done = run_job("train_lm", *flags(tokens, killed, **more), timeout=250)
+    done = run_job("train_lm", *flags(tokens, killed, **more))
     assert done.returncode == 0, done.stderr
     assert log(killed) == lines
     weights = [load_file(folder / "model/model.safetensors") for folder in (undisturbed, killed)]
@@ -145,7 +145,7 @@ def test_killed_in_training_and_run_again(tokens, tmp_path):
         for name in ("hours", "tokens_per_second", "flops_utilisation")
     }
     # Nothing is left to do; other settings are refused.
-    again = run_job("train_lm", *flags(tokens, killed, **more), timeout=250)
+    again = run_job("train_lm", *flags(tokens, killed, **more))
     assert again.returncode == 0 and "200 steps" in again.stdout
     other = run_here("train_lm", *flags(tokens, killed, **{**more, "rows": 3}))
     assert_refused(other, "--output", "settings")
@@ -165,10 +165,10 @@ def events(folder: Path) -> set[tuple[int, str]]:
 
 @pytest.mark.slow
 def test_two_processes_do_as_one_that_accumulates(tokens, tmp_path):
-    plain = train_here(tokens, tmp_path / "plain")
-    accumulated = train_here(tokens, tmp_path / "accumulated", accumulate=2)
+    plain = trained(tokens, tmp_path / "plain")
+    accumulated = trained(tokens, tmp_path / "accumulated", accumulate=2)
     changes = {"workers": 2, "steps": 30, "log-every": 10, "validate-every": 0, "held-out": 0.1}
-    done = run_job("train_lm", *flags(tokens, tmp_path / "two", **changes), timeout=250)
+    done = run_job("train_lm", *flags(tokens, tmp_path / "two", **changes))
     assert done.returncode == 0, done.stderr
     two = log(tmp_path / "two")
     assert plain[-1]["bits_per_token"] < 0.9 * plain[0]["bits_per_token"]
@@ -182,7 +182,7 @@ def test_two_processes_do_as_one_that_accumulates(tokens, tmp_path):
 
 
 def test_muon_and_the_best_validation(tokens, tmp_path):
-    lines = train_here(
+    lines = trained(
         tokens, tmp_path, optimizer="muon", keep_best=True, validate_every=5, learning_rate=0.02
     )
     about = json.loads((tmp_path / "model/config.json").read_text())["made_by"]
@@ -194,9 +194,10 @@ def test_muon_and_the_best_validation(tokens, tmp_path):
 
 
 def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
-    first = train_here(tokens, tmp_path / "first", plain=True)
-    start = {"start": tmp_path / "first/model", "plain": True, "learning_rate": 1e-3}
-    whole = train_here(tokens, tmp_path / "whole", **start)
+    plain = {"shape": {"start": False}}
+    first = trained(tokens, tmp_path / "first", **plain)
+    start = {"start": tmp_path / "first/model", "learning_rate": 1e-3, **plain}
+    whole = trained(tokens, tmp_path / "whole", **start)
     # It begins where the other ended, not where that one began.
     assert whole[0]["bits_per_token"] < 0.6 * first[0]["bits_per_token"]
     assert whole[-1]["valid_bits_per_token"] < first[-1]["valid_bits_per_token"]
@@ -208,8 +209,8 @@ def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_here(tokens, tmp_path / "stopped", show=stop, **start)
-    assert train_here(tokens, tmp_path / "stopped", **start) == whole
+        trained(tokens, tmp_path / "stopped", show=stop, **start)
+    assert trained(tokens, tmp_path / "stopped", **start) == whole
     weights = [
         load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "stopped")
     ]
@@ -218,7 +219,7 @@ def test_going_on_from_a_model_without_start_and_after_a_stop(tokens, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_training(tokens, tmp_path):
     with pytest.raises(TrainingFailed, match="give a lower learning rate and another output"):
-        train_here(tokens, tmp_path, learning_rate=1e30)
+        trained(tokens, tmp_path, learning_rate=1e30)
     assert not (tmp_path / "model").exists()
 
 
@@ -228,7 +229,8 @@ def test_from_wavlm_on_a_store(s3, good, tokenizer, encoder):
     output = "s3://speech/train-lm/out"
     changes = {**SHAPE, "width": 128, "layers": 1, "feed-forward": 256}
     more = {"tokenizer": tokenizer, "encoder": encoder, "steps": 20, "held-out": 0.2}
-    done = run_job("train_lm", *flags(source, output, **changes, **more), timeout=250)
+    S3FileSystem.clear_instance_cache()  # of one with the credentials of an earlier test
+    done = train_here("train_lm", *flags(source, output, **changes, **more), env=s3.env)
     assert done.returncode == 0, done.stderr
     found = s3.listing("train-lm/out")
     names = {name.removeprefix("train-lm/out/") for name in found}

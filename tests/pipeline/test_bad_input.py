@@ -21,20 +21,13 @@ from conftest import (
     agreement,
     read_tokens,
     rows_of,
+    run_here,
     run_job,
 )
 from refusals import assert_refused
+from tars import tar, waves
 
 RATE = 16_000
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
-    """A tar of these members, names as they are."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def audio(sound: np.ndarray, rate: int = RATE, kind: str = "FLAC", subtype: str = "PCM_16"):
@@ -53,10 +46,7 @@ def at_lowest_quality(sound: np.ndarray) -> bytes:
 
 def speech() -> np.ndarray:
     """Some seconds of speech at 16 kHz."""
-    with tarfile.open(SPEECH / "speech-000000.tar") as tar:
-        members = [tar.extractfile(info).read() for info in tar if info.name.endswith(".flac")]
-    sounds = [soundfile.read(io.BytesIO(member), dtype="float32")[0] for member in members[:3]]
-    return np.concatenate(sounds)
+    return np.concatenate(waves()[:3])
 
 
 class Trap:
@@ -107,6 +97,8 @@ def samples(trap: Path) -> list[tuple[str, str | None, list[tuple[str, bytes]]]]
             for name, y in poison.items()
         ),
         ("only399", "too_short", [("wav", audio(x[:399], kind="WAV"))]),
+        # Resampled from 1 Hz to 16 kHz, its 230 kB would be 7 GB.
+        ("one_hertz", "not_audio", [("wav", audio(x, 1, "WAV"))]),
         ("without_audio", "no_audio", [("json", b"{}"), ("txt", text)]),
         ("with_two", "two_audio_members", [("flac", flac), ("wav", wav)]),
         ("mono", "duplicate_key", [("flac", flac)]),
@@ -136,7 +128,7 @@ def mixed(table, tokenizer, tmp_path_factory) -> Run:
     """A run over the tar of good and bad samples, with the reject rate left at its default."""
     folder = tmp_path_factory.mktemp("mixed")
     members = [(f"{key}.{ending}", data) for key, _, parts in table[0] for ending, data in parts]
-    write_tar(folder / "mixed.tar", members)
+    (folder / "mixed.tar").write_bytes(tar(*members))
     flags = ("--input", folder / "mixed.tar", "--tokenizer", tokenizer, "--output", folder / "out")
     return Run(folder / "out", run_job("tokenize", *flags, *ONE_THREAD))
 
@@ -194,65 +186,67 @@ def test_good_formats_agree_with_16_khz_mono(mixed, record_property):
         assert abs(len(tokens[key]) - len(tokens["mono"])) <= 1, key
 
 
-@pytest.mark.slow
-def test_an_absurd_sample_rate_is_one_rejected_sample(tokenizer, tmp_path):
-    """A header that says 1 Hz: resampled to 16 kHz, its 230 kB would be 7 GB."""
-    members = [("good.flac", audio(speech())), ("hertz.wav", audio(speech(), 1, "WAV"))]
-    write_tar(tmp_path / "hertz.tar", members)
-    flags = ("--input", tmp_path / "hertz.tar", "--tokenizer", tokenizer, "--max-reject-rate", 1)
-    done = run_job("tokenize", *flags, "--output", tmp_path / "out", *ONE_THREAD, timeout=200)
-    assert done.returncode == 0, done.stderr
-    rows = rows_of(tmp_path / "out/manifest.parquet")
-    assert [(row["key"], row["status"]) for row in rows] == [("good", "ok"), ("hertz", "rejected")]
-
-
-@pytest.mark.slow
-def test_audio_over_the_maximum_duration_is_rejected(tokenizer, tmp_path):
-    """And digital silence is counted. The maximum belongs to the OUTPUT, where it is given."""
+@pytest.fixture(scope="module")
+def broken(tokenizer, tmp_path_factory) -> Run:
+    """A run over a tar that is cut within a member, one with a damaged header, one that is no tar,
+    and one with a recording over the maximum duration.
+    """
+    folder = tmp_path_factory.mktemp("broken")
+    content = (SPEECH / "speech-000000.tar").read_bytes()
+    flacs = flacs_of_speech()
+    damaged = bytearray(content)
+    damaged[flacs[9].offset : flacs[9].offset + 200] = b"\xa5" * 200
+    long = audio(np.resize(speech(), 31 * RATE))
     silence = audio(np.zeros(RATE, np.float32))
-    members = [("long.flac", audio(speech())), ("silence.flac", silence)]
-    write_tar(tmp_path / "long.tar", members)
-    flags = ("--input", tmp_path / "long.tar", "--tokenizer", tokenizer, "--max-reject-rate", 1)
-    flags = (*flags, "--output", tmp_path / "out", *ONE_THREAD)
-    done = run_job("tokenize", *flags, "--max-duration", 2)
-    assert done.returncode == 0, done.stderr
-    assert "1 of the ok ones are digital silence" in done.stdout
-    rows = rows_of(tmp_path / "out/manifest.parquet")
+    (folder / "in").mkdir()
+    for name, data in (
+        ("cut", content[: flacs[5].offset_data + 1000]),
+        ("damaged", damaged),
+        ("long", tar(("long.flac", long), ("silence.flac", silence))),
+        ("noise", np.random.default_rng(0).bytes(20_000)),
+    ):
+        (folder / f"in/{name}.tar").write_bytes(data)
+    flags = ("--input", folder / "in", "--tokenizer", tokenizer, "--output", folder / "out")
+    limits = ("--max-duration", 30, "--max-reject-rate", 1)
+    return Run(folder / "out", run_job("tokenize", *flags, *ONE_THREAD, *limits))
+
+
+def flacs_of_speech() -> list[tarfile.TarInfo]:
+    """The recordings in a tar of tests/speech."""
+    with tarfile.open(SPEECH / "speech-000000.tar") as archive:
+        return [info for info in archive if info.name.endswith(".flac")]
+
+
+@pytest.mark.slow
+def test_audio_over_the_maximum_duration_is_rejected(broken, tokenizer):
+    """And digital silence is counted. The maximum belongs to the OUTPUT, where it is given."""
+    assert "1 of the ok ones are digital silence" in broken.done.stdout
+    rows = rows_of(broken.output / "reports/long.parquet")
     assert [(row["key"], row["reason"]) for row in rows] == [
         ("long", "too_long"),
         ("silence", None),
     ]
-    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["max_duration"] == 2
-    assert json.loads((tmp_path / "out/summary.json").read_text())["silent"] == 1
-    assert_refused(run_job("tokenize", *flags), "--output", "--max-duration 2")
+    assert json.loads((broken.output / "run.json").read_text())["settings"]["max_duration"] == 30
+    assert json.loads((broken.output / "summary.json").read_text())["silent"] == 1
+    place = ("--input", broken.output.parent / "in", "--output", broken.output)
+    again = run_here("tokenize", *place, "--tokenizer", tokenizer)
+    assert_refused(again, "--output", "--max-duration 30")
 
 
-@pytest.mark.slow
-def test_broken_tars_keep_what_can_be_read(good, tokenizer, tmp_path):
-    """One cut in the middle of a member, one with a damaged header, one that is no tar."""
-    tar = (SPEECH / "speech-000000.tar").read_bytes()
-    with tarfile.open(SPEECH / "speech-000000.tar") as archive:
-        flacs = [info for info in archive if info.name.endswith(".flac")]
-    keys = [info.name.removesuffix(".flac") for info in flacs]
-    damaged = bytearray(tar)
-    damaged[flacs[9].offset : flacs[9].offset + 200] = b"\xa5" * 200
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/cut.tar").write_bytes(tar[: flacs[5].offset_data + 1000])
-    (tmp_path / "in/damaged.tar").write_bytes(damaged)
-    (tmp_path / "in/noise.tar").write_bytes(np.random.default_rng(0).bytes(20_000))
-    flags = ("--input", tmp_path / "in", "--tokenizer", tokenizer, "--output", tmp_path / "out")
-    done = run_job("tokenize", *flags, *ONE_THREAD, "--max-reject-rate", 1)
-    assert done.returncode == 1
+def test_broken_tars_keep_what_can_be_read(good, broken):
+    assert broken.done.returncode == 1
+    keys = [info.name.removesuffix(".flac") for info in flacs_of_speech()]
+    whole = read_tokens(good.output / "shards/speech-000000.tar")
     for name, kept, at in (("cut", 5, keys[5]), ("damaged", 9, ""), ("noise", 0, "")):
-        assert any(name in line and "incomplete" in line for line in done.stderr.splitlines())
-        rows = rows_of(tmp_path / f"out/reports/{name}.parquet")
+        said = broken.done.stderr.splitlines()
+        assert any(name in line and "incomplete" in line for line in said)
+        rows = rows_of(broken.output / f"reports/{name}.parquet")
         assert [row["key"] for row in rows] == [*keys[:kept], at]
         assert {row["status"] for row in rows[:-1]} <= {"ok"}
         assert (rows[-1]["status"], rows[-1]["reason"]) == ("rejected", "broken_tar")
-        tokens = read_tokens(tmp_path / f"out/shards/{name}.tar")
-        whole = read_tokens(good.output / "shards/speech-000000.tar")
+        tokens = read_tokens(broken.output / f"shards/{name}.tar")
         assert list(tokens) == keys[:kept]
         assert all(np.array_equal(tokens[key][0], whole[key][0]) for key in tokens)
-    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    summary = json.loads((broken.output / "summary.json").read_text())
     assert summary["incomplete_shards"] == ["cut", "damaged", "noise"]
     assert summary["failed"] == {}

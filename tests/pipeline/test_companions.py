@@ -7,9 +7,9 @@ import tarfile
 import numpy as np
 import pytest
 import soundfile
-from conftest import ONE_THREAD, SPEECH, read_tokens, run_job
+from conftest import ONE_THREAD, read_tokens, run_job
 from models import distilled, small_tokenizer
-from tars import tar
+from tars import recordings, tar
 
 from pipeline.tokenize.spans import Audio, spans_of
 from tokenizer.config import FocalConfig
@@ -165,8 +165,7 @@ def shards(tmp_path_factory):
     u1, u2; the json of u2 comes last of all.
     """
     folder = tmp_path_factory.mktemp("shards")
-    with tarfile.open(SPEECH / "speech-000000.tar") as archive:
-        sounds = [archive.extractfile(i).read() for i in archive if i.name.endswith(".flac")][:3]
+    sounds = list(recordings().values())[:3]
     audio = [(f"u{n}.flac", sound) for n, sound in enumerate(sounds)]
     words = json.dumps({"words": [{"start": 0.1, "end": 0.4}, {"start": 9999, "end": 0}]}).encode()
     members = [

@@ -10,11 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD, SPEECH, read_tokens, run_here, run_job
+from conftest import ONE_THREAD, SPEECH, as_flags, read_tokens, run_here, run_job
 from refusals import assert_refused
 
-from pipeline.evaluation import abx, measures
+from pipeline.evaluation import abx, abx_items, measures
 from pipeline.evaluation.evaluate_decoding import FeatureFigures
+from pipeline.evaluation.fast_abx import fastabx_errors, fastabx_version
 from pipeline.evaluation.phone_labels import read_item_file, read_phones
 from tokenizer.codec.vocoder import Vocoder
 from tokenizer.config import VocoderConfig
@@ -23,7 +24,7 @@ from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
-HEADER = " ".join(abx.HEADER)
+HEADER = " ".join(abx_items.HEADER)
 ENCODER, TOKENIZER = PRETRAINED / "wavlm-tiny", PRETRAINED / "wavlm-tiny-km1024"
 
 # Two speakers with one sentence, a second sentence of one of them, and an utterance without labels.
@@ -81,7 +82,10 @@ def test_the_job(tokenizer, places, good):
     figures = json.loads(file.read_text())
     for name in ("input", "problems", "tokenizer"):
         figures.pop(name)
-    left_out = figures.pop("left_out")
+    scores, parts = figures.pop("scores"), figures.pop("utterances")
+    speakers, left_out = figures.pop("speakers"), figures.pop("left_out")
+    # A tokenizer without a vocoder makes no sound to score.
+    assert figures.pop("unscored") == {}
     assert left_out == {
         "noise": "rejected: not_audio",
         "awb-s01": f"its labels end after 10 of {left_out['awb-s01'].split()[-2]} frames",
@@ -100,9 +104,19 @@ def test_the_job(tokenizer, places, good):
     assert figures["pnmi"] == pytest.approx(measures.pnmi(joint))
     assert figures["phone_purity"] == pytest.approx(measures.phone_purity(joint))
     assert figures["cluster_purity"] == pytest.approx(measures.cluster_purity(joint))
+    for name in ("pnmi", "phone_purity", "cluster_purity"):
+        assert np.mean([part[name] for part in parts.values()]) == pytest.approx(figures[name])
+        assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
+        assert scores[name]["count"] == 2
+    fastabx = fastabx_version()
+    # Each of the two has a speaker of its own.
+    assert figures["pnmi_by_speaker"] == pytest.approx(
+        np.mean([speaker["pnmi_by_speaker"] for speaker in speakers.values()])
+    )
+    assert speakers.keys() == {"awb", "en-us-f4"}
     expected = {
         "samples_rejected": 1,
-        "utterances": 4,
+        "utterances_tokenized": 4,
         "utterances_scored": 2,
         "frames_scored": len(frames),
         "phones": 2,
@@ -113,7 +127,7 @@ def test_the_job(tokenizer, places, good):
         "same_text_pairs": 3,
         "abx_segments": 18,
         "abx_segments_without_audio": 0,
-        "abx_source": "wavmill",
+        "abx_source": f"fastabx {fastabx}" if fastabx else "wavmill",
     }
     assert {name: figures[name] for name in expected} == expected
     everything = np.concatenate([tokens[key][0] for key in KEYS])
@@ -123,9 +137,10 @@ def test_the_job(tokenizer, places, good):
     rate = len(everything) / seconds * entropy / math.log(2)
     assert figures["entropy_bitrate"] == pytest.approx(rate)
     centroids = TokenizerFiles.read(tokenizer).weights["codebook.codes"].numpy()
-    items = abx.read_items((places / "triples.item").read_text().splitlines())
+    items = abx_items.read_items((places / "triples.item").read_text().splitlines())
     codes = {key: tokens[key][0] for key in KEYS}
-    for name, value in abx.abx_errors(items, codes, centroids).items():
+    abx_of = fastabx_errors if fastabx else abx.abx_errors
+    for name, value in abx_of(items, codes, centroids).items():
         assert figures[name] == pytest.approx(value)
     table = table_of(done.stdout)
     assert table.keys() == figures.keys()
@@ -166,9 +181,7 @@ def test_unusable_flags(tokenizer, places):
     usable = {"input": places / "input.tar", "tokenizer": tokenizer}
     for changes, expected in UNUSABLE.values():
         given = {name: value.format(p=places) for name, value in changes.items()}
-        flags = {**usable, **given}.items()
-        parts = [part for name, value in flags for part in (f"--{name}", value)]
-        done = run_here("evaluate", "tokens", *parts)
+        done = run_here("evaluate", "tokens", *as_flags({**usable, **given}))
         lines = done.stderr.splitlines()
         assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
         name, value = next(iter(changes.items()))
@@ -235,6 +248,7 @@ def test_decoding_figures_of_the_job(tmp_path):
     done = run_job(
         *("evaluate", "tokens", "--input", SPEECH, "--tokenizer", tmp_path / "speaking"),
         *("--encoder", "wavlm-tiny", "--json", tmp_path / "figures.json", *ONE_THREAD),
+        *("--scores", "none"),
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation import abx, measures
+from pipeline.evaluation import abx, abx_items, measures
 
-HEADER = " ".join(abx.HEADER)
+HEADER = " ".join(abx_items.HEADER)
 
 # Two phones, three codes, eight frames.
 JOINT = np.array([[3, 1, 0], [1, 1, 2]])
@@ -84,7 +84,7 @@ def test_pairs_are_drawn_evenly_whether_few_or_many():
 
 def test_item_file_gives_frames_at_10_ms_and_every_20_ms():
     lines = [HEADER, "u 0.0 0.02 A b c s", "u 0.35 0.45 A b c s", "", "u 0.2925 0.4725 A b c s"]
-    frames = [(item.first, item.stop) for item in abx.read_items(lines)]
+    frames = [(item.first, item.stop) for item in abx_items.read_items(lines)]
     # 0.35 to 0.45 s: frames at 0.35 (17), 0.37, 0.39, 0.41, 0.43 and 0.45 (22), both ends included.
     assert frames == [(0, 1), (17, 23), (15, 24)]
 
@@ -145,7 +145,7 @@ def test_abx_is_that_of_every_triple_one_by_one(monkeypatch, table):
         context = (str(number % 2), "c")
         for key in codes:
             stop = first + int(random.integers(1, 7))
-            items.append(abx.Item(key, first, stop, "ABC"[random.integers(3)], context, key))
+            items.append(abx_items.Item(key, first, stop, "ABC"[random.integers(3)], context, key))
     figures = abx.abx_errors(items, codes, centroids, max_group=99)
     assert figures["abx_within"] == pytest.approx(
         plain_abx(items, codes, centroids=centroids, across=False)
@@ -158,7 +158,7 @@ def test_abx_is_that_of_every_triple_one_by_one(monkeypatch, table):
 
 def test_abx_of_tokens_that_tell_all_or_nothing():
     keys = [f"{phone}{speaker}{take}" for phone in "AB" for speaker in "xy" for take in range(12)]
-    items = [abx.Item(key, 0, 3, key[0], ("p", "n"), key[1]) for key in keys]
+    items = [abx_items.Item(key, 0, 3, key[0], ("p", "n"), key[1]) for key in keys]
     centroids = np.eye(4, dtype=np.float32)
     perfect = {key: np.full(3, "AB".index(key[0])) for key in keys}
     figures = abx.abx_errors(items, perfect, centroids)
@@ -180,7 +180,8 @@ def test_abx_by_hand():
     # Codes 0 and 1 are at a right angle, π / 2, which counts 0.5.
     codes = {"a": np.array([0, 0]), "b": np.array([0, 1]), "c": np.array([1, 1])}
     items = [
-        abx.Item(key, 0, 2, phone, ("p", "n"), "s") for key, phone in zip("abc", ("A", "A", "B"))
+        abx_items.Item(key, 0, 2, phone, ("p", "n"), "s")
+        for key, phone in zip("abc", ("A", "A", "B"))
     ]
     # d(a, b) = 0.5 / 2, d(a, c) = 1 / 2: right. d(b, a) = 0.5 / 2 = d(b, c): a tie.
     figures = abx.abx_errors(items, codes, np.eye(2))

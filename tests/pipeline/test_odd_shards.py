@@ -7,18 +7,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import ONE_THREAD, SPEECH, read_tokens, rows_of, run_job
-from tars import tar
+from conftest import ONE_THREAD, read_tokens, rows_of, run_job
+from tars import recordings, tar
 
 KEYS = ("u0", "u1", "u2")
 
 
 def sounds() -> list[bytes]:
     """Three short recordings."""
-    with tarfile.open(SPEECH / "speech-000000.tar") as archive:
-        members = [info for info in archive if info.name.endswith(".flac")]
-        members.sort(key=lambda info: info.size)
-        return [archive.extractfile(info).read() for info in members[:3]]
+    return sorted(recordings().values(), key=len)[:3]
 
 
 def shards() -> dict[str, tuple[bytes, dict[str, object]]]:

@@ -107,7 +107,7 @@ def test_records_and_no_other_file(good, tokenizer):
         np.exp(-(share * np.log(share)).sum())
     )
     run = summary["this_run"]
-    assert run["shards"] == 3 and run["times_real_time"] > 1
+    assert run["shards"] == 3 and run["times_real_time"] > 0
     assert run["limited_by"] in run["task_time"] and set(run["task_time"]) == {
         "decode",
         "encode",

@@ -4,19 +4,16 @@ Speech is what ships in tests/speech, so that the tokens of windows and of one p
 """
 
 import copy
-import io
 import json
-import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 import soxr
 import torch
-from conftest import SPEECH
 from models import Bomb, small_tokenizer
 from safetensors.torch import load_file, save_file
+from tars import waves
 
 from tokenizer.audio.decoding import measure
 from tokenizer.audio.frames import num_frames
@@ -33,13 +30,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def speech():
     """Twenty seconds of the shipped speech, (320000,) float32."""
-    parts = []
-    with tarfile.open(SPEECH / "speech-000000.tar") as archive:
-        for member in archive:
-            if member.name.endswith(".flac"):
-                data = archive.extractfile(member).read()
-                parts.append(soundfile.read(io.BytesIO(data), dtype="float32")[0])
-    return np.concatenate(parts)[:320_000]
+    return np.concatenate(waves())[:320_000]
 
 
 def test_centring_moves_a_windows_mean_towards_that_of_all_speech(files, speech, tmp_path):

@@ -31,6 +31,7 @@ from tokenizer.audio.reasons import (
     AudioError,
 )
 from tokenizer.audio.resampling import INT16_STEP, as_float, resample
+from tokenizer.audio.sample_file import SampleFile
 from tokenizer.audio.second_decoder import Sound, open_media
 
 __all__ = [
@@ -55,9 +56,9 @@ class Utterance:
 
     sample_rate, duration_s: of the source. samples: length at 16 kHz.
     mean, scale: (x - mean) * scale has zero mean and unit variance over the whole utterance.
-    waveform: (samples,) float32 at 16 kHz, or int16; None if it was too long to be kept.
-    is_int16: whether waveform and blocks are int16, in steps of 2^-15. file: the source, which is
-    decoded again where the waveform was not kept.
+    waveform: (samples,) float32 at 16 kHz, or int16; None if it was too long to be kept in memory.
+    is_int16: whether waveform and blocks are int16, in steps of 2^-15. on_disk: the samples in
+    place of a waveform. file: the source, which is decoded again where neither was kept.
     silent: whether no sample differs from zero: digital silence.
     """
 
@@ -68,6 +69,7 @@ class Utterance:
     scale: float
     waveform: np.ndarray | None
     file: BinaryIO | None = None
+    on_disk: SampleFile | None = None
     silent: bool = False
     is_int16: bool = False
 
@@ -83,6 +85,8 @@ class Utterance:
         """
         if self.waveform is not None and sample_rate == SAMPLE_RATE:
             return iter([self.waveform])
+        if self.on_disk is not None and sample_rate == SAMPLE_RATE:
+            return self.on_disk.blocks()
         if self.file is None:
             raise ValueError("neither waveform nor file was kept")
         return resample(*decode(self.file, keep_int16=self.is_int16), sample_rate)
@@ -97,7 +101,8 @@ def read_utterance(
 ) -> Utterance:
     """Decode a whole file once, to check it and to measure its length, mean and variance.
 
-    file: seekable, binary. keep_samples: the waveform is kept if it has no more samples at 16 kHz.
+    file: seekable, binary. keep_samples: a waveform of up to so many samples at 16 kHz is kept in
+    memory, a longer one on local disk.
     max_seconds: longer audio is rejected as soon as so much was decoded; None takes any length.
     keep_int16: as in `decode`. Raises AudioError, with its reason, for audio that cannot be
     tokenized.
@@ -130,6 +135,7 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
     Blocks are float32 or int16; the waveform is int16 where all of them are.
     """
     kept: list[np.ndarray] | None = []
+    on_disk: SampleFile | None = None
     count, total, squares, silent, is_int16 = 0, 0.0, 0.0, True, True
     for block in blocks:
         count += len(block)
@@ -145,10 +151,12 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
             and squares < count * SILENCE**2
             and bool((np.abs(as_float(block)) < SILENCE).all())
         )
-        if kept is not None and count <= keep_samples:
+        if kept is not None:
             kept.append(block)
-        else:
-            kept = None
+            if count > keep_samples:
+                on_disk, kept = _moved_to_disk(kept), None
+        elif on_disk is not None and not on_disk.write(block):
+            on_disk = None
     mean = total / max(count, 1)
     variance = max(squares / max(count, 1) - mean * mean, 0.0)
     is_int16 = is_int16 and count > 0
@@ -162,9 +170,19 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
         mean=mean,
         scale=scale,
         waveform=waveform,
+        on_disk=on_disk,
         silent=silent,
         is_int16=is_int16,
     )
+
+
+def _moved_to_disk(blocks: list[np.ndarray]) -> SampleFile | None:
+    """None where they cannot be kept there: then they are decoded again."""
+    try:
+        file = SampleFile(blocks[0].dtype)
+    except OSError:
+        return None
+    return file if all(file.write(block) for block in blocks) else None
 
 
 def joined(blocks: Iterable[np.ndarray], is_int16: bool) -> np.ndarray:

@@ -176,6 +176,16 @@ class Decoding:
         return np.split(self._within_range(torch.cat(waves)), ends)
 
     @torch.inference_mode()
+    def speech_of(self, features: Tensor) -> np.ndarray:
+        """(T, D) features of one window → (n,) float32, as `waveform` makes of tokens.
+
+        features: as decoded ones are, such as WavLM's own: what the vocoder alone loses is heard.
+        Raises UsageError without a vocoder.
+        """
+        vocoder = self.needed_vocoder()
+        return self._within_range(vocoder(features[None].to(self.device))[0])
+
+    @torch.inference_mode()
     def next_wave(
         self, codes: Tensor, state: DecodingState, last: bool
     ) -> tuple[np.ndarray, DecodingState]:

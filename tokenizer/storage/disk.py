@@ -8,13 +8,6 @@ from pathlib import Path
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 # What some mounts answer when a folder is to be synced.
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-# No room, or none for this user.
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def is_full(error: Exception) -> bool:
-    """Whether an error says that a disk has no room."""
-    return isinstance(error, OSError) and error.errno in FULL
 
 
 def create(source: Path, target: Path) -> bool:

@@ -14,10 +14,12 @@ from tokenizer.storage.scratch import scratch_until_exit
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 
 
-def fetch_folder(value: str, kind: str, hub: bool = False) -> Path:
+def fetch_folder(value: str, kind: str, hub: bool = False, beside: tuple[str, ...] = ()) -> Path:
     """A local folder with the content of a folder, a URL, a shipped name or, with `hub`, a hub id.
 
-    kind: what should be there, for the message. Raises UsageError when there is no such folder.
+    kind: what should be there, for the message. beside: which further files to take from the hub,
+    beside a model's configuration and weights, such as *.txt. Raises UsageError when there is no
+    such folder.
     """
     if re.fullmatch(r"[\w-]+", value) and not Path(value).exists():
         if (PRETRAINED / value).is_dir():
@@ -29,7 +31,7 @@ def fetch_folder(value: str, kind: str, hub: bool = False) -> Path:
             value=value,
         )
     if not Path(value).exists() and hub and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
-        return _fetch_from_hub(value)
+        return _fetch_from_hub(value, beside)
     fs, path = filesystem(value)
     remedy = f"give the folder or URL of {kind}"
     try:
@@ -50,11 +52,11 @@ def fetch_folder(value: str, kind: str, hub: bool = False) -> Path:
     return Path(path)
 
 
-def _fetch_from_hub(value: str) -> Path:
+def _fetch_from_hub(value: str, beside: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    names = ["config.json", "preprocessor_config.json"]
+    names = ["config.json", "preprocessor_config.json", *beside]
     try:
         folder = Path(snapshot_download(value, allow_patterns=[*names, "*.safetensors"]))
         if not list(folder.glob("*.safetensors")):

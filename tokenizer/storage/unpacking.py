@@ -15,6 +15,8 @@ STEP = 1 << 20
 # A stream may unpack to this many bytes, and to this many times what was read. Silent WAVs shrink
 # to a hundredth; a file made to fill a memory shrinks to a millionth.
 FREE_BYTES, MOST_TIMES = 256 << 20, 200
+# An xz says how much memory it needs, up to 4 GB. With `xz -9` that is 65 MB.
+MOST_XZ_MEMORY = 256 << 20
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
 
@@ -125,4 +127,6 @@ class _Gzip:
 def _decoder(kind: str | None) -> Any:
     if kind == "gzip":
         return _Gzip()
-    return bz2.BZ2Decompressor() if kind == "bzip2" else lzma.LZMADecompressor()
+    if kind == "bzip2":
+        return bz2.BZ2Decompressor()
+    return lzma.LZMADecompressor(memlimit=MOST_XZ_MEMORY)

@@ -1,10 +1,11 @@
 """What filters ask of a sample's sound, measured while its samples come."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.scores.naturalness import dnsmos
+from pipeline.scores.unscored import Unscored
 from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import SAMPLE_RATE
 
@@ -91,10 +92,10 @@ class Measures:
         return float(over[-1] * self.rate / SPECTRUM)
 
     def _dnsmos(self) -> float:
-        from speechmos import dnsmos
-
         samples = np.concatenate([np.zeros(0, np.float32), *self._kept])
         samples = samples[: DNSMOS_SECONDS * self.rate]
         waveform = np.concatenate(list(resample([samples], self.rate, SAMPLE_RATE)))
-        value = float(dnsmos.run(np.clip(waveform, -1, 1), SAMPLE_RATE)["ovrl_mos"])
-        return value if math.isfinite(value) else 0.0
+        try:
+            return dnsmos(waveform)["ovrl"]
+        except Unscored:
+            return 0.0

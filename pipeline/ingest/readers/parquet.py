@@ -13,16 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.ingest.manifests.places import AudioPlaces, Listings
-from pipeline.ingest.readers.recordings import (
-    MISSING_FILE,
-    OpenRecording,
-    local_copy,
-    read_audio_file,
-)
+from pipeline.ingest.readers.recordings import OpenRecording, local_copy, read_audio_file
 from pipeline.ingest.sources import (
     AUDIO,
     BAD_LINE,
     DUPLICATE_KEY,
+    MISSING_FILE,
     Entry,
     SourceFile,
     as_json,

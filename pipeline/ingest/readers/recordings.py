@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from pipeline.ingest.sources import Entry, SourceFile
+from pipeline.ingest.sources import MISSING_FILE, Entry, SourceFile
 from pipeline.shards.inputs import Shard
 from pipeline.shards.metadata import LARGEST_JSON
 from pipeline.shards.reading import InputChanged, open_shard
@@ -14,8 +14,6 @@ from pipeline.shards.samples import LARGEST_AUDIO, MOST_BESIDE, SPOOL_BYTES, TOO
 from tokenizer.storage.file_stream import read_whole
 from tokenizer.storage.folder import filesystem
 from tokenizer.storage.retries import patiently
-
-MISSING_FILE = "missing_file"
 
 
 @dataclass

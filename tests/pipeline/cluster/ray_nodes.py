@@ -82,7 +82,7 @@ class Run:
 
     def wait_for(self, reached: Callable[[], bool]) -> None:
         """Wait while it runs."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not reached():
             assert self.process.poll() is None, self.process.stderr.read()
             assert time.monotonic() < deadline
@@ -94,7 +94,7 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """Wait for its exit status and what it said."""
-        _, said = self.process.communicate(timeout=90)
+        _, said = self.process.communicate(timeout=250)
         return self.process.returncode, said
 
     def tars(self) -> dict[str, bytes]:

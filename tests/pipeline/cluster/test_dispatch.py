@@ -88,22 +88,19 @@ def test_an_encoder_that_does_not_answer_is_given_up(cluster):
     lengths = [16_000] * 64
     assert encoding.lengths(windows_of(*lengths)) == lengths
     (why,) = encoding.lost().values()
-    # On a busy machine the task looks a second or two later.
-    assert re.match(r"no answer in ([2-9]|1\d) s", why), why
+    # On a busy machine the task looks later.
+    assert int(re.match(r"no answer in (\d+) s", why)[1]) >= 2, why
     # It is ended like this, so that it does not keep its GPU.
     ray.kill(encoding.actors[0])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while os.path.exists(f"/proc/{stopped}") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{stopped}")
 
 
 def test_auto_finds_the_largest_batch_that_fits():
-    def encode(windows: list[np.ndarray]) -> list[np.ndarray]:
-        time.sleep(0.005)  # whatever the size
-        return SmallLengths().encode(windows)
-
-    assert find_batch_seconds(encode, 0.5) == 3.5  # seven windows, 56,000 samples
+    # Of 240 windows at first half is tried, and half of that: seven fit, with 56,000 samples.
+    assert find_batch_seconds(SmallLengths().encode, 0.5) == 3.5
 
 
 def test_tasks_share_encoders():

@@ -1,14 +1,13 @@
 """Long recordings are cut: where, how long, and that nothing is lost or kept in memory."""
 
 import io
-import tarfile
 import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import SPEECH
 from here import ingest_here, json_of, reasons_of, rows_of, samples_of, sound_of
+from tars import waves
 
 RATE = 16_000
 
@@ -16,13 +15,7 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def speech():
     """Utterances of the speech that ships with the project."""
-    found = []
-    with tarfile.open(SPEECH / "speech-000000.tar") as tar:
-        for info in tar:
-            if info.name.endswith(".flac"):
-                data = tar.extractfile(info).read()
-                found.append(soundfile.read(io.BytesIO(data), dtype="float32")[0])
-    return found
+    return waves()
 
 
 def recording(speech, count: int) -> tuple[np.ndarray, np.ndarray]:

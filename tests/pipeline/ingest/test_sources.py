@@ -226,6 +226,11 @@ def test_tars_and_what_lies_beside(audio, tmp_path):
     first = samples_of(tmp_path / "once")
     assert set(first["a"]) == {"wav", "json", "txt", "TextGrid"}
     assert first == samples_of(tmp_path / "twice")
+    (tmp_path / "once/gone.tar").symlink_to("nowhere.tar")
+    totals = ingest_here([tmp_path / "once"], tmp_path / "with-a-dead-link")
+    assert first == samples_of(tmp_path / "with-a-dead-link") and totals["sources_rejected"] == 1
+    rows = rows_of(tmp_path / "with-a-dead-link")
+    assert [r["source"] for r in rows if r["reason"] == "missing_file"] == ["gone.tar"]
     ingest_here([tmp_path / "once"], tmp_path / "split", channels="split")
     split = samples_of(tmp_path / "split")
     assert list(split) == ["a-ch0", "a-ch1"] and json_of(split["a-ch1"])["channel"] == 1

@@ -13,25 +13,29 @@ FLAGS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--mute-a
 
 
 @contextlib.contextmanager
-def opened(page: Path, width: int = 1400, scheme: str = "light") -> Iterator:
-    """Playwright's page of a file, and at the end no error and no request but for the file.
-
-    Skips the test where there is no Chromium.
-    """
+def chromium() -> Iterator:
+    """Playwright's browser. Skips the test where there is no Chromium."""
     if CHROMIUM is None:
         pytest.skip("no chromium is installed: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        wrong: list[str] = []
-        tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.on("request", lambda request: wrong.append(request.url[:80]) if _leaves(request) else 0)
-        tab.goto(page.as_uri())
-        yield tab
+        yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def opened(browser, page: Path, width: int = 1400, scheme: str = "light") -> Iterator:
+    """Playwright's page of a file, and at the end no error and no request but for the file."""
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    wrong: list[str] = []
+    tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("request", lambda request: wrong.append(request.url[:80]) if _leaves(request) else 0)
+    tab.goto(page.as_uri())
+    yield tab
+    tab.close()
     assert not wrong
 
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from browser import opened
+from browser import chromium, opened
 from conftest import ROOT, run_here
 from ray_cluster import environment
 from report_outputs import (
@@ -81,10 +81,17 @@ def test_the_page_says_what_is_in_the_output(made):
     assert "0.710, TWIST 7B" in text and "0.812, WavSLM" in text
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium for all tests of this file."""
+    with chromium() as started:
+        yield started
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
-def test_in_a_browser(made, width, scheme):
+def test_in_a_browser(browser, made, width, scheme):
     """Nothing is logged or asked for; charts answer to pointer and keys; all of it plays."""
-    with opened(made[0], width, scheme) as page:
+    with opened(browser, made[0], width=width, scheme=scheme) as page:
         plots = page.locator(".plot")
         assert plots.count() == 8
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -126,7 +133,7 @@ def test_of_a_code_all_frames_are_as_likely():
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_utterances_take_no_more_memory(tmp_path):
+def test_a_hundred_thousand_utterances_take_no_more_memory(tmp_path, request):
     """Than a thousand."""
     needed = {}
     for shards in (1, 100):
@@ -138,14 +145,14 @@ def test_a_hundred_thousand_utterances_take_no_more_memory(tmp_path):
             env=environment({}),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
         assert done.returncode == 0, done.stderr
         needed[shards] = int(re.search(r"^MB (\d+)", done.stdout, re.M)[1])
     assert needed[100] < needed[1] + 30
     text = (tmp_path / "100.html").read_text()
     assert "<dd>100,000</dd>" in text and "were imported" in text
-    with opened(tmp_path / "100.html") as page:
+    with opened(request.getfixturevalue("browser"), tmp_path / "100.html") as page:
         assert page.locator(".plot").count() >= 3
         assert page.locator(".sound").count() == 12
 

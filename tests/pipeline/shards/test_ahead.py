@@ -26,7 +26,7 @@ def test_items_are_made_while_others_are_used_but_not_too_many():
         taken = []
         for number in ahead:
             taken.append(number)
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             # Three wait, and the next one is made and waits for room.
             while len(made) < min(20, len(taken) + 4) and time.monotonic() < deadline:
                 time.sleep(0.001)
@@ -69,7 +69,7 @@ def test_several_threads_keep_the_order_and_work_at_the_same_time():
 
     def work(number: int) -> int:
         if number >= 10:
-            together.wait(timeout=10)  # ends only if three are at it
+            together.wait(timeout=60)  # ends only if three are at it
         return number * number
 
     # One thread for the first samples, three when the other shards have ended.

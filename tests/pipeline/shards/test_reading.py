@@ -199,7 +199,7 @@ def test_blocks_of_a_store_are_fetched_at_the_same_time(store, monkeypatch):
     together, fetch = threading.Barrier(file_stream.BLOCKS_AHEAD), S3FileSystem.cat_file
 
     def fetch_together(*values, **more):
-        together.wait(timeout=20)  # ends only if so many are on their way
+        together.wait(timeout=60)  # ends only if so many are on their way
         return fetch(*values, **more)
 
     monkeypatch.setattr(S3FileSystem, "cat_file", fetch_together)

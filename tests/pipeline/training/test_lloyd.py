@@ -1,6 +1,5 @@
 """k-means over all frames: exact sums, FAISS as a peer, and the job through a kill."""
 
-import json
 import shutil
 from collections import Counter
 
@@ -8,7 +7,7 @@ import faiss
 import numpy as np
 import pytest
 import torch
-from conftest import SPEECH, kill_when, run_here, run_job
+from conftest import SPEECH, as_flags, json_lines, kill_when, run_here, run_job
 from refusals import assert_refused
 from safetensors.numpy import load_file
 
@@ -130,13 +129,12 @@ def flags(output, *more) -> list:
     """The job's flags."""
     given = {"input": SPEECH, "encoder": "wavlm-tiny", "layer": 2, "codebook-size": 200}
     given |= {"passes": 3, "iterations": 2, "cpus-per-encoder": 1, "output": output}
-    return [*(p for name, value in given.items() for p in (f"--{name}", value)), *more]
+    return [*as_flags(given), *more]
 
 
 def passes_of(output) -> list[dict]:
     """The lines of the log."""
-    path = output / "training/log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return json_lines(output / "training/log.jsonl")
 
 
 @pytest.mark.slow

@@ -3,21 +3,30 @@
 Whoever exports one needs binary codes, audio that is not normalised, and replicate padding.
 """
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import SPEECH, kill_when, run_here, run_job
+from causal_models import streamed
+from conftest import (
+    ONE_THREAD,
+    SPEECH,
+    as_flags,
+    json_lines,
+    read_tokens,
+    run_here,
+    run_job,
+    train_here,
+)
 from models import small_wavlm
 from refusals import assert_refused
+from tars import waves
 from transformers import WavLMModel
 
 from pipeline.evaluation.evaluate_decoding import FeatureFigures, decoding_figures
 from pipeline.settings import TokenizeSettings
 from pipeline.shards.inputs import find_shards
-from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.causal_encoder import causal_form, student_waves
 from pipeline.training.levels import RAW_GAIN, raw_form
 from tokenizer.encoder.causal_student import CausalStudent
@@ -47,16 +56,7 @@ def job_flags(output, *switches: str) -> list:
         "checkpoint-minutes": 0.0001,
         "output": output,
     }
-    return [*switches, *(part for name, value in flags.items() for part in (f"--{name}", value))]
-
-
-@pytest.fixture(scope="module")
-def waves() -> list[np.ndarray]:
-    """Three utterances of tests/speech, (n,) each."""
-    shard = find_shards([str(SPEECH / "speech-000002.tar")])[1][0]
-    with open_shard(shard) as stream:
-        found = (u.waveform for _, u, _ in read_utterances(stream, 1 << 20))
-        return [wave for wave, _ in zip(found, range(3))]
+    return [*switches, *as_flags(flags)]
 
 
 @pytest.fixture(scope="module")
@@ -116,40 +116,41 @@ def feature_error(output) -> float:
 
 
 @pytest.mark.slow
-def test_a_causal_one_is_killed_finished_and_streams(tmp_path, waves):
-    output = tmp_path / "causal"
-    log = output / "training/encoder/log.jsonl"
-    command = job_flags(output, "--causal", "--replicate-padding")
-    kill_when(log.exists, "train_tokenizer", *command)
-    done = run_job("train_tokenizer", *command, timeout=250)
+def test_a_causal_one_streams_the_tokens_of_the_job(tmp_path):
+    """How each of its stages continues after a stop: see test_training_resume.py."""
+    output, shard = tmp_path / "causal", SPEECH / "speech-000002.tar"
+    done = run_job("train_tokenizer", *job_flags(output, "--causal", "--replicate-padding"))
     assert done.returncode == 0, done.stderr
     assert "encoding in fp32 on cpu" in done.stderr
-    losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+    losses = [line["loss"] for line in json_lines(output / "training/encoder/log.jsonl")]
     # The features of one mean frame would have an error of 1.
     assert losses[-1] < losses[0] < 0.9
+    assert feature_error(output) < 0.95
 
     tokenizer = Tokenizer.from_pretrained(output)
     encoder = tokenizer.encoder.config
     assert encoder.replicate_padding and encoder.past_frames == 508 and not tokenizer.normalize
-    for wave in waves:
-        tokens = tokenizer.encode(wave)
+    place = ("--input", shard, "--tokenizer", output, "--output", tmp_path / "tokens")
+    done = run_job("tokenize", *place, *ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    made = [tokens for tokens, _ in read_tokens(tmp_path / "tokens/shards" / shard.name).values()]
+    for wave, tokens in zip(waves("speech-000002")[:5], made):
         assert len(tokens) == -(-len(wave) // 320) and len(np.unique(tokens)) > 4
-        stream = tokenizer.stream()
-        pushed = [stream.push(part) for part in np.array_split(wave, 37)]
-        assert np.array_equal(np.concatenate([*pushed, stream.finish()]), tokens)
-    # The features of one mean frame would have an error of 1.
-    assert feature_error(output) < 0.95
+        assert np.array_equal(np.concatenate(streamed(tokenizer, wave, 4000)), tokens)
+    place = ("--input", shard, "--tokenizer", output, "--output", tmp_path / "short")
+    done = run_here("tokenize", *place, "--window-seconds", 8)
+    assert_refused(done, "--window-seconds", "10.24")
 
 
 @pytest.mark.slow
-def test_one_that_is_not_causal_hears_every_level(tmp_path, waves):
+def test_one_that_is_not_causal_hears_every_level(tmp_path):
     output = tmp_path / "raw"
-    done = run_job("train_tokenizer", *job_flags(output, "--raw-input"), timeout=250)
+    done = train_here("train_tokenizer", *job_flags(output, "--raw-input"))
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer.from_pretrained(output)
     assert not tokenizer.normalize
     # 64 codes: chance is under 2 %.
-    for wave in waves:
+    for wave in waves("speech-000002")[:3]:
         tokens = tokenizer.encode(wave)
         assert len(np.unique(tokens)) > 4
         assert np.mean(tokenizer.encode(0.5 * wave) == tokens) > 0.5

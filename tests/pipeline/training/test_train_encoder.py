@@ -1,29 +1,28 @@
 """jobs/train_encoder.py from outside: it continues after a kill, and writes a WavLM."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import SPEECH, kill_when, run_here, run_job
+from conftest import SPEECH, as_flags, json_lines, kill_when, run_here, run_job
 from safetensors.torch import load_file
 from transformers import WavLMConfig, WavLMModel
 
 from tokenizer.storage.encoder_files import read_encoder
 
 SMALL = {
-    "input": [SPEECH],
-    "noise": [SPEECH / "speech-000000.tar"],
-    "spectrum-steps": [50],
+    "input": SPEECH,
+    "noise": SPEECH / "speech-000000.tar",
+    "spectrum-steps": 50,
     "steps": [150, 50],
     "codes": [40, 60],
-    "label-layers": [1],
-    "layers": [2],
-    "width": [64],
+    "label-layers": 1,
+    "layers": 2,
+    "width": 64,
     "conv-widths": [16, 24, 32, 32, 32, 32, 32],
-    "rows": [4],
-    "row-seconds": [1],
-    "checkpoint-minutes": [0.0001],
+    "rows": 4,
+    "row-seconds": 1,
+    "checkpoint-minutes": 0.0001,
 }
 # With --start, whose encoder has a shape.
 NO_SHAPE = {"layers": None, "width": None, "conv-widths": None}
@@ -31,18 +30,15 @@ NO_SHAPE = {"layers": None, "width": None, "conv-widths": None}
 
 def flags(output: Path, **changes) -> list:
     """The job's flags; `changes` replaces some, and with None leaves them out."""
-    values = {**SMALL, "output": [output], **changes}
-    given = {name: value for name, value in values.items() if value is not None}
-    return [part for name, value in given.items() for part in (f"--{name}", *value)]
+    return as_flags({**SMALL, "output": output, **changes})
 
 
 def log(folder: Path) -> list[dict]:
     """The lines of a round's log."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return json_lines(folder / "log.jsonl")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # two trainings: on a busy machine they take five minutes
 def test_killed_in_a_round_and_run_again(tmp_path):
     output = tmp_path / "encoder"
     kill_when((output / "round1/log.jsonl").exists, "train_encoder", *flags(output))
@@ -51,7 +47,7 @@ def test_killed_in_a_round_and_run_again(tmp_path):
     seen = len(log(output / "round1"))
     assert not (output / "round1/encoder").exists() and len(labels) == 3
 
-    done = run_job("train_encoder", *flags(output), timeout=250)
+    done = run_job("train_encoder", *flags(output))
     assert done.returncode == 0, done.stderr
     # Labels and what was learned by then are kept, and each step is in the log once.
     assert [path.stat().st_mtime_ns for path in labels] == before
@@ -76,14 +72,14 @@ def test_killed_in_a_round_and_run_again(tmp_path):
     # Another run starts from it, with whitened labels, and leaves the kept layer as it is.
     more_rounds = {
         **NO_SHAPE,
-        "start": [output / "encoder"],
-        "keep-layers": [1],
-        "whiten": [16],
-        "steps": [50],
-        "codes": [40],
-        "spectrum-steps": [0],
+        "start": output / "encoder",
+        "keep-layers": 1,
+        "whiten": 16,
+        "steps": 50,
+        "codes": 40,
+        "spectrum-steps": 0,
     }
-    done = run_job("train_encoder", *flags(tmp_path / "more", **more_rounds), timeout=250)
+    done = run_job("train_encoder", *flags(tmp_path / "more", **more_rounds))
     assert done.returncode == 0, done.stderr
     before, after = (
         load_file(folder / "encoder/model.safetensors") for folder in (output, tmp_path / "more")
@@ -95,19 +91,19 @@ def test_killed_in_a_round_and_run_again(tmp_path):
 
 
 UNUSABLE = {
-    "one-count-for-two-rounds": ({"codes": [40]}, "--codes"),
-    "layer-that-is-not-there": ({"label-layers": [3]}, "2 layers"),
-    "width-of-no-heads": ({"width": [50]}, "--heads"),
-    "row-of-a-span": ({"row-seconds": [0.1]}, "--mask-span"),
-    "nothing-to-keep": ({"keep-layers": [1]}, "--start"),
+    "one-count-for-two-rounds": ({"codes": 40}, "--codes"),
+    "layer-that-is-not-there": ({"label-layers": 3}, "2 layers"),
+    "width-of-no-heads": ({"width": 50}, "--heads"),
+    "row-of-a-span": ({"row-seconds": 0.1}, "--mask-span"),
+    "nothing-to-keep": ({"keep-layers": 1}, "--start"),
     "all-kept": (
-        {**NO_SHAPE, "start": ["wavlm-tiny"], "keep-layers": [8], "label-layers": [7, 7]},
+        {**NO_SHAPE, "start": "wavlm-tiny", "keep-layers": 8, "label-layers": [7, 7]},
         "--keep-layers",
     ),
-    "another-shape-than-it-has": ({"start": ["wavlm-tiny"]}, "--width"),
-    "more-components-than-features": ({"whiten": [65]}, "--whiten"),
-    "no-audio": ({"input": ["/nowhere"]}, "matches nothing"),
-    "no-noise": ({"noise": ["/nowhere"]}, "--noise"),
+    "another-shape-than-it-has": ({"start": "wavlm-tiny"}, "--width"),
+    "more-components-than-features": ({"whiten": 65}, "--whiten"),
+    "no-audio": ({"input": "/nowhere"}, "matches nothing"),
+    "no-noise": ({"noise": "/nowhere"}, "--noise"),
 }
 
 
@@ -120,6 +116,6 @@ def test_unusable_arguments(changes, said, tmp_path):
 
 def test_encoder_of_group_norms_is_no_start(tmp_path):
     WavLMConfig(num_hidden_layers=2).save_pretrained(tmp_path / "base")  # as wavlm-base is
-    start = {**NO_SHAPE, "start": [tmp_path / "base"], "label-layers": [1, 1]}
+    start = {**NO_SHAPE, "start": tmp_path / "base", "label-layers": [1, 1]}
     done = run_here("train_encoder", *flags(tmp_path / "out", **start))
     assert done.returncode == 2 and "layer norms" in done.stderr.splitlines()[-1]

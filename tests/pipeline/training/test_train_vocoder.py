@@ -1,15 +1,11 @@
 """jobs/train_vocoder.py from outside: it leaves a tokenizer that can speak."""
 
-import io
-import json
-import tarfile
-
 import numpy as np
 import pytest
-import soundfile
 import torch
-from conftest import SPEECH, run_here, run_job
+from conftest import SPEECH, as_flags, json_lines, run_here, run_job
 from refusals import assert_refused
+from tars import waves
 
 from tokenizer.codec.vocoder_losses import SpectralLoss
 from tokenizer.storage.fetch import PRETRAINED
@@ -31,21 +27,19 @@ SMALL = {
 
 def flags(output, **changes) -> list:
     """The job's flags; `changes` replaces some."""
-    values = {**SMALL, "output": output, **changes}
-    return [part for name, value in values.items() for part in (f"--{name}", value)]
+    return as_flags({**SMALL, "output": output, **changes})
 
 
 def log(output) -> list[dict]:
     """The lines of the training's log."""
-    path = output / "training/log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return json_lines(output / "training/log.jsonl")
 
 
 @pytest.mark.slow
 def test_a_tokenizer_learns_to_speak(tmp_path):
     """How it continues after a kill: see tests/pipeline/training/test_training_resume.py."""
     output = tmp_path / "speaking"
-    done = run_job("train_vocoder", *flags(output), timeout=250)
+    done = run_job("train_vocoder", *flags(output))
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in log(output)] == [50, 100, 150]
     assert log(output)[2]["log_mel"] < 0.8 * log(output)[0]["log_mel"]
@@ -54,9 +48,7 @@ def test_a_tokenizer_learns_to_speak(tmp_path):
     files = TokenizerFiles.read(PRETRAINED / SMALL["tokenizer"])
     assert TokenizerFiles.read(output).fingerprint == files.fingerprint
     tokenizer = Tokenizer(TokenizerFiles.read(output))
-    with tarfile.open(SPEECH / "speech-000000.tar") as tar:
-        flac = next(info for info in tar if info.name.endswith(".flac"))
-        wave = soundfile.read(io.BytesIO(tar.extractfile(flac).read()), dtype="float32")[0]
+    wave = waves()[0]
     made = tokenizer.decode(tokenizer.encode(wave))
     wave = wave[: len(made)] * 10 ** (-23 / 20) / wave.std()
     level = 20 * np.log10(np.sqrt(np.square(made).mean()))

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from audio_bytes import read, reason
 from transformers import Wav2Vec2FeatureExtractor
 
 from tokenizer.audio import decoding as audio
-from tokenizer.audio.decoding import AudioError, decode, measure, read_utterance, resample
+from tokenizer.audio import sample_file
+from tokenizer.audio.decoding import decode, measure, read_utterance, resample
 from tokenizer.audio.windows import Windowing
 
 FORMATS = {
@@ -36,19 +38,6 @@ def encoded(signal, rate=16_000, form="wav16", **options):
     file = io.BytesIO()
     soundfile.write(file, signal, rate, **FORMATS[form], **options)
     return file.getvalue()
-
-
-def read(data, keep_samples=10**9):
-    return read_utterance(io.BytesIO(data), keep_samples)
-
-
-def reason(data):
-    """Why this cannot be tokenized; None when it can."""
-    try:
-        read(data)
-    except AudioError as error:
-        return error.reason
-    return None
 
 
 def tones(seconds, rate, channels=1):
@@ -209,13 +198,16 @@ def test_moments_are_those_of_the_whole_utterance(hiss):
 
 
 @pytest.mark.parametrize("form", ["flac", "wav16", "vorbis", "opus", "mp3"])
-def test_a_waveform_that_was_not_kept_is_decoded_again(form, monkeypatch):
+@pytest.mark.parametrize("room", [1 << 30, 100_000], ids=["on disk", "no room on disk"])
+def test_a_long_waveform_is_cut_from_disk_or_decoded_again(form, room, monkeypatch):
     monkeypatch.setattr(audio, "BLOCK_SAMPLES", 30_000)
+    monkeypatch.setattr(sample_file, "BLOCK_SAMPLES", 7000)
+    monkeypatch.setattr(sample_file, "MOST_BYTES", room)
     data = encoded(tones(6, 24_000, 2), 24_000, form)
     kept = read(data)
     assert read(data, keep_samples=kept.samples).waveform is not None
     again = read(data, keep_samples=kept.samples - 1)
-    assert again.waveform is None
+    assert again.waveform is None and (again.on_disk is None) == (room < 1 << 30)
     assert (again.samples, again.mean, again.scale) == (kept.samples, kept.mean, kept.scale)
     for _ in range(2):
         assert np.array_equal(np.concatenate(list(again.blocks())), kept.waveform)

@@ -10,10 +10,11 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+from audio_bytes import read, reason
 
 from tokenizer.audio import reasons
 from tokenizer.audio.containers.parts import Pieces
-from tokenizer.audio.decoding import AudioError, read_utterance
+from tokenizer.audio.decoding import read_utterance
 from tokenizer.audio.windows import Windowing
 
 RATE = 16_000
@@ -44,18 +45,6 @@ def mp3(seconds=2.0, seed=0, rate=RATE):
 def untagged(data):
     """An mp3 without its first frame, which has the number of frames."""
     return data[data.index(data[:2], 4) :]
-
-
-def read(data, **options):
-    return read_utterance(io.BytesIO(data), 10**9, **options)
-
-
-def reason(data, **options):
-    try:
-        read(data, **options)
-    except AudioError as error:
-        return error.reason
-    return None
 
 
 def same(data, *expected):

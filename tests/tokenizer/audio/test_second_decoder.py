@@ -3,14 +3,14 @@
 FFmpeg's encoders in PyAV write the files.
 """
 
-import io
 import sys
 
 import numpy as np
 import pytest
+from audio_bytes import read, reason
 
 from tokenizer.audio import reasons
-from tokenizer.audio.decoding import AudioError, read_utterance
+from tokenizer.audio.decoding import AudioError
 
 RATE = 16_000
 
@@ -18,18 +18,6 @@ RATE = 16_000
 def hiss(seconds, seed=0):
     noise = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
     return (0.1 * noise).astype(np.float32)
-
-
-def read(data):
-    return read_utterance(io.BytesIO(data), 10**9)
-
-
-def reason(data):
-    try:
-        read(data)
-    except AudioError as error:
-        return error.reason
-    return None
 
 
 @pytest.fixture(scope="module")

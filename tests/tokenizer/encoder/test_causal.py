@@ -3,33 +3,22 @@
 The reference is the training form, with one dense mask where inference has blocks and a KV cache.
 """
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from causal_models import PAST, SAMPLES, noise, small_student, streamed, tokenizer_of
-from conftest import ONE_THREAD, SPEECH, run_here, run_job
+from conftest import SPEECH, as_flags, run_here
 from models import small_encoder, small_tokenizer, small_wavlm
 from refusals import assert_refused
 
-from pipeline.settings import CropSettings
-from pipeline.shards.inputs import find_shards
-from pipeline.shards.reading import open_shard, read_utterances
-from pipeline.training.causal_encoder import train_causal_encoder
-from pipeline.training.crops import UNCHANGED_SOUND, Crops
 from tokenizer.audio.windows import Windowing
 from tokenizer.config import EncoderError
 from tokenizer.encoder.causal_student import CausalStudent
 from tokenizer.encoder.causal_wavlm import CausalWavLM
-from tokenizer.storage.encoder_files import read_encoder
-from tokenizer.storage.fetch import PRETRAINED
-from tokenizer.storage.folder import Folder
-from tokenizer.storage.token_shards import read_tokens
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
-from tokenizer.training.settings import RuntimeSettings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -125,83 +114,16 @@ def test_a_folder_says_that_it_is_causal(student, tmp_path):
         Tokenizer(plain).stream()
 
 
-SMALL = {
-    "input": SPEECH,
-    "encoder": "wavlm-tiny",
-    "layer": 4,
-    "method": "distill",
-    "codebook-size": 32,
-    "hidden": 48,
-    "latent": 8,
-    "rate": 25,
-    "encoder-steps": 60,
-    "warm-up-steps": 20,
-    "steps": 30,
-    "rows": 2,
-    "row-seconds": 1,
-}
-
-
-def flags(output, **changes) -> list:
-    """The job's flags with --causal; `changes` replaces some, None takes one away."""
-    values = {**SMALL, "output": output, **changes}
-    flags = [part for name, value in values.items() if value for part in (f"--{name}", value)]
-    return ["--causal", *flags]
-
-
-@pytest.mark.slow
-def test_distilled_by_the_job_and_used_by_the_other(tmp_path):
-    output, tokens = tmp_path / "causal", tmp_path / "tokens"
-    done = run_job("train_tokenizer", *flags(output), timeout=250)
-    assert done.returncode == 0, done.stderr
-    log = (output / "training/encoder/log.jsonl").read_text().splitlines()
-    # The features of one mean frame would have an error of 1.
-    first, last = (json.loads(line)["loss"] for line in log)
-    assert last < first < 0.5
-    # A run that is killed after this stage continues from the encoder it trained.
-    tokenizer, folder = TokenizerFiles.read(output), PRETRAINED / "wavlm-tiny"
-    crop = CropSettings(rows=2, frames=50, mask_share=0.1, mask_span=1, **UNCHANGED_SOUND)
-    learned, _ = train_causal_encoder(
-        folder,
-        *read_encoder(folder, 4),
-        mean=torch.zeros(256),
-        features=None,
-        crops=Crops([], None, noises=[], settings=crop, seed=[0]),
-        settings=TrainingSettings(steps=SMALL["encoder-steps"], learning_rate=1e-3, seed=0),
-        runtime=RuntimeSettings(device="cpu"),
-        folder=Folder(str(output)).below("training/encoder"),
-        show=None,
-    )
-    assert all(torch.equal(tokenizer.weights[f"encoder.{k}"], v) for k, v in learned.items())
-
-    shard = SPEECH / "speech-000002.tar"
-    done = run_job(
-        *("tokenize", "--input", shard, "--tokenizer", output, "--output", tokens), *ONE_THREAD
-    )
-    assert done.returncode == 0, done.stderr
-    tokenizer = Tokenizer(tokenizer)
-    with (
-        open_shard(find_shards([str(shard)])[1][0]) as sound,
-        open(tokens / "shards/speech-000002.tar", "rb") as made,
-    ):
-        waves = {s.key: u.waveform for s, u, _ in read_utterances(sound, 1 << 20)}
-        for key, tokens_of_job, _ in read_tokens(made):
-            online = np.concatenate(streamed(tokenizer, waves[key], 4000))
-            assert np.array_equal(online, tokens_of_job)
-    assert len(np.unique(tokens_of_job)) > 4
-    short = ("--window-seconds", 8, "--tokenizer", output, "--output", tmp_path / "short")
-    assert_refused(run_here("tokenize", "--input", shard, *short), "--window-seconds", "10.32")
-
-
 def test_what_cannot_be_causal_is_refused(tmp_path):
     small_wavlm(tmp_path / "base", "group")
     small_encoder(tmp_path / "hubert", "hubert", "layer")
     base, hubert = ({"encoder": tmp_path / name, "layer": 2} for name in ("base", "hubert"))
-    for changes, more, problem in (
-        ({"method": "kmeans"}, [], "--causal"),
-        ({}, ["--center"], "--center"),
-        (base, [], "wavlm-large's shape"),
-        (hubert, [], "not a WavLM"),
+    usual = {"input": SPEECH, "encoder": "wavlm-tiny", "layer": 4, "method": "distill"}
+    usual |= {"codebook-size": 32, "causal": True, "output": tmp_path / "out"}
+    for changes, problem in (
+        ({"method": "kmeans"}, "--causal"),
+        ({"center": True}, "--center"),
+        (base, "wavlm-large's shape"),
+        (hubert, "not a WavLM"),
     ):
-        done = run_here("train_tokenizer", *flags(tmp_path / "out", **changes), *more)
-        assert_refused(done, problem)
+        assert_refused(run_here("train_tokenizer", *as_flags(usual | changes)), problem)

@@ -8,7 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tokenizer.audio.containers.parts import Part, check_rest, read_at, size_of, view
+from tokenizer.audio.containers.others import check_rest, end_of_samples
+from tokenizer.audio.containers.parts import Part, read_at, size_of, view
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCHECKED, AudioError
 
 AU_MAGIC = (b".snd", b"dns.")
@@ -32,8 +33,11 @@ def read_au(file: BinaryIO, start: int) -> Iterator[Part]:
     begin = start + offset
     available = stop - begin
     if size == AU_UNKNOWN or (size == 0 and available > 0):
-        patches = {start + 8: struct.pack(order + "I", min(max(available, 0), AU_UNKNOWN - 1))}
-        yield Part(file=view(file, start, stop, patches=patches), format="au")
+        end = end_of_samples(file, begin, lambda place: read_at(file, place, 4) in AU_MAGIC)
+        patches = {start + 8: struct.pack(order + "I", min(max(end - begin, 0), AU_UNKNOWN - 1))}
+        yield Part(file=view(file, start, end, patches=patches), format="au")
+        if end < stop:
+            yield from read_au(file, end)
         return
     if size > available:
         raise AudioError(TRUNCATED, f"{max(available, 0)} of {size} bytes of samples are there")

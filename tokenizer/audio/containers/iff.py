@@ -8,7 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tokenizer.audio.containers.parts import Chunk, Part, check_rest, read_at, size_of, view
+from tokenizer.audio.containers.others import check_no_other, check_rest
+from tokenizer.audio.containers.parts import Chunk, Part, read_at, size_of, view
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCHECKED, UNCLAIMED, AudioError
 
 FORMS = {b"AIFF": b"SSND", b"AIFC": b"SSND", b"8SVX": b"BODY", b"16SV": b"BODY"}
@@ -51,6 +52,7 @@ def read_form(file: BinaryIO, start: int) -> Iterator[Part]:
     available = stop - sound.start
     empty = sound.size in (0, 8) and available > sound.size and not _is_chunk(file, sound.end, stop)
     if empty or (sound.size > available and sound.size >= UNKNOWN_SIZE):
+        check_no_other(file, sound.start, samples=True)
         yield Part(file=_mended(file, start, sound=sound, common=common, stop=stop), format="aiff")
         return
     if sound.size > available:
@@ -144,6 +146,7 @@ def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
     if sound is None:
         raise AudioError(NOT_AUDIO, "a CAF without samples")
     if sound.size in (-1, 0):
+        check_no_other(file, sound.start, samples=True)
         patches = {sound.start - 8: struct.pack(">q", stop - sound.start)}
         yield Part(file=view(file, start, stop, patches=patches), format="caf")
         return

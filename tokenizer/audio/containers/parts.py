@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from tokenizer.audio.reasons import UNCLAIMED, AudioError
-
 BLOCK_BYTES = 1 << 20
 LARGEST_PLACE = 1 << 62
 BUFFER_BYTES = 1 << 16
@@ -182,13 +180,3 @@ def is_padding(file: BinaryIO, start: int, stop: int) -> bool:
         if block.strip(b"\0").translate(None, TEXT):
             return False
     return True
-
-
-def check_rest(file: BinaryIO, start: int, stop: int, audio: int) -> None:
-    """Bytes [start, stop) lie behind `audio` bytes of audio that no header claims to be more.
-
-    Raises AudioError(UNCLAIMED) if they could be more than a hundredth of the audio.
-    """
-    if stop - start > UNCLAIMED_SHARE * audio and not is_padding(file, start, stop):
-        detail = f"{stop - start} bytes behind the {audio} that the header claims may be audio"
-        raise AudioError(UNCLAIMED, detail)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from tokenizer.audio.containers import mpeg
+from tokenizer.audio.containers.others import check_rest, end_of_samples
 from tokenizer.audio.containers.parts import (
     Chunk,
     Part,
-    check_rest,
     joined,
     read_at,
     size_of,
@@ -63,7 +63,9 @@ def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
         cut = stop if following == stop and not wave64 else end
         yield Part(file=view(file, start, cut), format="w64" if wave64 else "wav")
     else:
-        sound = joined(file, [header(fmt, size, order=order), (chunk.start, end)])
+        following = end_of_samples(file, chunk.start, lambda place: _begins(file, place))
+        end = min(end, following)
+        sound = joined(file, [header(fmt, end - chunk.start, order=order), (chunk.start, end)])
         yield Part(file=sound, format="wav")
     if following < stop:
         yield from read_wav(file, following)
