@@ -199,7 +199,7 @@ def kill_when(reached: Callable[[], bool], job: str, *flags) -> None:
         deadline = time.monotonic() + 200
         while not reached():
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.002)
+            time.sleep(0.01)
         end_ray(folder)  # the trainer is a process of it
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -58,21 +58,38 @@ def free_port() -> int:
             return port
 
 
+# Processes that are known not to be of a Ray: (its folder, process id, start of the process). Tests
+# that wait for a process of Ray look many times a second, which would take most of a core.
+OTHERS: set[tuple[str, str, str]] = set()
+# Seconds after which a process does not become another program any more.
+SETTLED = 5
+
+
 def ray_processes(folder: str) -> dict[int, str]:
     """{process id: command line} of the Ray processes whose RAY_TMPDIR this is.
 
     They have it in their environment, or in their open files: Ray's agents clear their environment.
     """
     found = {}
-    for entry in Path("/proc").iterdir():
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            files = " ".join(os.readlink(link) for link in (entry / "fd").iterdir())
+            with open(f"/proc/{name}/stat") as stat:
+                start = stat.read().rpartition(")")[2].split()[19]
+            if (folder, name, start) in OTHERS:
+                continue
+            entry = Path("/proc", name)
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            environ = (entry / "environ").read_bytes()
-            if folder.encode() in environ or f"{folder}/session_" in files + line:
-                found[int(entry.name)] = line
+            if folder in line or folder.encode() in (entry / "environ").read_bytes():
+                found[int(name)] = line
+                continue
+            files = " ".join(os.readlink(link) for link in (entry / "fd").iterdir())
+            if f"{folder}/session_" in files:
+                found[int(name)] = line
+            elif now - int(start) / os.sysconf("SC_CLK_TCK") > SETTLED:
+                OTHERS.add((folder, name, start))
         except (OSError, ValueError):
-            continue  # not a process, or one that has ended
+            continue  # it has ended
     found.pop(os.getpid(), None)
     return found
 
@@ -167,8 +184,7 @@ def _shared() -> Cluster:
     """A job that starts its own cluster takes three more seconds of a core, and the suite runs
     dozens of jobs. This one ends with this process, and reaches the session's S3 server.
     """
-    modules = f"{ROOT}{os.pathsep}{ROOT / 'tests/pipeline/cluster'}"  # of tests, for workers
-    cluster = Cluster({"PYTHONPATH": modules, **store_variables()}, dashboard=False)
+    cluster = Cluster({"PYTHONPATH": ROOT, **store_variables()}, dashboard=False)
     atexit.register(end_ray, cluster.folder)
     cluster.start()
     return cluster

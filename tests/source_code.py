@@ -35,14 +35,15 @@ class Import(NamedTuple):
 @cache
 def sources(*packages: str) -> tuple[Source, ...]:
     """The files of some packages."""
-    found = []
-    for package in packages or PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            relative = path.relative_to(ROOT)
-            module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-            text = path.read_text()
-            found.append(Source(str(relative), module, text, ast.parse(text)))
-    return tuple(found)
+    folders = [ROOT / package for package in packages or PACKAGES]
+    return tuple(_source(path) for folder in folders for path in sorted(folder.rglob("*.py")))
+
+
+@cache
+def _source(path: Path) -> Source:
+    relative, text = path.relative_to(ROOT), path.read_text()
+    module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+    return Source(str(relative), module, text, ast.parse(text))
 
 
 @cache

@@ -1,6 +1,10 @@
 """The error that a user can correct: what is wrong with what was given, and what to do."""
 
+import errno
 from collections.abc import Callable
+
+# What the system says where there is no room, or none for this user.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UsageError(ValueError):
@@ -60,3 +64,8 @@ def one_line(error: BaseException) -> str:
     """Type and message of an error, at most 300 characters on one line."""
     text = " ".join(str(error).split()) or "no reason given"
     return f"{type(error).__name__}: {text}"[:300]
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether an error says that a disk has no room."""
+    return isinstance(error, OSError) and error.errno in DISK_FULL

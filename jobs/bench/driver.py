@@ -1,9 +1,10 @@
 """Measure what does not shrink with more machines: the driver's loop over shards, and the manifest.
 
-The loop is the job's own, on a real Ray, and starts a task for each shard. Simulated are the tasks,
-which do nothing, and the encoders: the tasks get as many handles as there would be encoders, all of
-a few real actors. The manifest is made by the job's own code of report files that are there, all of
-them hard links of a hundred files.
+The loop is the job's own, on a real Ray, with the job's own pool and list of encoders, and sends a
+task for each shard, two for each encoder at a time. Simulated are the tasks, which ask for an
+encoder, say that they are done and do nothing else; and the encoders, which are all listed, but as
+handles of a few real actors. The manifest is made by the job's own code of report files that are
+there, all of them hard links of a hundred files.
 """
 
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 import contextlib
+import itertools
 import os
 import resource
 import tempfile
@@ -22,11 +24,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 
+from jobs.bench.support.processes import memory_mb, status_mb
 from jobs.cli import flags
 from jobs.cli.rates import add_rates, record
 from pipeline.cluster.connect import connect
+from pipeline.cluster.dispatch import Dispatcher
+from pipeline.cluster.encoders import EncoderPool
+from pipeline.cluster.nodes import Reserve
+from pipeline.cluster.progress import ShardProgress
 from pipeline.cluster.run_shards import run_shards
-from pipeline.cluster.task_room import FixedRoom
+from pipeline.settings import BatchLimits, EncoderSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import ShardReport, gather
 from tokenizer.storage.folder import Folder
@@ -34,48 +41,89 @@ from tokenizer.storage.folder import Folder
 # Files that the reports are links of.
 DIFFERENT = 100
 CODES = 1024
-
-
-def rss_mb() -> float:
-    """MB of memory that this process has now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
+LIMITS = BatchLimits(size=1, samples=1)
 
 
 class StubEncoder:
     """An actor that stands for many encoders."""
 
+    def ready(self) -> str:
+        """Answers at once, with the id of its node."""
+        return ray.get_runtime_context().get_node_id()
 
-def stub_task(shard: Shard, board: Any, *, encoders: ray.ObjectRef) -> float:
-    """A shard of 1,000 samples that takes no time. Returns its seconds of audio."""
-    return 1000.0
+
+def stub_task(shard: Shard, board: Any, *, dispatcher: Dispatcher) -> float:
+    """A shard of 1,000 samples that takes no time: it asks for encoders, and says that it is done.
+
+    Returns its seconds of audio.
+    """
+    for _ in dispatcher.encode_all((), LIMITS):
+        raise AssertionError("there was nothing to encode")
+    progress = ShardProgress(board, shard.name)
+    progress.advance(shard.size, 1e4)
+    progress.finish(shard.size)
+    return 1e4
+
+
+class BenchRoom:
+    """An EncoderPool's, whose tasks take a core each: here they would all run at once."""
+
+    def __init__(self, pool: EncoderPool) -> None:
+        self.tend, self.ended = pool.tend, pool.ended
+        self.pool, self.memory = pool, 0.0
+
+    def options(self, task: int) -> dict[str, Any]:
+        """Ray's options for a task."""
+        return {**self.pool.options(task), "num_cpus": 1}
+
+    def close(self) -> None:
+        """The last task has ended, and the actors have not."""
+        self.memory = memory_mb("ray::ProgressBoard") + memory_mb("ray::EncoderList")
+        self.pool.close()
 
 
 def measure_loop(shards: int, encoders: int, actors: int) -> float:
-    """Print a line; returns seconds for a shard."""
+    """Print a line; returns the driver's CPU seconds for a shard."""
     actor: Any = ray.remote(num_cpus=0)(StubEncoder)
-    few = [actor.remote() for _ in range(actors)]
-    handles = ray.put([few[number % actors] for number in range(encoders)])
+    few = itertools.cycle([actor.remote() for _ in range(actors)])
+    pool = EncoderPool(
+        EncoderSettings(device="cpu", encoders=encoders),
+        device="cpu",
+        reserve=Reserve(cpus=0, gpus=0),
+        start=lambda: next(few),
+    )
+    while len(pool.running) < encoders:
+        pool.wait_for_first()
+        pool.looked_at = 0.0
+        pool.tend()
     inputs = [Shard(f"part-{n:06d}", f"s3://bucket/part-{n:06d}.tar", n) for n in range(shards)]
-    before, started, cpu = rss_mb(), time.perf_counter(), time.process_time()
+    room, audio = BenchRoom(pool), 0.0
+
+    def take(_: Shard, seconds: float) -> None:
+        nonlocal audio
+        audio += seconds
+
+    before = {name: memory_mb(name) for name in ("gcs_server", "raylet/raylet")}
+    driver, started, cpu = status_mb("VmRSS"), time.perf_counter(), time.process_time()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        results, failed = run_shards(
+        failed = run_shards(
             "bench",
             inputs,
-            room=FixedRoom(2 * encoders, num_cpus=1),
+            room=room,
             function=stub_task,
-            arguments=lambda **_: {"encoders": handles},
+            arguments=lambda number, **_: {"dispatcher": pool.dispatcher("encode", number)},
+            take=take,
         )
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    assert len(results) == shards and not failed
+    assert audio == 1e4 * shards and not failed
+    now = status_mb("VmRSS")
+    more = [now - driver, *(memory_mb(name) - before[name] for name in before)]
     print(
         f"{shards:>9,}{seconds:>10.1f}{1000 * seconds / shards:>12.3f}{1000 * cpu / shards:>12.3f}"
-        f"{rss_mb() - before:>10.1f}{1024 * (rss_mb() - before) / shards:>12.2f}",
+        f"{now:>11.0f}{room.memory:>8.0f}" + "".join(f"{each:>10.1f}" for each in more),
         flush=True,
     )
-    return seconds / shards
+    return cpu / shards
 
 
 def write_reports(folder: Path, reports: int, rows: int) -> None:
@@ -97,7 +145,7 @@ def write_reports(folder: Path, reports: int, rows: int) -> None:
 def measure_gather(folder: Path, reports: int, rows: int) -> float:
     """Print a line; returns seconds for a report."""
     write_reports(folder, reports, rows)
-    before, started = rss_mb(), time.perf_counter()
+    before, started = status_mb("VmRSS"), time.perf_counter()
     summary = gather(Folder(str(folder)), write_manifest=True)
     seconds = time.perf_counter() - started
     assert summary["samples"] == reports * rows
@@ -129,7 +177,7 @@ def parse() -> flags.argparse.Namespace:
         type=flags.count,
         nargs="+",
         default=[1_000, 10_000, 100_000],
-        help="of the loop, one after the other (default: 1000 10000 100000)",
+        help="of the loop, one after the other; 0 for none (default: 1000 10000 100000)",
     )
     parser.add_argument(
         "--encoders", type=flags.positive, default=1000, help="simulated (default: %(default)s)"
@@ -142,7 +190,7 @@ def parse() -> flags.argparse.Namespace:
         type=flags.count,
         nargs="+",
         default=[1_000, 10_000, 100_000],
-        help="of the manifest, one after the other (default: 1000 10000 100000)",
+        help="of the manifest, one after the other; 0 for none (default: 1000 10000 100000)",
     )
     parser.add_argument(
         "--rows", type=flags.positive, default=1000, help="of a report (default: %(default)s)"
@@ -160,9 +208,13 @@ def main() -> int:
     connect()
     rates = {}
     print(f"the loop: {args.encoders:,} encoders, simulated by {args.actors} actors")
-    print("   shards   seconds  ms a shard  CPU ms each  MB more  KB a shard")
+    print(f"{'':43}{'MB in the end':>19}{'MB more':>30}")
+    print(
+        f"{'shards':>9}{'seconds':>10}{'ms a shard':>12}{'CPU ms each':>12}{'driver':>11}"
+        f"{'actors':>8}{'driver':>10}{'GCS':>10}{'raylet':>10}"
+    )
     measure_loop(100, args.encoders, args.actors)
-    for shards in args.shards:
+    for shards in filter(None, args.shards):
         rates["driver/shards"] = 1 / measure_loop(shards, args.encoders, args.actors)
     if args.without_ray:
         ray.shutdown()
@@ -171,7 +223,7 @@ def main() -> int:
         "  reports         rows  seconds  ms a report   MB more  groups  footer MB  group MB  "
         "read s"
     )
-    for reports in args.reports:
+    for reports in filter(None, args.reports):
         with tempfile.TemporaryDirectory(prefix="wavmill-bench-") as folder:
             rates["manifest/reports"] = 1 / measure_gather(Path(folder), reports, args.rows)
             size = (Path(folder) / "reports/part-000000.parquet").stat().st_size

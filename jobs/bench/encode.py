@@ -31,11 +31,10 @@ from jobs.cli import flags
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import EncoderConfig
 from tokenizer.storage.tokenizer_files import TokenizerFiles
-from tokenizer.tokenizer import Tokenizer
+from tokenizer.tokenizer import PRECISIONS, Tokenizer
 
 CODES = 1024
 LAYER, LARGE = SHAPES["wavlm-large"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +142,9 @@ def parse() -> flags.argparse.Namespace:
         default=4,
         help="of the set, in each of the job's four shards (default: %(default)s)",
     )
+    parser.add_argument(
+        "--only-job", action="store_true", help="rows 5 and 6 alone: the job beside its encoder"
+    )
     return parser.parse_args()
 
 
@@ -172,7 +174,12 @@ def main() -> int:
                 batch=args.batch,
                 turns=args.turns,
             )
-            bench_device(bench, scratch, shards_audio)
+            if args.only_job:
+                row = our_row("5 ours, bf16", files, "bf16", bench=bench)
+                row.run()
+                show_job(bench, row, scratch, shards_audio=shards_audio)
+            else:
+                bench_device(bench, scratch, shards_audio)
     return 0
 
 
@@ -182,10 +189,10 @@ def bench_device(bench: Bench, scratch: Path, shards_audio: float) -> None:
     rows = device_rows(bench)
     for row in rows:
         row.run()
-    rates: dict[str, list[float]] = {name: [] for name in DTYPES}
+    rates: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for _ in range(bench.turns):
         for name, measured in rates.items():
-            measured.append(gemm_rate(DTYPES[name], bench.device, turns=3))
+            measured.append(gemm_rate(PRECISIONS[name], bench.device, turns=3))
         for row in rows:
             row.turn()
     ceilings = {name: statistics.median(measured) / flops for name, measured in rates.items()}
@@ -202,13 +209,11 @@ def bench_device(bench: Bench, scratch: Path, shards_audio: float) -> None:
         elif "ours" in row.name:
             against["ceiling"] = ceilings["bf16" if "bf16" in row.name else "fp32"]
         show(row.name, speed, against=against, note=f"+{row.peak_mb:.0f} MB peak")
-    job, beside = job_speeds(bench, rows[3], scratch, shards_audio=shards_audio)
-    note = f"{shards_audio:.0f} s of audio; row 5 over as much, by turns: {beside:.1f}"
-    show("6 the whole job, bf16, through Ray", job, against={"row 5": beside}, note=note)
+    show_job(bench, rows[3], scratch, shards_audio=shards_audio)
 
 
-def job_speeds(bench: Bench, row: Row, scratch: Path, shards_audio: float) -> tuple[float, float]:
-    """Median speeds of the job and of `row` over as much audio, by turns.
+def show_job(bench: Bench, row: Row, scratch: Path, shards_audio: float) -> None:
+    """Row 6: the job, against `row` over as much audio, by turns.
 
     A machine may slow down under a long load, so both get the same load.
     """
@@ -220,7 +225,8 @@ def job_speeds(bench: Bench, row: Row, scratch: Path, shards_audio: float) -> tu
         job_speed = run_job(scratch, "bf16", bench.device)["times_real_time"]
         turns.append((job_speed, shards_audio / sum(row.seconds)))
     job, beside = (statistics.median(column) for column in zip(*turns))
-    return job, beside
+    note = f"{shards_audio:.0f} s of audio; row 5 over as much, by turns: {beside:.1f}"
+    show("6 the whole job, bf16, through Ray", job, against={"row 5": beside}, note=note)
 
 
 if __name__ == "__main__":

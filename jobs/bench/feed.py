@@ -2,7 +2,8 @@
 
 A stub takes a batch for as long as an encoder of its speed would, computes nothing, and gives
 zeros. Speeds are in seconds of audio a second, so times real time. A core second is a second of CPU
-time of the process that decodes, which a machine shared with others changes little.
+time of the process that decodes, which a machine shared with others changes little. All decoding
+runs in Ray's workers, where BLAS has one thread: others would spin, and count.
 """
 
 import sys
@@ -28,6 +29,7 @@ import soundfile
 
 from jobs.bench.support.speech import CONTAINERS, make_utterances, write_container
 from jobs.cli import flags
+from jobs.cli.rates import add_rates, record
 from pipeline.cluster.connect import connect
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE
 from pipeline.cluster.encoders import EncoderPool
@@ -39,16 +41,12 @@ from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.tokenize.companions import Companions
 from pipeline.tokenize.shard_task import tokenize_shard
-from tokenizer.audio.frames import (
-    FRAMES_PER_SECOND,
-    RECEPTIVE_FIELD,
-    SAMPLE_RATE,
-    SAMPLES_PER_FRAME,
-)
+from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, num_frames
 from tokenizer.audio.windows import RawWindow, Windowing
 from tokenizer.storage.tars import read_members
 
 CODES = 1024
+UNIT = "s of audio a second, one core"
 # What a shard task gets beside its shard, as jobs/tokenize.py sets it.
 SETTINGS = TokenizeSettings()
 WINDOWING = Windowing.of_seconds(window_seconds=30.0, context_seconds=2.0, normalize=True)
@@ -76,8 +74,7 @@ class Stub:
             self.busy += seconds
             done = self.free
         time.sleep(max(0.0, done - time.monotonic()))
-        counts = [(len(each) - RECEPTIVE_FIELD) // SAMPLES_PER_FRAME + 1 for each in windows]
-        return [np.zeros(count, np.uint16) for count in counts]
+        return [np.zeros(num_frames(len(each)), np.uint16) for each in windows]
 
     def share_busy(self) -> float:
         """Of the time from the first batch to the end of the last."""
@@ -130,7 +127,7 @@ def decoder_alone(path: Path) -> float:
 
 
 def core_rate(run: Callable[[], float], turns: int) -> float:
-    """Audio seconds per core second, the median of several turns."""
+    """Audio seconds per core second, the median of several turns; runs as a Ray task."""
     rates = []
     for _ in range(turns):
         before = time.process_time()
@@ -177,11 +174,12 @@ def run_job(path: Path, shards: int, speed: float) -> Job:
     pool = EncoderPool(
         EncoderSettings(device="cpu", encoders=count),
         device="cpu",
-        reserve=Reserve(cpus=0, gpus=0),
+        # As beside GPUs: tasks get the cores.
+        reserve=Reserve(cpus=0, gpus=1),
         start=start,
     )
     pool.wait_for_first()
-    room = StubRoom(pool, stubs)
+    room, tasks = StubRoom(pool, stubs), list[Measured]()
     with tempfile.TemporaryDirectory(prefix="wavmill-bench-") as output:
 
         def arguments(*, number: int, **_: Any) -> dict[str, Any]:
@@ -195,15 +193,15 @@ def run_job(path: Path, shards: int, speed: float) -> Job:
                 "dispatcher": pool.dispatcher("encode", number),
             }
 
-        done, failed = run_shards(
+        failed = run_shards(
             "feed",
             [shard_of(path, number) for number in range(shards * cores)],
             room=room,
             function=measured_task,
             arguments=arguments,
+            take=lambda _, measured: tasks.append(measured),
         )
     assert not failed, failed
-    tasks = list(done.values())
     seconds, cpu = sum(task.seconds for task in tasks), sum(task.cpu for task in tasks)
     elapsed = max(task.ended for task in tasks) - min(task.started for task in tasks)
     spent = sum((task.time for task in tasks), TaskTime())
@@ -228,7 +226,10 @@ def parse() -> flags.argparse.Namespace:
         help="of the stubs, times real time; 0 takes no time (default: 1000 3000 10000 0)",
     )
     parser.add_argument(
-        "--minutes", type=flags.positive, default=90, help="of audio in a shard of 16 kHz FLAC"
+        "--minutes",
+        type=flags.positive,
+        default=90,
+        help="of audio in a shard of 16 kHz FLAC (default: %(default)s)",
     )
     parser.add_argument(
         "--shards", type=flags.positive, default=4, help="for each core (default: %(default)s)"
@@ -236,6 +237,7 @@ def parse() -> flags.argparse.Namespace:
     parser.add_argument(
         "--turns", type=flags.positive, default=3, help="of each figure (default: %(default)s)"
     )
+    add_rates(parser)
     return parser.parse_args()
 
 
@@ -253,11 +255,14 @@ def main() -> int:
             # Other containers take longer to decode.
             some = repeats if CONTAINERS[name].rate == SAMPLE_RATE else max(1, repeats // 4)
             path = write_container(Path(folder), name, waves, repeats=some)
+            task = ray.remote(num_cpus=1)(core_rate)
             rates = [
-                core_rate(partial(decoder_alone, path), args.turns),
-                core_rate(partial(decoded, path), args.turns),
+                ray.get(task.remote(partial(decoder_alone, path), args.turns)),
+                ray.get(task.remote(partial(decoded, path), args.turns)),
                 run_job(path, args.shards, 0).core,
             ]
+            measured = {f"decode/{name}": rates[-1]}
+            record(args.rates, measured, unit=UNIT, command="jobs/bench/feed.py")
             print(f"{name:<12}" + "".join(f"{rate:9,.0f}" for rate in rates), flush=True)
         print(f"\n{os.cpu_count()} cores, shards of 16 kHz FLAC, a stub for each two cores")
         print(f"{'stub':<12}{'job':>9}{'a core':>9}{'busy':>8}  time of the tasks")

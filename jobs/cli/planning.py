@@ -23,8 +23,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--container",
         default="flac16",
-        help="of the input: flac16 (16 kHz), flac44 (44.1 kHz), mp3, opus, or any that the rates "
-        f"have ({given})",
+        help="of the input: flac16 or wav16 (16 kHz), flac44 (44.1 kHz), mp3, ogg, opus, or any "
+        f"that the rates have ({given})",
     )
     parser.add_argument("--gpu", default="h100", help=f"h100, h200, a100, l40s or l4 ({given})")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help=given)

@@ -109,7 +109,7 @@ def _encoding(plan: Plan, settings: PlanSettings, rates: dict[str, Rate]) -> flo
     plan.assume(
         f"ASSUMED, since nobody has measured {key}: {flops / 1e9:.1f} GFLOP a second of audio at "
         f"{100 * share:.2g} % of {most / 1e12:.0f} TFLOP/s, the peak in dense bf16 of its data "
-        f"sheet; the share is {why}"
+        f"sheet, which nobody has measured either; the share is {why}"
     )
     return share * most / flops
 
@@ -119,7 +119,10 @@ def _nodes(
 ) -> None:
     """Hours of GPUs and cores, and what one node does."""
     wanted = speed * settings.busy
-    plan.assume(f"a GPU computes {100 * settings.busy:.0f} % of the time")
+    plan.assume(
+        f"ASSUMED, as no cluster has shown it: a GPU computes {100 * settings.busy:.0f} % of the "
+        "time"
+    )
     plan.assume("an encoder takes one core beside those that decode")
     cores = settings.cores_per_node - settings.gpus_per_node
     if cores < 1:
@@ -166,11 +169,13 @@ def _language_model(
             )
         speed = measured.value * peak(settings.gpu) / peak(GPU)
         plan.assume(
-            f"ASSUMED, since nobody has measured {key}: the share of peak of one {GPU} ({measured})"
+            f"ASSUMED, since nobody has measured {key}: {speed:,.0f} tokens a second, as one {GPU} "
+            f"({measured}) by the ratio of the peaks in dense bf16 of their data sheets, "
+            f"{peak(settings.gpu) / 1e12:.0f} to {peak(GPU) / 1e12:.0f} TFLOP/s"
         )
     plan.assume(
-        f"preset {settings.lm_preset}, epochs: {settings.epochs:g}; more GPUs train as many times "
-        "as fast"
+        f"preset {settings.lm_preset}, epochs: {settings.epochs:g}; ASSUMED: more GPUs train as "
+        "many times as fast"
     )
     hours = tokens * settings.epochs / speed / settings.busy / 3600
     plan.figures["train_gpu_hours"] = hours

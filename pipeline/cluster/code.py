@@ -8,10 +8,13 @@ import functools
 import hashlib
 import json
 import platform
+import re
 import socket
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+
+from tokenizer.errors import UsageError
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("tokenizer", "lm", "pipeline", "jobs")
@@ -21,8 +24,36 @@ DECISIVE = ("av", "numpy", "soundfile", "soxr", "torch")
 CODE = "wavmill's code"
 
 
+# How the reason ends that Ray gives, with the whole stack, of a task or an actor whose process
+# cannot run the driver's code, and the types of errors that say so.
+UNFIT = re.compile(r"\b(?:OtherCode|ModuleNotFoundError|ImportError): .*")
+
+
 class OtherCode(RuntimeError):
     """A worker runs other code than the driver; the message says which."""
+
+
+def unfit(error: BaseException) -> str | None:
+    """Why the process of a task or an actor cannot run the driver's code; None of another error.
+
+    It has other code, or lacks a package: Ray gives both as text, where it could not even load the
+    task or the actor.
+    """
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, (OtherCode, ImportError)):
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    # Of the errors of Ray's own the last line is the one that was raised.
+    last = (str(error).strip().splitlines() or [""])[-1]
+    found = UNFIT.search(last)
+    return found[0] if found else None
+
+
+def node_refused(why: str) -> UsageError:
+    """The error to raise when a node of the cluster cannot run the driver's code."""
+    return UsageError(
+        f"a node of the cluster cannot be used: {why}",
+        "give all nodes the driver's code and packages",
+    )
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.cluster.batch_size import batch_seconds_of
-from pipeline.cluster.code import fingerprint
+from pipeline.cluster.code import fingerprint, node_refused, unfit
 from pipeline.cluster.dispatch import Dispatcher
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE, EncoderActor
 from pipeline.cluster.encoder_list import EncoderList
@@ -178,11 +178,8 @@ class EncoderPool:
             most = STARTS
             # Ray gives the error as text: the whole stack, and what was raised on the last line.
             self.problem = (str(error).strip().splitlines() or ["no reason given"])[-1]
-        if "OtherCode: " in self.problem:
-            raise UsageError(
-                f"a node of the cluster cannot be used: {self.problem}",
-                "give all nodes the code that the driver has",
-            )
+        if why := unfit(error):
+            raise node_refused(why)
         if failures < most:
             self._start(failures)
         else:
@@ -258,10 +255,10 @@ def start_encoders(
             count = settings.encoders or max(1, sum(node // threads for node in cores))
             reserve = Reserve(cpus=min(threads, sum(cores) / count), gpus=0)
     # An encoder that dies is replaced by the pool, and its batches are sent again by the tasks: Ray
-    # would keep calls for an actor that can be placed nowhere, for ever.
-    remote: Any = ray.remote(
-        num_cpus=reserve.cpus, num_gpus=reserve.gpus, max_restarts=0, max_task_retries=0, **options
-    )(actor)
+    # would keep calls for an actor that can be placed nowhere, for ever. Nor does Ray keep a record
+    # of each batch, see `on_this_node`.
+    options |= {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+    remote: Any = ray.remote(num_cpus=reserve.cpus, num_gpus=reserve.gpus, **options)(actor)
     weights = ray.put(files)
     # The reference travels inside bytes: the weights stay in the store for the whole job, and a
     # later encoder finds them there. As a plain argument, Ray warns at every start that the object

@@ -68,7 +68,8 @@ class TaskTime:
 class ProgressBoard:
     """An actor: shard tasks write how far they are, and the driver reads it.
 
-    A task writes its totals, not steps, so that a retried task starts again at zero.
+    A task writes its totals, not steps, so that a retried task starts again at zero. A shard that
+    has been finished is forgotten: a lake has 100,000 of them.
     """
 
     def __init__(self) -> None:
@@ -92,6 +93,11 @@ class ProgressBoard:
         minus = TaskTime(*(-part for part in astuple(before[2])))
         self.time = self.time + now[2] + minus
         return self.threads
+
+    def finish(self, shard: str, *totals: Any) -> None:
+        """As `write`, for the last time."""
+        self.write(shard, *totals)
+        del self.shards[shard]
 
     def allow(self, threads: int) -> None:
         """How many threads each task may decode with from now on."""
@@ -129,7 +135,7 @@ class ShardProgress:
 
     def finish(self, size: int) -> None:
         """The whole tar is done."""
-        self.board.write.remote(self.shard, size, self.seconds_done, self._spent())
+        self.board.finish.remote(self.shard, size, self.seconds_done, self._spent())
 
     def _spent(self) -> TaskTime | None:
         return self.spent() if self.spent else None
@@ -160,9 +166,8 @@ class ShardLine:
     def __init__(self, name: str, shards: int, *, total_bytes: int, board: Any) -> None:
         self.name, self.shards, self.total = name, shards, max(total_bytes, 1)
         self.board, self.started = board, time.monotonic()
-        self.finished = self.failed = 0
+        self.finished, self.failed, self.shown, self.shared = 0, 0, 0.0, 0.0
         self.totals, self.threads = (0.0, 0.0, TaskTime()), 1
-        self.shown = 0.0
         self.terminal = sys.stderr.isatty()
         # The text is tqdm's description, at the end: its postfix begins with a comma.
         form = name + " {percentage:3.0f}%|{bar:24}| {desc}"
@@ -173,12 +178,14 @@ class ShardLine:
         """One shard is finished, or given up."""
         self.finished += ok
         self.failed += not ok
-        self._share_cores()
 
     def _share_cores(self) -> None:
         """Let the last tasks use the cores of those that have ended."""
         import ray  # not above: see the module
 
+        if time.monotonic() - self.shared < REFRESH_SECONDS:
+            return  # it asks the cluster's head
+        self.shared = time.monotonic()
         tasks = max(1, self.shards - self.finished - self.failed)
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // tasks)
         if threads != self.threads:
@@ -189,6 +196,7 @@ class ShardLine:
         """Show the present state, if it is time to."""
         import ray  # not above: see the module
 
+        self._share_cores()
         wait = 2 * REFRESH_SECONDS if self.terminal else LOG_SECONDS
         if not last and time.monotonic() - self.shown < wait:
             return

@@ -2,13 +2,15 @@
 
 import functools
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from socket import gethostname
 from typing import Any, Protocol
 
 import ray
 
-from pipeline.cluster.code import OtherCode, check_code, fingerprint
+from pipeline.cluster.code import check_code, fingerprint, unfit
 from pipeline.cluster.dispatch import DoesNotFit
 from pipeline.cluster.nodes import on_this_node
 from pipeline.cluster.progress import ProgressBoard, ShardLine
@@ -18,13 +20,17 @@ from tokenizer.errors import UsageError
 # How often a shard is tried again: by Ray after a lost worker, and here after an error, such as of
 # a store that answers late.
 RETRIES = 3
+# The driver goes on once one in so many running tasks has ended, or after half a second: to wait
+# for each alone, with thousands that run, it would send a list of all for each.
+WAITED_SHARE = 100
 
 
 @dataclass(frozen=True)
 class TaskFailed:
     """What a task gives in place of its result after an error.
 
-    other_code: it is OtherCode. again: whether another try may end otherwise.
+    other_code: whether the task's process cannot run the driver's code, as problem then says.
+    again: whether another try may end otherwise.
     """
 
     problem: str
@@ -55,21 +61,22 @@ def run_shards(
     room: Room,
     function: Callable,
     arguments: Callable[..., dict[str, Any]],
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Run a Ray task for each shard. Returns ({shard name: result}, {failed shard's name: why}).
+    take: Callable[[Shard, Any], None] | None = None,
+) -> dict[str, str]:
+    """Run a Ray task for each shard. Returns {name of a failed shard: why}.
 
     room: how many tasks run at once, where, and what Ray reserves for one; it is closed in the end,
     and what it raises ends the run. function: called in the task as function(shard, board,
     **arguments), where board is the ProgressBoard's actor and arguments(shard=, number=) gives the
-    rest; number counts shards from 0.
+    rest; number counts shards from 0. take: is given each shard's result as its task ends, of which
+    nothing is kept here: a lake has more shards than results fit in memory.
     """
     board: Any = on_this_node(ProgressBoard).remote()
     line = ShardLine(name, len(shards), total_bytes=total_size(shards), board=board)
     task = ray.remote(max_retries=RETRIES)(_guarded(function))
     waiting = list(enumerate(shards))[::-1]
     running: dict[ray.ObjectRef, tuple[int, Shard]] = {}
-    tries = dict.fromkeys(range(len(shards)), 1 + RETRIES)
-    results: dict[str, Any] = {}
+    failures: Counter[int] = Counter()
     failed: dict[str, str] = {}
     try:
         while waiting or running:
@@ -79,32 +86,36 @@ def run_shards(
                 more = arguments(shard=shard, number=number)
                 here = task.options(**room.options(number))
                 running[here.remote(shard, board, **more)] = number, shard
-            done, _ = ray.wait(list(running), timeout=0.5)
+            some = max(1, len(running) // WAITED_SHARE)
+            done, _ = ray.wait(list(running), num_returns=some, timeout=0.5)
             if done:  # and all others that have ended: one at a time, a list of all is sent for it
                 done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for ref in done:
                 number, shard = running.pop(ref)
                 room.ended(number)
                 result = _result(ref)
-                tries[number] -= 1
                 if not isinstance(result, TaskFailed):
-                    results[shard.name] = result
-                elif result.other_code:
+                    failures.pop(number, None)
+                    if take:
+                        take(shard, result)
+                    line.shard_ended(ok=True)
+                    continue
+                failures[number] += 1
+                if result.other_code:
                     raise UsageError(
                         f"a node of the cluster cannot be used: {result.problem}",
                         "give all nodes the code that the driver has",
                     )
-                elif tries[number] and result.again:
+                if result.again and failures[number] <= RETRIES:
                     waiting.insert(0, (number, shard))  # last, as a store may need time
                     continue
-                else:
-                    failed[shard.name] = result.problem
-                line.shard_ended(ok=shard.name not in failed)
+                failed[shard.name] = result.problem
+                line.shard_ended(ok=False)
             line.refresh()
     finally:
         line.close()
         room.close()
-    return results, failed
+    return failed
 
 
 def _result(ref: ray.ObjectRef) -> Any:
@@ -113,8 +124,9 @@ def _result(ref: ray.ObjectRef) -> Any:
         return ray.get(ref)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
+        why = unfit(error)
         # Ray itself has run it again and again.
-        return TaskFailed(_last_line(cause), isinstance(cause, ModuleNotFoundError), again=False)
+        return TaskFailed(why or _last_line(cause), bool(why), again=False)
 
 
 def _guarded(function: Callable) -> Callable:
@@ -128,8 +140,10 @@ def _guarded(function: Callable) -> Callable:
             return function(*values, **more)
         except Exception as error:  # whatever it is, the shard is tried again
             traceback.print_exc()  # into the worker's log
+            if why := unfit(error):
+                return TaskFailed(f"{why} (on {gethostname()})", other_code=True, again=False)
             again = not isinstance(error, DoesNotFit)
-            return TaskFailed(_last_line(error), isinstance(error, OtherCode), again)
+            return TaskFailed(_last_line(error), other_code=False, again=again)
 
     return guarded
 

@@ -152,12 +152,13 @@ class ResynthesisScores:
         if self.models.utmos:
             self._take(key, f"utmos{kind}", partial(self.models.utmos.score, sound))
         if self.models.dnsmos:
+            values: Mapping[str, float | Unscored]
             try:
-                values, why = dnsmos(sound), None
-            except Unscored as unscored:
-                values, why = {}, unscored
-            for part in DNSMOS:
-                self._keep(key, f"dnsmos_{part}{kind}", values.get(part, why))
+                values = dnsmos(sound)
+            except Unscored as why:
+                values = dict.fromkeys(DNSMOS, why)
+            for part, value in values.items():
+                self._keep(key, f"dnsmos_{part}{kind}", value)
 
     def _compare(self, key: str, sounds: dict[str, np.ndarray]) -> None:
         """Scores of sounds beside the original."""
@@ -195,12 +196,13 @@ class ResynthesisScores:
         except Unscored as why:
             self._keep(key, name, why)
 
-    def _keep(self, key: str, name: str, value: float | Unscored | None) -> None:
-        if isinstance(value, Unscored):
-            self.reasons[name][str(value)] += 1
+    def _keep(self, key: str, name: str, value: float | Unscored) -> None:
         _, factor = MEANS[_base(name)]
-        known = isinstance(value, float)
-        self.means[name][key] = factor * value if known else None
+        if isinstance(value, float):
+            self.means[name][key] = factor * value
+            return
+        self.means[name][key] = None
+        self.reasons[name][str(value)] += 1
 
 
 def _base(name: str) -> str:

@@ -1,18 +1,17 @@
 """What the inputs of ingest are: told by what they hold, or by the format that is asked for."""
 
-import json
 import posixpath
 from collections.abc import Iterator
 
-from pipeline.ingest.loose import find_loose
+from pipeline.ingest.loose import find_loose, unusable_below
 from pipeline.ingest.manifests.json_lines import read_json_lines
 from pipeline.ingest.manifests.kaldi import WAVS, read_kaldi
 from pipeline.ingest.manifests.lhotse import is_lhotse, read_lhotse
 from pipeline.ingest.manifests.places import AudioPlaces, Listings
 from pipeline.ingest.manifests.rows import ManifestRow, sources_of
 from pipeline.ingest.manifests.tables import read_table
-from pipeline.ingest.manifests.text import numbered_lines
-from pipeline.ingest.sources import AUDIO, PARQUET, TAR, SourceFile, key_of
+from pipeline.ingest.manifests.text import json_object, numbered_lines
+from pipeline.ingest.sources import AUDIO, MISSING_FILE, PARQUET, TAR, SourceFile, key_of
 from pipeline.shards.inputs import SHARD_ENDINGS, find_files
 from pipeline.shards.listing import LeftOut, has_magic
 from tokenizer.audio.containers.find import SOUND_ENDINGS
@@ -47,7 +46,7 @@ def find_sources(
     if kind == AUDIO:
         return find_loose(values)
     if kind in (PARQUET, TAR):
-        return _tables_or_tars(values, kind, audio_root), LeftOut()
+        return _tables_or_tars(values, kind, audio_root)
     listings = Listings()
     rows = _rows(values, kind, path_column=path_column)
     placed: dict[str, AudioPlaces] = {}
@@ -136,17 +135,17 @@ def _kind_of_name(name: str) -> str | None:
 
 def _is_lhotse(url: str) -> bool:
     """Whether the first line of a manifest is lhotse's."""
-    _, line = next(numbered_lines(url), (0, "null"))
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and is_lhotse(value)
+    _, line = next(numbered_lines(url), (0, ""))
+    value = json_object(line)
+    return value is not None and is_lhotse(value)
 
 
-def _tables_or_tars(values: list[str], kind: str, audio_root: str | None) -> list[SourceFile]:
-    """Each file a source; the keys of its samples begin with its name."""
-    _, files = find_files(values, ENDINGS[kind])
+def _tables_or_tars(
+    values: list[str], kind: str, audio_root: str | None
+) -> tuple[list[SourceFile], LeftOut]:
+    """Each file a source; the keys of its samples begin with its name. And what is left out."""
+    left_out = LeftOut(unusable=[])
+    root, files = find_files(values, ENDINGS[kind], left_out)
     sources = []
     for path, file in files.items():
         stem = next(path[: -len(each)] for each in ENDINGS[kind] if path.lower().endswith(each))
@@ -161,4 +160,7 @@ def _tables_or_tars(values: list[str], kind: str, audio_root: str | None) -> lis
                 audio_root=audio_root,
             )
         )
-    return sources
+    for path, url in unusable_below(left_out, root, ENDINGS[kind]):
+        sources.append(SourceFile(kind=kind, path=path, url=url, size=-1, problem=MISSING_FILE))
+    # As with manifests, what has other endings is not counted.
+    return sources, LeftOut(unusable=left_out.unusable)

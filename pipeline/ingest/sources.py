@@ -20,6 +20,8 @@ BAD_SPAN = "bad_span"
 COMMAND = "command"
 OUTSIDE = "outside_root"
 DUPLICATE_KEY = "duplicate_key"
+# A file that is not there, or is a dead link or no regular file.
+MISSING_FILE = "missing_file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

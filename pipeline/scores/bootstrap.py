@@ -28,8 +28,8 @@ class ScoreInterval:
 
     def scaled(self, factor: float) -> "ScoreInterval":
         """The same in another unit; factor: over zero, such as 100 for percent."""
-        scaled = (None if part is None else part * factor for part in self._parts())
-        return ScoreInterval(*scaled, count=self.count)
+        value, low, high = (None if part is None else part * factor for part in self._parts())
+        return ScoreInterval(value, low, high, count=self.count)
 
     def record(self, unit: str, model: str) -> dict[str, float | int | str | None]:
         """As files of figures have it. model: the name and version of what took the score."""

@@ -10,7 +10,7 @@ both files have: of PNMI, whose parts are only nearly what it is made of, it is 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.scores.bootstrap import ScoreInterval, paired_ratio_difference
 from tokenizer.errors import UsageError, one_line
@@ -114,11 +114,11 @@ def compare(files: Sequence[FigureFile]) -> Comparison:
         if not set(_names(first)) & set(_names(other)):
             problem = f"it has no figure that {first.name} has"
             raise UsageError(problem, "compare runs of one command", value=other.name)
-    names = dict.fromkeys(name for file in files for name in _names(file))
+    every = dict.fromkeys(name for file in files for name in _names(file))
     keys = [set(file.figures.get("utterances") or {}) for file in files]
     common = set.intersection(*keys)
     return Comparison(
-        [_row(files, name) for name in names],
+        [_row(files, name) for name in every],
         differing=_differing(files),
         common=len(common),
         alone=[len(own - common) for own in keys],
@@ -131,13 +131,13 @@ def _names(file: FigureFile) -> list[str]:
     return list(dict.fromkeys([*plain, *file.scores]))
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _part(values: dict, name: str) -> tuple[float, float] | None:
-    if _is_number(values.get(name)):
-        return float(values[name]), 1.0
+    if _is_number(mean := values.get(name)):
+        return float(mean), 1.0
     errors, words = values.get(f"{name}_errors"), values.get(f"{name}_words")
     return (float(errors), float(words)) if _is_number(errors) and _is_number(words) else None
 

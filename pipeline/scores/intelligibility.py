@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.scores.unscored import Unscored, needed
 from tokenizer.audio.frames import SAMPLE_RATE
 
+SILENT = "the original is silent"
 TOO_LITTLE = "under 0.4 s are louder than silence"
 NO_UTTERANCE = "PESQ finds no utterance in it"
 TOO_SHORT = "PESQ needs a quarter of a second"
@@ -19,11 +20,14 @@ def stoi(original: np.ndarray, made: np.ndarray) -> float:
     """Short-time objective intelligibility (Taal et al., 2011), 0 to 1, by pystoi.
 
     original, made: (n,) float at 16 kHz; what is longer is cut at its end. Raises Unscored where
-    frames that are not silent make no segment of 0.4 s, and ImportError without the package.
+    the original is silent, or its frames that are not make no segment of 0.4 s, and ImportError
+    without the package.
     """
     from pystoi import stoi as measured
 
     clean, other = _of_one_length(original, made)
+    if not np.any(clean):
+        raise Unscored(SILENT)
     with warnings.catch_warnings():
         # pystoi warns, and returns 1e-5.
         warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
@@ -42,6 +46,8 @@ def pesq_wideband(original: np.ndarray, made: np.ndarray) -> float:
     from pesq import BufferTooShortError, NoUtterancesError, pesq
 
     clean, other = _of_one_length(original, made)
+    if not (np.any(clean) and np.any(other)):
+        raise Unscored(NO_UTTERANCE)  # of silence alone the package divides by zero
     try:
         return float(pesq(SAMPLE_RATE, clean, other, "wb"))
     except NoUtterancesError as error:

@@ -44,7 +44,9 @@ class ModelFolder:
         import transformers
         from safetensors import SafetensorError
 
+        # Its bars and its advice to programmers; weights that are missing are looked for below.
         transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
         kind = getattr(transformers, self.architecture)
         settings = {"dtype": torch.float32, "trust_remote_code": False, **options}
         try:

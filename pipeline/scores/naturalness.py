@@ -6,6 +6,7 @@ UTMOS (arXiv 2204.02152) is read as TorchScript, which needs none of its authors
 
 import math
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ NOT_FINITE = "the model gives no number"
 # weights of the same model lie beside it.
 TORCHSCRIPT_ENDINGS = (".jit", ".pt", ".pth", ".ts")
 FROM_HUB = ("*.jit", "*.ts", "*script*.pt")
+# Opinions are from 1 to 5; what predicts them may go a little beyond.
+LEAST, MOST = 0.0, 6.0
 UTMOS_REMEDY = (
     "give a folder or hub id with UTMOS as TorchScript, such as balacoon/utmos or "
     "Blinorot/UTMOS-PyTorch"
@@ -37,11 +40,9 @@ def dnsmos(wave: np.ndarray) -> dict[str, float]:
     The mean over windows of 9 s, a second apart; shorter speech is repeated until it fills one.
     Raises Unscored, and ImportError without the package speechmos.
     """
-    from speechmos import dnsmos as model
-
     if not len(wave):
         raise Unscored(EMPTY)  # the package would wait for ever
-    found = model.run(np.clip(wave, -1, 1), SAMPLE_RATE)
+    found = _dnsmos_model()(np.clip(wave, -1, 1), SAMPLE_RATE, is_personalized_MOS=False)
     values = {name: float(found[theirs]) for name, theirs in DNSMOS.items()}
     if not all(map(math.isfinite, values.values())):
         raise Unscored(NOT_FINITE)
@@ -53,11 +54,29 @@ def dnsmos_name() -> str:
     return f"DNSMOS, {needed('speechmos', 'speechmos')}"
 
 
+@cache
+def _dnsmos_model() -> Any:
+    """The package's model, on one thread: with the package's own sessions threads of all cores spin
+    and slow each other down where other processes run.
+    """
+    import onnxruntime
+    from speechmos import dnsmos as package
+
+    folder = Path(package.__file__).parent / "dnsmos_models"
+    primary, p808 = str(folder / "sig_bak_ovr.onnx"), str(folder / "model_v8.onnx")
+    model = package.DNSMOS(primary, p808)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model.onnx_sess = onnxruntime.InferenceSession(primary, options)
+    model.p808_onnx_sess = onnxruntime.InferenceSession(p808, options)
+    return model
+
+
 class UTMOS:
     """UTMOS as a TorchScript file, utterance by utterance: padding would change its scores.
 
-    There are two releases: one takes int16 samples, the other float32 ones, which the first call
-    finds out. name: the model's, for a record.
+    There are two releases, of which one takes int16 samples and the other float32 ones: those of
+    which a second of sound gets a score that there is. name: the model's, for a record.
     """
 
     def __init__(self, source: str, device: str = "cpu") -> None:
@@ -79,15 +98,17 @@ class UTMOS:
             raise UsageError(problem, UTMOS_REMEDY, value=source) from error
         second = np.sin(np.arange(SAMPLE_RATE, dtype=np.float32) / 20) / 2
         self.takes_int16 = True
-        errors = []
+        errors: list[str] = []
         for self.takes_int16 in (True, False):
             try:
-                self.score(second)
-                return
+                value = self.score(second)
+                if LEAST <= value <= MOST:
+                    return
+                errors.append(f"{value:g}")
             except (RuntimeError, ValueError, TypeError, Unscored) as error:
                 errors.append(one_line(error))
-        problem = f"{file.name} gives no score of a second of sound on {device}: {errors[-1]}"
-        raise UsageError(problem, UTMOS_REMEDY, value=source)
+        problem = f"{file.name} gives a second of sound no score from 1 to 5 on {device}"
+        raise UsageError(f"{problem}: {errors[-1]}", UTMOS_REMEDY, value=source)
 
     def score(self, wave: np.ndarray) -> float:
         """Of (n,) float at 16 kHz in [-1, 1]. Raises Unscored."""

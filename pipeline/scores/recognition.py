@@ -99,12 +99,14 @@ class _Whisper:
         ]
 
     def _generated(self, waves: list[np.ndarray], is_long: bool = False) -> list[str]:
-        whole: dict[str, Any] = (
-            {"truncation": False, "padding": "longest", "return_attention_mask": True}
-            if is_long
-            else {}
+        whole: dict[str, Any] = {"truncation": False, "padding": "longest"} if is_long else {}
+        heard = self.features(
+            waves,
+            sampling_rate=SAMPLE_RATE,
+            return_tensors="pt",
+            return_attention_mask=True,
+            **whole,
         )
-        heard = self.features(waves, sampling_rate=SAMPLE_RATE, return_tensors="pt", **whole)
         more: dict[str, Any] = {"return_timestamps": True} if is_long else {}
         tokens = self.model.generate(**heard.to(self.device), **self.options, **more)
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)

@@ -98,7 +98,8 @@ def speaker_model(source: str | None, device: str = "cpu") -> ResemblyzerVoices 
 
 def similarity(one: np.ndarray | Unscored, other: np.ndarray | Unscored) -> float:
     """The cosine of two embeddings, from -1 to 1. Raises Unscored where one of them is missing."""
-    for embedding in (one, other):
-        if isinstance(embedding, Unscored):
-            raise embedding
+    if isinstance(one, Unscored):
+        raise one
+    if isinstance(other, Unscored):
+        raise other
     return float(np.dot(one, other))

@@ -11,7 +11,8 @@ from pipeline.shards.inputs import Shard
 from pipeline.shards.listing import version_of
 from pipeline.shards.metadata import Metadata
 from pipeline.shards.samples import Sample, read_samples
-from tokenizer.audio.decoding import AudioError, Utterance, read_utterance
+from tokenizer.audio.decoding import Utterance, read_utterance
+from tokenizer.audio.reasons import AudioError
 from tokenizer.storage.file_stream import FileStream
 from tokenizer.storage.folder import filesystem
 from tokenizer.storage.unpacking import Readable
@@ -57,10 +58,10 @@ def read_utterances(
 ) -> Iterator[tuple[Sample, Utterance | None, str | None]]:
     """(sample, utterance, None) or (sample, None, reason) for every sample of a tar, in order.
 
-    keep_samples: an utterance of up to this many samples at 16 kHz stays decoded in memory; a
-    longer one is decoded again, block by block, when its windows are cut. An utterance can be used
-    until the next one is asked for. late: is given the metadata that comes after its sample, by
-    key. max_duration: in seconds; a longer utterance is rejected. keep_int16: as in `decode`.
+    keep_samples: an utterance of up to this many samples at 16 kHz stays decoded in memory, a
+    longer one on local disk, from where its windows are cut. An utterance can be used until the
+    next one is asked for. late: is given the metadata that comes after its sample, by key.
+    max_duration: in seconds; a longer utterance is rejected. keep_int16: as in `decode`.
     threads: how many may decode, asked before each sample. left_beside: as in `read_samples`.
     """
 

@@ -58,7 +58,7 @@ def detokenize(shards: list[Shard], output: Folder, *, files: TokenizerFiles, de
     """
     present = set(output.names("", ".tar"))
     todo = [shard for shard in shards if shard.name not in present]
-    seconds: dict[str, float] = {}
+    seconds = 0.0
     failed: dict[str, str] = {}
     if todo:
         connect()
@@ -79,14 +79,23 @@ def detokenize(shards: list[Shard], output: Folder, *, files: TokenizerFiles, de
                 "dispatcher": pool.dispatcher("decode", number),
             }
 
-        seconds, failed = run_shards(
-            "detokenize", todo, room=pool, function=detokenize_shard, arguments=arguments
+        def take(_: Shard, audio: float) -> None:
+            nonlocal seconds
+            seconds += audio
+
+        failed = run_shards(
+            "detokenize",
+            todo,
+            room=pool,
+            function=detokenize_shard,
+            arguments=arguments,
+            take=take,
         )
         output.sweep()
     return {
         "shards": len(shards),
         "already_done": len(shards) - len(todo),
-        "audio_hours": sum(seconds.values()) / 3600,
+        "audio_hours": seconds / 3600,
         "failed": failed,
     }
 

@@ -19,7 +19,7 @@ from pipeline.settings import BatchLimits, EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.report import changed_inputs, gather, is_summed_up
 from pipeline.tokenize.companions import Companions
-from pipeline.tokenize.shard_task import tokenize_shard
+from pipeline.tokenize.shard_task import TokenizedShard, tokenize_shard
 from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
@@ -196,24 +196,30 @@ def tokenize(
             "dispatcher": pool.dispatcher("encode", number),
         }
 
+    done = TokenizedShard(0.0, TaskTime())
+
+    def take(_: Shard, shard: TokenizedShard) -> None:
+        nonlocal done
+        done += shard
+
     started = time.monotonic()
-    done, failed = run_shards(
+    failed = run_shards(
         "tokenize",
         todo,
         room=pool,
         function=tokenize_shard,
         arguments=arguments,
+        take=take,
     )
-    seconds, audio = time.monotonic() - started, sum(shard.seconds for shard in done.values())
-    spent = sum((shard.time for shard in done.values()), TaskTime())
+    seconds = time.monotonic() - started
     this_run = {
         "shards": len(todo) - len(failed),
         "shards_already_done": len(shards) - len(todo),
-        "audio_hours": audio / 3600,
+        "audio_hours": done.seconds / 3600,
         "seconds": seconds,
-        "times_real_time": audio / seconds,
-        "limited_by": spent.limit(),
-        "task_time": spent.shares(),
+        "times_real_time": done.seconds / seconds,
+        "limited_by": done.time.limit(),
+        "task_time": done.time.shares(),
         "device": pool.device,
         "encoders": pool.served,
     }

@@ -33,10 +33,13 @@ BATCHES_AHEAD, MOST_AHEAD = 8, 3600 * SAMPLE_RATE
 
 @dataclass(frozen=True)
 class TokenizedShard:
-    """What a shard task did. seconds: of audio. time: where its own seconds went."""
+    """What shard tasks did. seconds: of audio. time: where their own seconds went."""
 
     seconds: float
     time: TaskTime
+
+    def __add__(self, other: "TokenizedShard") -> "TokenizedShard":
+        return TokenizedShard(self.seconds + other.seconds, self.time + other.time)
 
 
 @dataclass

@@ -53,6 +53,11 @@ class World:
         """Run jobs/tokenize.py, and wait for it."""
         return run(flags, self.session)
 
+    def ended(self, *flags: object) -> Ended:
+        """As `run`."""
+        done = self.run(*flags)
+        return Ended(done.returncode, done.stderr)
+
     def command(self, *flags: object) -> AbstractContextManager[Command]:
         """Start jobs/tokenize.py."""
         return command("tokenize", *flags, session=self.session)

@@ -86,7 +86,7 @@ def _phones(data: bytes) -> object:
 
 
 TARGETS = {
-    "audio": Target(mutations.audio_files, None, _audio, (AudioError,)),
+    "audio": Target(mutations.audio_files, mutations.audio_by_structure, _audio, (AudioError,)),
     "tars": Target(mutations.audio_tars, mutations.tar_by_structure, _samples),
     "compressed tars": Target(mutations.packed_tars, None, _samples),
     "token shards": Target(

@@ -65,7 +65,7 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
         deadline = time.monotonic() + 120
         while not _reads(job.ray_folder, path) and time.monotonic() < deadline:
             assert job.process.poll() is None, job.log.read_text()
-            time.sleep(0.005)
+            time.sleep(0.02)
         change(path)
         first = job.end()
     version = find_shards([str(path)])[1][0]
@@ -73,8 +73,7 @@ def _while_read(world: World, how: str, change: Callable[[Path], object]) -> Res
         problem = _version_problem(store, (version.size, version.version))
         result.problems += [problem] if problem else []
     undisturbed = LocalStore(world.folder / f"{how}-undisturbed")
-    done = world.run(*world.flags(inputs, undisturbed.url))
-    runs = [first, Ended(done.returncode, done.stderr)]
+    runs = [first, world.ended(*world.flags(inputs, undisturbed.url))]
     return _compared(result, (store, undisturbed), runs)
 
 

@@ -1,20 +1,25 @@
 """Valid inputs, and mutations of them by bytes and by structure. Each is known by its seed."""
 
 import bz2
+import functools
 import gzip
 import io
 import json
 import lzma
 import random
+import re
 import struct
 import tarfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
+from tars import sparse
+
+from faults import containers
 
 RATE = 16_000
+MOST_BYTES = 1 << 20  # of a mutation
 # What readers of headers trip over.
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
 NAMES = (
@@ -66,28 +71,10 @@ def speech(seconds: float = 0.3) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * 220 * times * (1 + times))).astype(np.float32)
 
 
+@functools.cache
 def audio_files() -> list[bytes]:
-    """A small file of each container that soundfile writes."""
-    kinds = (
-        ("FLAC", "PCM_16"),
-        ("WAV", "PCM_16"),
-        ("WAV", "FLOAT"),
-        ("WAV", "MS_ADPCM"),
-        ("RF64", "PCM_16"),
-        ("W64", "PCM_16"),
-        ("AIFF", "PCM_16"),
-        ("AU", "PCM_16"),
-        ("CAF", "ALAC_16"),
-        ("OGG", "VORBIS"),
-        ("OGG", "OPUS"),
-        ("MP3", "MPEG_LAYER_III"),
-    )
-    files = []
-    for container, encoding in kinds:
-        file = io.BytesIO()
-        soundfile.write(file, speech(), RATE, format=container, subtype=encoding)
-        files.append(file.getvalue())
-    return files
+    """A small file of each container that is decoded."""
+    return [data for _, data, _ in containers.forms(speech())]
 
 
 def tar_of(members: list[tuple[str, bytes]], form: int = tarfile.GNU_FORMAT) -> bytes:
@@ -109,7 +96,8 @@ def audio_tars() -> list[bytes]:
         members.append((f"folder/u{number}.json", json.dumps({"speaker": number}).encode()))
     forms = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
     tars = [tar_of(members, form) for form in forms]
-    return [*tars, tar_of([("x" * 200 + ".wav", b"y" * 600)], tarfile.PAX_FORMAT), tars[0] * 2]
+    tars.append(tar_of([("x" * 200 + ".wav", b"y" * 600)], tarfile.PAX_FORMAT))
+    return [*tars, tars[0] * 2, sparse("a.wav", b"y" * 512, size=3000)]
 
 
 def packed_tars() -> list[bytes]:
@@ -190,6 +178,40 @@ def by_bytes(data: bytes, chosen: random.Random) -> bytes:
         else:
             out += chosen.choice((b"\n", bytes(512), chosen.randbytes(128), bytes(data[:300])))
     return bytes(out)
+
+
+# Names of chunks, boxes, elements, pages and frames, beside which their sizes stand.
+PIECES = re.compile(
+    rb"RIFF|RF64|ds64|fmt |fact|data|FORM|COMM|SSND|VHDR|BODY|caff|desc|pakt|OggS|fLaC|ftyp|moov"
+    rb"|trak|mdat|stbl|stsz|stsc|stco|stsd|moof|trun|\.snd|Xing|Info|\x1aE\xdf\xa3|\x18S\x80g|\x1fC\xb6u"
+    rb"|\xff[\xe2-\xff]"
+)
+
+
+def audio_by_structure(data: bytes, chosen: random.Random) -> bytes:
+    """A file whose pieces are repeated, left out, moved or of a wrong size, or of another file."""
+    for _ in range(chosen.choice((1, 1, 2, 3))):
+        places = [match.start() for match in PIECES.finditer(data)] or [0]
+        other = chosen.choice(audio_files())
+        first, last = sorted(chosen.choices([*places, len(data)], k=2))
+        place, what = chosen.choice(places), chosen.randrange(6)
+        if what == 0:
+            data = data[:first] + data[last:]
+        elif what == 1:
+            data = data[:last] + data[first:]
+        elif what == 2:
+            data = data[:place] + other + data[place:]
+        elif what == 3:
+            data = chosen.choice((data + other, other + data, data + data))
+        elif what == 4:
+            data = data[last:] + data[:first]
+        else:
+            form = chosen.choice(("<I", ">I", "<Q", ">Q", "<H", ">H", "B"))
+            number = chosen.choice(NUMBERS) & (2 ** (8 * struct.calcsize(form)) - 1)
+            packed, place = struct.pack(form, number), max(0, place + chosen.randrange(-8, 24))
+            data = data[:place] + packed + data[place + len(packed) :]
+        data = data[:MOST_BYTES]
+    return data
 
 
 def tar_by_structure(data: bytes, chosen: random.Random) -> bytes:

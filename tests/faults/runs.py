@@ -143,7 +143,7 @@ class Command:
             status: int | None = self.process.wait(LONGEST_RUN)
         except subprocess.TimeoutExpired:
             status = None
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LONGEST_RUN
         own = ("ray::", "raylet", "gcs_server")
         if killed or self.session:
             # Of a Ray that lost its driver the servers end later than the workers.

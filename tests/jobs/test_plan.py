@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import run_here
+from conftest import ROOT, run_here
 from refusals import assert_refused
 
 PRICES = {"currency": "EUR", "gpu_hour": {"h100": 2.0}, "storage_gb_month": 0.02}
@@ -52,7 +52,16 @@ def test_what_nobody_measured_is_said(tmp_path):
     _, told, _ = plan(tmp_path, "--hours", 100, "--gpu", "h100")
     assert not [text for text in told if "ASSUMED, since nobody" in text]
     _, told, _ = plan(tmp_path, "--hours", 100, "--gpu", "a100", "--layer", 9)
-    assert sum("ASSUMED, since nobody has measured" in text for text in told) == 2
+    unknown = [text for text in told if "ASSUMED, since nobody has measured" in text]
+    assert len(unknown) == 2 and all("312" in text and "data sheet" in text for text in unknown)
+
+
+def test_every_container_with_a_rate_can_be_planned(tmp_path):
+    rates = json.loads((ROOT / "pipeline/capacity/rates.json").read_text())
+    for name in rates:
+        if name.startswith("decode/"):
+            assert name.replace("decode/", "bytes/") in rates, name
+    assert all("20" in rate["on"] for name, rate in rates.items() if name.startswith("decode/"))
 
 
 @pytest.mark.parametrize(

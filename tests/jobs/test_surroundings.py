@@ -117,7 +117,7 @@ def test_other_code_is_noticed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_node_with_another_version_of_a_package_is_named(tmp_path):
+def test_a_node_with_another_version_of_a_package_or_without_it_is_named(tmp_path):
     (tmp_path / "soxr.py").write_text("# another\n")
     cluster = Cluster({"PYTHONPATH": ROOT}, dashboard=False)
     ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
@@ -128,13 +128,18 @@ def test_a_node_with_another_version_of_a_package_is_named(tmp_path):
         cluster.start(**{"num-cpus": 0})
         cluster.ray_start(*second, "--num-cpus=2", env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
         env = {**cluster.env, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
-        source = ("--input", SPEECH, "--tokenizer", TOKENIZER, "--output", tmp_path / "out")
-        done = run_job("tokenize", *source, env=env)
+        source = ("--input", SPEECH, "--output", tmp_path / "out")
+        other = run_job("tokenize", *source, "--tokenizer", TOKENIZER, env=env)
+        (tmp_path / "soxr.py").write_text("raise ModuleNotFoundError('No module named soxr')\n")
+        lacking = run_job("ingest", "--input", SPEECH, "--output", tmp_path / "tars", env=env)
     finally:
         end_ray(cluster.folder)
-    assert done.returncode == 2 and not list(tmp_path.glob("out/reports/*"))
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: ") and "is not the driver's: soxr" in last, done.stderr
+    for done, says in ((other, "is not the driver's: soxr"), (lacking, "No module named soxr")):
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode == 2, done.stderr
+        assert last.startswith("error: a node of the cluster cannot be used: "), done.stderr
+        assert says in last, done.stderr
+    assert not list(tmp_path.glob("*/reports/*"))
 
 
 @pytest.mark.slow

@@ -44,6 +44,19 @@ def hashes(store) -> dict[str, str]:
     return {name: hashlib.sha256(store.read(name)).hexdigest() for name in names}
 
 
+def started(*flags, env: dict) -> subprocess.Popen:
+    """A process of jobs/tokenize.py that leads a group."""
+    return subprocess.Popen(
+        job_command("tokenize", *flags),
+        cwd=ROOT,
+        env=env,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 class WatchedJob:
     """Runs a job whose Ray processes can be told from others, and do not outlive the test."""
 
@@ -51,17 +64,10 @@ class WatchedJob:
         # A short path: Ray puts sockets below it.
         self.folder = tempfile.mkdtemp(prefix="wm-", dir="/tmp")
 
-    def start(self, *flags, env: dict) -> subprocess.Popen:
+    def start(self, *flags) -> subprocess.Popen:
         """Start jobs/tokenize.py as the leader of a group of processes."""
-        return subprocess.Popen(
-            job_command("tokenize", *flags),
-            cwd=ROOT,
-            env=environment({**env, "RAY_TMPDIR": self.folder, "TMPDIR": self.folder}),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        env = environment({"RAY_TMPDIR": self.folder, "TMPDIR": self.folder})
+        return started(*flags, env=env)
 
     def workers(self) -> dict[int, str]:
         """{process id: title} of workers; Ray's own processes may take a minute to end."""
@@ -112,9 +118,10 @@ def contract() -> set[str]:
     return files | {"run.json", "manifest.parquet", "summary.json"}
 
 
-# When to kill, and what: the driver alone or its whole process group. The first moment is between a
-# shard's two commits; it lasts a millisecond, so a little later counts too. On a busy machine
-# several more shards may be done by the time a listing of S3 is read, so most are left.
+# When to kill, and what: the driver alone, whose Ray lives on, or a driver with its own Ray, which
+# make a group of processes. The first moment is between a shard's two commits; it lasts a
+# millisecond, so a little later counts too. On a busy machine several more shards may be done by
+# the time a listing of S3 is read, so most are left.
 MOMENTS = {
     "local": [
         (lambda state: half_committed(state) or finished(state) >= 2, os.kill),
@@ -136,13 +143,14 @@ def test_killed_runs_end_in_the_same_bytes(
         store, inputs = S3Store(s3, "killed"), s3.upload(source, "source")
     flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
     for reached, kill in MOMENTS[where]:
-        job = watched.start(*flags, env=store.env)
+        whole = kill is os.killpg
+        job = watched.start(*flags) if whole else started(*flags, env=shared_cluster())
         while not reached(store.state()):
             assert job.poll() is None, f"it ended before it was killed: {job.stderr.read()}"
-            time.sleep(0.001)
+            time.sleep(0.1 if where == "s3" else 0.004)
         kill(job.pid, signal.SIGKILL)
         job.wait()
-        if kill is os.killpg:
+        if whole:
             assert watched.wait_for_workers() == {}
         # Otherwise start at once, while the old run's workers may still be there.
         assert not {"summary.json", "manifest.parquet"} & set(store.state())
@@ -156,7 +164,8 @@ def test_killed_runs_end_in_the_same_bytes(
     assert len(kept) >= 2 and all(after[name] == before[name] for name in kept)
     summary = json.loads(store.read("summary.json"))
     assert (summary["shards"], summary["samples"], summary["failed"]) == (SHARDS, 240, {})
-    assert summary["this_run"]["shards"] == SHARDS - len(kept)
+    # Workers of a driver that was killed alone may have finished one more.
+    assert 0 < summary["this_run"]["shards"] <= SHARDS - len(kept)
 
     done = run_job("tokenize", *flags)
     assert done.returncode == 0 and "nothing was left to do" in done.stdout
@@ -185,9 +194,7 @@ def test_a_shard_that_fails_stops_no_other(s3, tokenizer):
     """An object that is there when the inputs are listed, and gone when its turn comes."""
     inputs, store = s3.upload(SPEECH, "vanishing"), S3Store(s3, "vanished")
     flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
-    job = subprocess.Popen(
-        job_command("tokenize", *flags), cwd=ROOT, env=shared_cluster(), stderr=-1, text=True
-    )
+    job = started(*flags, env=shared_cluster())
     first = job.stderr.readline()
     assert "encoding in" in first  # the inputs are listed, and an encoder is about to be started
     s3.client.delete_object(Bucket=s3.bucket, Key="vanishing/speech-000001.tar")

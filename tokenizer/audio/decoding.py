@@ -18,11 +18,10 @@ import soundfile
 from tokenizer.audio.containers.find import find_parts
 from tokenizer.audio.containers.parts import Part
 from tokenizer.audio.frames import SAMPLE_RATE, num_frames
-from tokenizer.audio.mixing import Mixer, mixed_down
+from tokenizer.audio.mixing import Mixer
 from tokenizer.audio.reasons import (
     EMPTY,
     NOT_AUDIO,
-    NOT_FINITE,
     TOO_LONG,
     TOO_MANY_CHANNELS,
     TOO_SHORT,
@@ -31,15 +30,8 @@ from tokenizer.audio.reasons import (
     AudioError,
 )
 from tokenizer.audio.resampling import INT16_STEP, as_float, resample
-from tokenizer.audio.second_decoder import Sound, open_media
-
-__all__ = [
-    "EMPTY", "NOT_AUDIO", "NOT_FINITE", "TOO_SHORT", "TRUNCATED", "AudioError", "Utterance",
-    "decode", "measure", "mixed_down", "read_utterance", "resample",
-]  # fmt: skip
-
-# Samples of a block, over all channels: 2 MB of float32.
-BLOCK_SAMPLES = 1 << 19
+from tokenizer.audio.sample_file import SampleFile
+from tokenizer.audio.second_decoder import BLOCK_SAMPLES, Sound, open_media
 
 # Speech has no lower sample rate, and a damaged header must not become hours of resampled audio.
 LOWEST_RATE = 1000
@@ -55,9 +47,9 @@ class Utterance:
 
     sample_rate, duration_s: of the source. samples: length at 16 kHz.
     mean, scale: (x - mean) * scale has zero mean and unit variance over the whole utterance.
-    waveform: (samples,) float32 at 16 kHz, or int16; None if it was too long to be kept.
-    is_int16: whether waveform and blocks are int16, in steps of 2^-15. file: the source, which is
-    decoded again where the waveform was not kept.
+    waveform: (samples,) float32 at 16 kHz, or int16; None if it was too long to be kept in memory.
+    is_int16: whether waveform and blocks are int16, in steps of 2^-15. on_disk: the samples in
+    place of a waveform. file: the source, which is decoded again where neither was kept.
     silent: whether no sample differs from zero: digital silence.
     """
 
@@ -68,6 +60,7 @@ class Utterance:
     scale: float
     waveform: np.ndarray | None
     file: BinaryIO | None = None
+    on_disk: SampleFile | None = None
     silent: bool = False
     is_int16: bool = False
 
@@ -83,6 +76,8 @@ class Utterance:
         """
         if self.waveform is not None and sample_rate == SAMPLE_RATE:
             return iter([self.waveform])
+        if self.on_disk is not None and sample_rate == SAMPLE_RATE:
+            return self.on_disk.blocks()
         if self.file is None:
             raise ValueError("neither waveform nor file was kept")
         return resample(*decode(self.file, keep_int16=self.is_int16), sample_rate)
@@ -97,7 +92,8 @@ def read_utterance(
 ) -> Utterance:
     """Decode a whole file once, to check it and to measure its length, mean and variance.
 
-    file: seekable, binary. keep_samples: the waveform is kept if it has no more samples at 16 kHz.
+    file: seekable, binary. keep_samples: a waveform of up to so many samples at 16 kHz is kept in
+    memory, a longer one on local disk.
     max_seconds: longer audio is rejected as soon as so much was decoded; None takes any length.
     keep_int16: as in `decode`. Raises AudioError, with its reason, for audio that cannot be
     tokenized.
@@ -130,6 +126,7 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
     Blocks are float32 or int16; the waveform is int16 where all of them are.
     """
     kept: list[np.ndarray] | None = []
+    on_disk: SampleFile | None = None
     count, total, squares, silent, is_int16 = 0, 0.0, 0.0, True, True
     for block in blocks:
         count += len(block)
@@ -145,10 +142,12 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
             and squares < count * SILENCE**2
             and bool((np.abs(as_float(block)) < SILENCE).all())
         )
-        if kept is not None and count <= keep_samples:
+        if kept is not None:
             kept.append(block)
-        else:
-            kept = None
+            if count > keep_samples:
+                on_disk, kept = _moved_to_disk(kept), None
+        elif on_disk is not None and not on_disk.write(block):
+            on_disk = None
     mean = total / max(count, 1)
     variance = max(squares / max(count, 1) - mean * mean, 0.0)
     is_int16 = is_int16 and count > 0
@@ -162,9 +161,19 @@ def measure(blocks: Iterable[np.ndarray], keep_samples: int) -> Utterance:
         mean=mean,
         scale=scale,
         waveform=waveform,
+        on_disk=on_disk,
         silent=silent,
         is_int16=is_int16,
     )
+
+
+def _moved_to_disk(blocks: list[np.ndarray]) -> SampleFile | None:
+    """None where they cannot be kept there: then they are decoded again."""
+    try:
+        file = SampleFile(blocks[0].dtype)
+    except OSError:
+        return None
+    return file if all(file.write(block) for block in blocks) else None
 
 
 def joined(blocks: Iterable[np.ndarray], is_int16: bool) -> np.ndarray:
@@ -182,11 +191,8 @@ def decode(file: BinaryIO, *, keep_int16: bool = False) -> tuple[Iterator[np.nda
     blocks are read: whatever the container, a decoder or the samples show. Where audio is cut, what
     there is of it may come first, and then the error.
     """
-    sounds = (_open(part, keep_int16) for part in _parts(file))
-    first = next(sounds, None)
-    if first is None:
-        raise AudioError(EMPTY)
-    return _mono(chain([first], sounds), first.sample_rate), first.sample_rate
+    sounds, rate = _opened(file, keep_int16)
+    return _mono(sounds, rate), rate
 
 
 def decode_channels(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
@@ -194,17 +200,22 @@ def decode_channels(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
 
     Samples that are not finite are passed on. Of joined streams each may have other channels.
     """
-    sounds = (_open(part, False) for part in _parts(file))
-    first = next(sounds, None)
-    if first is None:
-        raise AudioError(EMPTY)
-    rate = first.sample_rate
+    sounds, rate = _opened(file, keep_int16=False)
     blocks = (
         block
-        for sound in chain([first], sounds)
+        for sound in sounds
         for block in resample(sound.blocks, sound.sample_rate, new_rate=rate)
     )
     return blocks, rate
+
+
+def _opened(file: BinaryIO, keep_int16: bool) -> tuple[Iterator[Sound], int]:
+    """The streams of a file, each opened when the one before is read; and the first one's rate."""
+    sounds = (_open(part, keep_int16) for part in _parts(file))
+    first = next(sounds, None)
+    if first is None:
+        raise AudioError(EMPTY)
+    return chain([first], sounds), first.sample_rate
 
 
 def _mono(sounds: Iterable[Sound], rate: int) -> Iterator[np.ndarray]:

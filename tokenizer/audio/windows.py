@@ -202,7 +202,8 @@ class Windowing:
                 pieces.append(next(blocks))
                 end += len(pieces[-1])
             buffer, offset = np.concatenate(pieces)[first - offset :], first
-            yield self._raw(buffer[: last - first], utterance)
+            # A copy: a part of the buffer would keep all of it in memory.
+            yield self._raw(buffer[: last - first].copy(), utterance)
 
     def _padded(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         started = False

@@ -2,19 +2,13 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 # What a disk without hard links answers: exFAT, and stores that are mounted as one.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 # What some mounts answer when a folder is to be synced.
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-# No room, or none for this user.
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def is_full(error: Exception) -> bool:
-    """Whether an error says that a disk has no room."""
-    return isinstance(error, OSError) and error.errno in FULL
 
 
 def create(source: Path, target: Path) -> bool:
@@ -36,12 +30,17 @@ def create(source: Path, target: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> bool:
     try:
-        with target.open("xb") as file:
-            file.write(source.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
+        file = target.open("xb")
     except FileExistsError:
         return False
+    try:
+        with file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        target.unlink()  # half a file would count as a whole one
+        raise
     return True
 
 

@@ -15,7 +15,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from tokenizer.errors import UsageError, one_line
+from tokenizer.errors import UsageError, is_disk_full, one_line
 from tokenizer.storage import disk
 from tokenizer.storage.retries import patiently, refuse_empty_listings
 from tokenizer.storage.scratch import scratch_folder
@@ -148,7 +148,7 @@ class Folder:
             disk.sync(Path(partial))
             yield partial
         except OSError as error:
-            if disk.is_full(error):  # copying names the source, and it is this disk that is full
+            if is_disk_full(error):  # copying names the source, and it is this disk that is full
                 raise OSError(error.errno, os.strerror(error.errno or 0), self.given) from error
             raise
         finally:
@@ -266,7 +266,7 @@ class Folder:
                     source.write_text(mine)
                     text = mine if self.create(source, name) else self.read_text(name)
         except Exception as error:  # whatever a store raises, this folder cannot be used
-            if disk.is_full(error):
+            if is_disk_full(error):
                 raise
             raise self.unusable(error) from error
         try:

@@ -6,7 +6,7 @@ it also opens `pipe:` URLs in a shell and unpickles members.
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -24,7 +24,10 @@ MOST_HEADERS = 16
 # Zeros may follow the end of an archive, up to a tape's block; there are never as many as these.
 MOST_ZEROS = 64 << 20
 # A sparse file may have holes of this many bytes, and a limited number for each byte it stores.
-FREE_HOLES = 16 << 20
+FREE_HOLES, MOST_HOLES = 16 << 20, 1 << 30
+# tarfile passes over a member by reading it, and over one that claims 2^60 bytes by 2^40 reads. Of
+# these so many may find the stream at its end.
+MOST_EMPTY_READS = 1000
 # Headers whose content is read into memory.
 LONG_HEADERS = (
     tarfile.XHDTYPE,
@@ -88,7 +91,7 @@ def _check_holes(info: tarfile.TarInfo) -> None:
         return
     pieces: Any = info.sparse  # (offset, bytes) of what is no hole; its type is wrong
     stored = sum(size for _, size in pieces)
-    if info.size > FREE_HOLES + MOST_TIMES * stored:
+    if info.size > FREE_HOLES + MOST_TIMES * stored or info.size - stored > MOST_HOLES:
         raise tarfile.ReadError(f"{info.size:,} bytes of holes around {stored:,} bytes")
 
 
@@ -97,13 +100,37 @@ class _Rest:
 
     def __init__(self, stream: Readable) -> None:
         self._head, self._stream = b"", stream
+        self._empty = 0
 
     def put_back(self, data: bytes) -> None:
         self._head = data + self._head
 
     def read(self, size: int, /) -> bytes:
-        head, self._head = self._head[:size], self._head[size:]
-        return head + self._stream.read(size - len(head)) if len(head) < size else head
+        data, self._head = self._head[:size], self._head[size:]
+        if len(data) < size:
+            data += self._stream.read(size - len(data))
+        self._empty = 0 if data else self._empty + 1
+        if self._empty > MOST_EMPTY_READS:
+            raise tarfile.ReadError("it ends within a member")
+        return data
+
+
+class _Header:
+    """A stream of which no more than a header's bytes are read. Raises ReadError for more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._left = stream, LARGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._left -= size
+        if self._left < 0 or len(data) < size:
+            what = "is cut" if self._left >= 0 else f"has over {LARGEST_HEADER:,} bytes"
+            raise tarfile.ReadError(f"the map of a sparse file {what}")
+        return data
+
+    def tell(self) -> int:
+        return self._stream.tell()
 
 
 def _skip_zeros(rest: _Rest) -> bool:
@@ -145,3 +172,22 @@ class _StrictTarInfo(tarfile.TarInfo):
         else:
             archive.headers_in_a_row = 0
         return super()._proc_member(archive)  # type: ignore[misc]
+
+    # The maps of sparse files: old GNU's goes on while each block says so, and the pax format's for
+    # as many lines as its first one says.
+
+    def _proc_sparse(self, archive: Any) -> Any:
+        return self._with_map(super()._proc_sparse, archive)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, next: Any, pax_headers: dict[str, str], archive: Any) -> None:
+        proc = super()._proc_gnusparse_10  # type: ignore[misc]
+        self._with_map(lambda archive: proc(next, pax_headers, archive), archive)
+
+    @staticmethod
+    def _with_map(read: Callable[[Any], Any], archive: Any) -> Any:
+        stream = archive.fileobj
+        archive.fileobj = _Header(stream)
+        try:
+            return read(archive)
+        finally:
+            archive.fileobj = stream

@@ -15,6 +15,8 @@ STEP = 1 << 20
 # A stream may unpack to this many bytes, and to this many times what was read. Silent WAVs shrink
 # to a hundredth; a file made to fill a memory shrinks to a millionth.
 FREE_BYTES, MOST_TIMES = 256 << 20, 200
+# An xz says how much memory it needs, up to 4 GB. With `xz -9` that is 65 MB.
+MOST_XZ_MEMORY = 256 << 20
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
 
@@ -39,7 +41,8 @@ class Unpacked:
         kinds = [kind for magic, kind in MAGIC.items() if self._head.startswith(magic)]
         self.kind = kinds[0] if kinds else None
         self._decoder: Any = _decoder(self.kind) if self.kind else None
-        self._taken = self._given = 0
+        # Bytes of the compressed stream, and bytes that they unpacked to.
+        self._taken, self._given = len(self._head), 0
         self._error: UnpackError | None = None
 
     def read(self, size: int, /) -> bytes:
@@ -96,7 +99,7 @@ class Unpacked:
             packed, self._head = self._head, b""
         else:
             packed = self._stream.read(STEP)
-        self._taken += len(packed)
+            self._taken += len(packed)
         return packed
 
 
@@ -125,4 +128,6 @@ class _Gzip:
 def _decoder(kind: str | None) -> Any:
     if kind == "gzip":
         return _Gzip()
-    return bz2.BZ2Decompressor() if kind == "bzip2" else lzma.LZMADecompressor()
+    if kind == "bzip2":
+        return bz2.BZ2Decompressor()
+    return lzma.LZMADecompressor(memlimit=MOST_XZ_MEMORY)

@@ -1,5 +1,6 @@
-"""The peak memory of a job and of the processes that it starts. Linux only."""
+"""The memory of a job and of the processes that it starts. Linux only."""
 
+import os
 import subprocess
 import sys
 import time
@@ -28,7 +29,10 @@ def peaks(
                 kind = "driver" if process == driver.pid else (kinds or [""])[0]
                 # A worker that has done its task has another title, and the same peak.
                 kind = kind or found.get(process, ("", 0))[0]
-                found[process] = kind, max(found.get(process, ("", 0))[1], _peak_mb(process))
+                found[process] = (
+                    kind,
+                    max(found.get(process, ("", 0))[1], status_mb("VmHWM", process)),
+                )
             time.sleep(LOOK_SECONDS)
         errors = driver.stderr.read() if driver.stderr else ""
     if driver.returncode:
@@ -38,6 +42,12 @@ def peaks(
         kind: max([peak for name, peak in found.values() if name == kind] or [0.0])
         for kind in kinds
     }
+
+
+def memory_mb(name: str) -> float:
+    """MB that this process and its descendants whose titles hold this name have now."""
+    family = _family(os.getpid())
+    return sum(status_mb("VmRSS", process) for process in family if name in family[process])
 
 
 def _family(process: int) -> dict[int, str]:
@@ -56,9 +66,10 @@ def _family(process: int) -> dict[int, str]:
     return {each: titles[each] for each in family if each in titles}
 
 
-def _peak_mb(process: int) -> float:
+def status_mb(name: str, process: int | str = "self") -> float:
+    """MB of a process's memory: "VmRSS" in use now, "VmHWM" at most so far; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0.0
-    return max([int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")] or [0.0])
+    return max([int(line.split()[1]) / 1024 for line in lines if line.startswith(name)] or [0.0])

@@ -13,8 +13,9 @@ With --input: bits per token on token shards, over all tokens of all utterances;
 START does not predict their first chunk, which does not count then. With --pairs: how often the
 model gives the right one of two recordings the higher likelihood (SALMon, sWUGGY, sBLIMP, spoken
 StoryCloze, or what jobs/make_pairs.py made), once by nats per token and once by their sum.
-Recordings are tokenized by the model's tokenizer; a tie counts half. Intervals are 95 % (Wilson's,
-over groups of pairs: the voices that say one word are one group).
+Recordings are tokenized by the model's tokenizer; a tie counts half. Intervals are 95 %: of bits
+over utterances (bootstrap), of pairs over their groups (Wilson's; the voices that say one word are
+one group).
 """
 # Of two recordings.
 CHANCE = 0.5

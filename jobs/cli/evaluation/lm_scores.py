@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lm.evaluation.judge import Prediction
@@ -23,14 +23,15 @@ def prediction_scores(
     from pipeline.scores.bootstrap import ScoreInterval, ratio_interval
 
     bits = ratio_interval(predicted.bits, predicted.counts)
-    parts = (bits.value, bits.low, bits.high)
-    of_bits = [None if part is None else perplexity(part) for part in parts]
+    value, low, high = (
+        None if part is None else perplexity(part) for part in (bits.value, bits.low, bits.high)
+    )
     whose = f"tokens of {tokenizer[:12]}" if tokenizer else "imported tokens"
     rows = zip(predicted.bits.round(4).tolist(), predicted.counts.tolist())
     return {
         "scores": {
             "bits_per_token": bits.record("bits", whose),
-            "perplexity": ScoreInterval(*of_bits, count=bits.count).record("", whose),
+            "perplexity": ScoreInterval(value, low, high, count=bits.count).record("", whose),
             "bits_per_second": bits.scaled(tokens_per_second).record("bit/s", ""),
         },
         "utterances": {
@@ -56,11 +57,13 @@ def pair_scores(judged: dict[str, list[Judged]]) -> dict[str, dict]:
     scores: dict[str, dict] = {}
     groups: dict[str, dict[str, float]] = {}
     for name, pairs in _named_parts(judged):
-        figures = accuracy(pairs)
+        figures: dict[str, Any] = accuracy(pairs)
         for variant, per_token in VARIANTS.items():
             score = f"{name}: accuracy_{variant}"
-            bounds = figures[f"accuracy_{variant}"], *figures[f"interval_{variant}"]
-            scores[score] = ScoreInterval(*bounds, count=figures["groups"]).record("share", "")
+            low, high = figures[f"interval_{variant}"]
+            value, count = figures[f"accuracy_{variant}"], figures["groups"]
+            interval = ScoreInterval(value, low, high, count=count)
+            scores[score] = interval.record("share", "")
             for group, value in group_scores(pairs, per_token).items():
                 groups.setdefault(f"{name}: {group}", {})[score] = value
     return {"scores": scores, "groups": groups}

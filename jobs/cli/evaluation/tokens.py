@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 TOKENS = """Tokenize audio shards, as jobs/tokenize.py does, and measure the tokens.
 
 Always: how much of the codebook is used, and the bitrate. With --phones: phone purity, cluster
-purity and PNMI (HuBERT, arXiv 2106.07447, 4.2); silence counts as a phone, as in published figures.
-With --abx: ABX error within and across speakers, over the tokens' centroids. Where samples' own
-json has "text" and "speaker": the edit distance between tokens of one text by two speakers, and
-between those of two texts by one speaker. With --encoder: the error of decoded features against
-WavLM's. With a tokenizer that has a vocoder: the distance of its speech to the original, and scores
-of it as papers on codecs report them, with 95 % intervals over utterances: DNSMOS, UTMOS, dWER,
-similarity of the voice, pitch, STOI, PESQ; beside those of the original and, with --encoder, of
-what the vocoder makes of WavLM's own features. These use the first window of each utterance. With
---compare-precision: the share of tokens that are equal in fp32 and bf16. Compare only figures of
-the same files.
+purity and PNMI (HuBERT, arXiv 2106.07447, 4.2) with 95 % intervals over utterances; silence counts
+as a phone, as in published figures; and PNMI by speaker, where samples' own json has "speaker".
+With --abx: ABX error within and across speakers, over the tokens' centroids, by fastabx where it is
+installed. Where samples' json has "text" and "speaker": the edit distance between tokens of one
+text by two speakers, and between those of two texts by one speaker. With --encoder: the error of
+decoded features against WavLM's. With a tokenizer that has a vocoder: the distance of its speech to
+the original, and scores of it as papers on codecs report them, with 95 % intervals over utterances:
+DNSMOS, UTMOS, dWER, similarity of the voice, pitch, STOI, PESQ; beside those of the original and,
+with --encoder, of what the vocoder makes of WavLM's own features. These use the first window of
+each utterance. With --compare-precision: the share of tokens that are equal in fp32 and bf16.
+Compare only figures of the same files.
 """
 TOKEN_MEANINGS = {
     "samples_rejected": "by the tokenize job",
@@ -57,7 +58,7 @@ TOKEN_MEANINGS = {
     "log_mel_distance": "nepers, resynthesised speech and original",
     "tokens_back": "share that stay the same when resynthesised speech is tokenized",
     "times_real_time": "seconds of audio in a second of encoding and decoding, in one process",
-    "abx_source": "which program computed ABX: not ZeroSpeech's own",
+    "abx_source": "the program that computed ABX",
 }
 LEFT_OUT_SHOWN = 10
 

@@ -1,13 +1,13 @@
 """What jobs/train_encoder.py does: reads what the flags name, trains, says where the encoder is."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from transformers import WavLMConfig
 
 from jobs.cli import flags
+from jobs.cli.figures import failed_problems, print_problems
 from jobs.cli.training.encoder_flags import HEARD_WEIGHTS, SHAPE
 from pipeline.cluster.progress import TrainingLine
 from pipeline.settings import CropSettings, Recipe, Round
@@ -50,10 +50,8 @@ def train(args: argparse.Namespace) -> int:
         ).run()
     finally:
         line.close()
-    for name, why in failed.items():
-        print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
-    if failed:
-        return 1
+    if status := print_problems(failed_problems(failed, "shard")):
+        return status
     print(f"written to {args.output}: encoder/, and log.jsonl of each round")
     return 0
 

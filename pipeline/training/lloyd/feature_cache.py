@@ -19,9 +19,11 @@ from typing import BinaryIO
 import numpy as np
 
 from pipeline.shards.inputs import Shard
-from tokenizer.storage import disk
+from tokenizer.errors import is_disk_full
 
 PARTIAL = ".partial"
+# Room that a task takes for its file at once, so that it seldom looks at all files.
+TAKEN_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +85,11 @@ class FeatureWriter:
         self.cache, self.path = cache, cache.file(shard)
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         self.file: BinaryIO | None = None
+        self.written = self.taken = 0
         if cache.most_bytes:
             cache.folder.mkdir(parents=True, exist_ok=True)
-            self.file = self.partial.open("ab")
+            self.partial.touch()
+            self.file = self.partial.open("r+b")
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self.file.truncate(0)
@@ -102,6 +106,7 @@ class FeatureWriter:
         self._write((-1).to_bytes(8, "little", signed=True), json.dumps(rejected).encode())
         if self.file is None:
             return False
+        self.file.truncate(self.written)
         self.file.close()
         os.replace(self.partial, self.path)
         return True
@@ -109,20 +114,34 @@ class FeatureWriter:
     def _write(self, *parts: bytes) -> None:
         if self.file is None:
             return
+        size = self.written + sum(map(len, parts))
         try:
-            with (self.cache.folder / ".lock").open("ab") as lock:
-                # One at a time, so that two tasks do not both take the last room.
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                fits = self.cache.used() + sum(map(len, parts)) <= self.cache.most_bytes
-                if fits:
-                    for part in parts:
-                        self.file.write(part)
-                    self.file.flush()
+            fits = size <= self.taken or self._take_room(self.file, size)
+            if fits:
+                for part in parts:
+                    self.file.write(part)
+                self.file.flush()
+                self.written = size
         except OSError as error:
-            if not disk.is_full(error):
+            if not is_disk_full(error):
                 raise
             fits = False
         if not fits:  # this shard is encoded anew in each pass
+            self.partial.unlink(missing_ok=True)
             self.file.close()
             self.file = None
-            self.partial.unlink(missing_ok=True)
+
+    def _take_room(self, file: BinaryIO, size: int) -> bool:
+        """Make the file as large as it may become, and at least so large. Returns if there is room.
+
+        Its size is what counts, whatever has been written.
+        """
+        with (self.cache.folder / ".lock").open("ab") as lock:
+            # One at a time, so that two tasks do not both take the last room.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            most = self.cache.most_bytes - self.cache.used() + self.taken
+            if size > most:
+                return False
+            self.taken = min(most, size + TAKEN_BYTES)
+            file.truncate(self.taken)
+            return True

@@ -155,12 +155,18 @@ class Passes:
         nodes = {
             place: self.nodes[number] for place, number in enumerate(todo) if number in self.nodes
         }
-        results, failed = run_shards(
+        results: dict[str, Any] = {}
+
+        def take(chunk: Shard, result: dict[str, Any]) -> None:
+            results[chunk.name] = result
+
+        failed = run_shards(
             name,
             chunks,
             room=PassRoom(self.pool, nodes, self.cores if self.cached else 0),
             function=sum_chunk,
             arguments=arguments,
+            take=take,
         )
         for place, chunk in enumerate(chunks):
             if chunk.name in results:

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
-from ray_cluster import shared_cluster
+from ray_cluster import end_ray
 from stub_encoders import Lengths, SmallLengths
 
 from pipeline.cluster.batch_size import find_batch_seconds
@@ -22,13 +24,18 @@ LIMITS = BatchLimits(size=8, samples=128_000)
 
 @pytest.fixture(scope="module")
 def cluster():
-    """This process is connected to the shared cluster, whose workers find this folder's modules."""
+    """This process has a Ray of its own, whose workers find this folder's modules."""
+    folder = tempfile.mkdtemp(prefix="wm-", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in shared_cluster().items():
-            patch.setenv(name, value)
-        connect()
-        yield
-        ray.shutdown()
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        try:
+            connect()
+            yield
+            ray.shutdown()
+        finally:
+            end_ray(folder)
 
 
 class Encoding:

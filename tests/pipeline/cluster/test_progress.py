@@ -15,6 +15,8 @@ def test_totals_are_of_each_shards_last_try():
     board.write("a", 0, 0.0, TaskTime())
     done, seconds, spent = board.totals()
     assert (done, seconds) == (50, 5.0) and spent.limit() == "storage"
+    board.finish("b", 60, 6.0, TaskTime(0.0, 0.0, 5.0))
+    assert board.totals() == (60, 6.0, TaskTime(0.0, 0.0, 5.0)) and set(board.shards) == {"a"}
     assert spent.shares() == pytest.approx({"decode": 0.0, "encode": 0.0, "storage": 1.0})
 
 

@@ -21,7 +21,8 @@ def test_dnsmos_is_that_of_speechmos(waves):
         theirs = dnsmos.run(wave, 16_000)
         ours = naturalness.dnsmos(wave)
         assert ours == pytest.approx(
-            {name: float(theirs[f"{name}_mos"]) for name in ("p808", "sig", "bak", "ovrl")}
+            {name: float(theirs[f"{name}_mos"]) for name in ("p808", "sig", "bak", "ovrl")},
+            abs=1e-4,
         )
     assert naturalness.dnsmos_name() == "DNSMOS, speechmos 0.0.1.1"
     with pytest.raises(Unscored, match="no samples"):
@@ -29,8 +30,7 @@ def test_dnsmos_is_that_of_speechmos(waves):
 
 
 def test_similarity_is_that_of_resemblyzer(waves):
-    import resemblyzer
-
+    resemblyzer = pytest.importorskip("resemblyzer", reason="it is compiled")
     voices = speaker_model(None)
     found = voices.embeddings([*waves[:4], SILENCE])
     encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
@@ -78,13 +78,13 @@ def test_the_pitch_of_a_glide_is_found():
     assert pitch.f0_correlation(made, higher) > 0.98
     half = tone(glide).copy()
     half[16_000:] = 0
-    assert pitch.voicing_error(made, tracker.track(half)) == pytest.approx(0.5, abs=0.05)
+    assert pitch.voicing_error(made, tracker.track(half)) == pytest.approx(0.5, abs=0.1)
     with pytest.raises(Unscored, match="voiced in both"):
         pitch.f0_correlation(made, tracker.track(SILENCE))
 
 
 def test_stoi_and_pesq_are_those_of_their_packages(waves):
-    from pesq import pesq
+    pesq = pytest.importorskip("pesq", reason="it is compiled").pesq
     from pystoi import stoi
 
     clean = waves[0]
@@ -97,9 +97,12 @@ def test_stoi_and_pesq_are_those_of_their_packages(waves):
 
 
 def test_silence_has_no_stoi_and_no_pesq(waves):
+    pytest.importorskip("pesq", reason="it is compiled")
     for made, said in ((SILENCE, "no utterance"), (waves[0][:1000], "a quarter of a second")):
         with pytest.raises(Unscored, match=said):
             intelligibility.pesq_wideband(waves[0][: len(made)], made)
+    with pytest.raises(Unscored, match="the original is silent"):
+        intelligibility.stoi(SILENCE, waves[0])
     with pytest.raises(Unscored, match=r"0\.4 s"):
         intelligibility.stoi(waves[0][:2000], waves[0][:2000])
 
@@ -143,7 +146,7 @@ def test_other_forms_of_utmos_are_refused_by_name(tmp_path):
     refused("but epoch=3-step=7459.ckpt, utmos22_strong_step7459_v1.pt")
     scripted = torch.jit.script(torch.nn.Linear(3, 3))
     scripted.save(str(tmp_path / "a.jit"))
-    refused("gives no score of a second of sound on cpu")
+    refused("gives a second of sound no score from 1 to 5 on cpu")
     scripted.save(str(tmp_path / "b.jit"))
     refused("several TorchScript files: a.jit, b.jit")
 

@@ -8,10 +8,11 @@ import lzma
 import random
 import tarfile
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
-from tars import FORMATS, OneWay, tar
+from tars import FORMATS, OneWay, sparse, tar
 from test_shards import listed
 
 from pipeline.shards import samples as shards
@@ -64,14 +65,17 @@ def test_joined_tars_are_read_to_the_end(form):
     assert [row[1] for row in rows] == [None, shards.BROKEN_TAR]
 
 
+@pytest.mark.parametrize("size", [65 << 20, 1 << 20], ids=["one member", "many"])
 @pytest.mark.parametrize("kind", PACKS)
-def test_a_bomb_is_a_broken_tar_in_little_memory(kind, monkeypatch):
+def test_a_bomb_is_a_broken_tar_in_little_memory(kind, size, monkeypatch):
     monkeypatch.setattr(unpacking, "FREE_BYTES", 4 << 20)
     header = tar(("bomb.wav", b""))[:512]
     zeros = bytearray(header + bytes(64 << 20))
     zeros[124:136] = b"%011o\0" % (60 << 20)
     zeros[148:156] = b"%06o\0 " % sum(zeros[:148] + b" " * 8 + zeros[156:512])
-    bomb = PACKS[kind](bytes(zeros))
+    bomb = b"".join(
+        PACKS[kind](bytes(zeros[start : start + size])) for start in range(0, len(zeros), size)
+    )
     assert len(bomb) < 70_000
     del zeros
     tracemalloc.start()
@@ -82,14 +86,16 @@ def test_a_bomb_is_a_broken_tar_in_little_memory(kind, monkeypatch):
     assert peak < 50 << 20
 
 
-def sparse(name: str, stored: bytes, size: int) -> bytes:
-    """A tar of a file of `size` bytes that is a hole behind its first bytes, as of `tar -S`."""
-    header = bytearray(tar((name, stored))[:512])
-    header[156:157], header[257:265] = b"S", b"ustar  \0"
-    header[386:410] = b"%011o\0%011o\0" % (0, len(stored))
-    header[483:495] = b"%011o\0" % size
-    header[148:156] = b"%06o\0 " % sum(header[:148] + b" " * 8 + header[156:])
-    return bytes(header) + stored + bytes(-len(stored) % 512) + bytes(1024)
+def test_an_xz_that_asks_for_gigabytes_is_a_broken_tar():
+    data = bytearray(lzma.compress(PLAIN, check=lzma.CHECK_NONE))
+    at = 12  # the header of the first block: its size, flags, filter, and the size of its window
+    size = 4 * (data[at] + 1)
+    assert data[at + 2 : at + 4] == b"\x21\x01"
+    for window, reasons in ((22, [None] * len(KEYS)), (40, [shards.BROKEN_TAR])):
+        data[at + 4] = window
+        data[at + size - 4 : at + size] = zlib.crc32(data[at : at + size - 4]).to_bytes(4, "little")
+        rows = listed(bytes(data))
+        assert [row[1] for row in rows] == reasons
 
 
 def test_holes_are_zeros_but_no_bomb():
@@ -124,6 +130,34 @@ def test_headers_of_the_archive_are_bounded():
     header.type, header.size = tarfile.XGLTYPE, 1 << 19
     one = header.tobuf() + (text.ljust((1 << 19) - 1, b"x") + b"\n") + tar(("a.wav", b""))[:512]
     assert listed(4 * one)[-1][1] == shards.BROKEN_TAR
+
+
+def test_the_map_of_a_sparse_file_is_bounded(monkeypatch):
+    monkeypatch.setattr(tars, "LARGEST_HEADER", 1 << 16)
+    good = tar(("good.wav", SOUND))
+    old = bytearray(sparse("a.wav", SOUND[:512], 2000)[:512])
+    old[482] = 1  # another block of the map follows
+    old[148:156] = b"%06o\0 " % sum(old[:148] + b" " * 8 + old[156:])
+    block = bytearray(b"%011o\0%011o\0" % (1, 1) * 21 + bytes(8))
+    block[504] = 1
+    pax = io.BytesIO()
+    with tarfile.open(fileobj=pax, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.wav")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        info.pax_headers |= {"GNU.sparse.name": "a.wav", "GNU.sparse.realsize": "2000"}
+        lines = b"99999999\n" + b"0\n" * (1 << 16)
+        info.size = len(lines)
+        archive.addfile(info, io.BytesIO(lines))
+    for bad in (bytes(old) + 3000 * bytes(block), bytes(old) + bytes(block), pax.getvalue()):
+        assert [row[1] for row in listed(good[:-1024] + bad)][-1] == shards.BROKEN_TAR
+
+
+def test_a_member_that_claims_to_be_endless_ends_soon():
+    header = bytearray(tar(("long.bin", b""))[:512])
+    header[124:136] = b"\x80" + (1 << 62).to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % sum(header[:148] + b" " * 8 + header[156:])
+    rows = listed(tar(("good.wav", SOUND)) + bytes(header) + bytes(5000))
+    assert [row[1] for row in rows] == [None, shards.BROKEN_TAR]
 
 
 JSON = {n: json.dumps({"n": n, "text": "x" * n}).encode() for n in range(6)}

@@ -159,7 +159,12 @@ def test_ingest_names_what_it_leaves_out_and_takes_the_rest(tmp_path):
     os.mkfifo(tmp_path / "d/pipe.wav")
     for value in (tmp_path, tmp_path / "**"):
         sources, left_out = find_loose([str(value)])
-        assert [source.entries[0].key for source in sources] == ["a", "linked"]
+        assert [(source.entries[0].key, source.problem) for source in sources] == [
+            ("a", None),
+            ("linked", None),
+            ("d/pipe", "missing_file"),
+            ("dead", "missing_file"),
+        ]
         assert left_out.endings == {".xyz": 2, ".json": 1, "no ending": 1, ".txt": 1}
         assert left_out.unusable == [str(tmp_path / "d/pipe.wav"), str(tmp_path / "dead.flac")]
     with pytest.raises(UsageError, match="is a link to nowhere"):

@@ -15,7 +15,9 @@ from audio_bytes import read, reason
 from transformers import Wav2Vec2FeatureExtractor
 
 from tokenizer.audio import decoding as audio
+from tokenizer.audio import sample_file
 from tokenizer.audio.decoding import decode, measure, read_utterance, resample
+from tokenizer.audio.reasons import NOT_FINITE
 from tokenizer.audio.windows import Windowing
 
 FORMATS = {
@@ -145,7 +147,7 @@ def test_mp3_without_a_xing_frame(mode, rate):
 def test_samples_that_are_not_finite(hiss, value):
     signal = hiss.copy()
     signal[150_000] = value
-    assert reason(encoded(signal, form="wav-float")) == audio.NOT_FINITE
+    assert reason(encoded(signal, form="wav-float")) == NOT_FINITE
 
 
 def test_files_without_audio_or_with_too_little():
@@ -163,7 +165,7 @@ def test_files_without_audio_or_with_too_little():
 def test_damaged_bytes_raise_only_audio_errors(hiss):
     random = np.random.default_rng(3)
     reasons = {None, audio.NOT_AUDIO, audio.TRUNCATED, audio.EMPTY, audio.TOO_SHORT}
-    reasons.add(audio.NOT_FINITE)
+    reasons.add(NOT_FINITE)
     for form in FORMATS:
         data = encoded(hiss[:8000], form=form)
         for _ in range(150):
@@ -197,13 +199,16 @@ def test_moments_are_those_of_the_whole_utterance(hiss):
 
 
 @pytest.mark.parametrize("form", ["flac", "wav16", "vorbis", "opus", "mp3"])
-def test_a_waveform_that_was_not_kept_is_decoded_again(form, monkeypatch):
+@pytest.mark.parametrize("room", [1 << 30, 100_000], ids=["on disk", "no room on disk"])
+def test_a_long_waveform_is_cut_from_disk_or_decoded_again(form, room, monkeypatch):
     monkeypatch.setattr(audio, "BLOCK_SAMPLES", 30_000)
+    monkeypatch.setattr(sample_file, "BLOCK_SAMPLES", 7000)
+    monkeypatch.setattr(sample_file, "MOST_BYTES", room)
     data = encoded(tones(6, 24_000, 2), 24_000, form)
     kept = read(data)
     assert read(data, keep_samples=kept.samples).waveform is not None
     again = read(data, keep_samples=kept.samples - 1)
-    assert again.waveform is None
+    assert again.waveform is None and (again.on_disk is None) == (room < 1 << 30)
     assert (again.samples, again.mean, again.scale) == (kept.samples, kept.mean, kept.scale)
     for _ in range(2):
         assert np.array_equal(np.concatenate(list(again.blocks())), kept.waveform)

@@ -7,7 +7,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tokenizer.audio.containers.parts import Part, check_rest, read_at, size_of, view
+from tokenizer.audio.containers.others import check_rest
+from tokenizer.audio.containers.parts import Part, read_at, size_of, view
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, AudioError
 
 MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")

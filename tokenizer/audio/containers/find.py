@@ -4,8 +4,16 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from tokenizer.audio.containers import boxes, flac, framed, headers, iff, mpeg, ogg, riff
-from tokenizer.audio.containers.parts import Part, after_id3v2, read_at
-from tokenizer.audio.reasons import NOT_AUDIO, AudioError
+from tokenizer.audio.containers.others import find_beginning
+from tokenizer.audio.containers.parts import (
+    TEXT,
+    UNCLAIMED_SHARE,
+    Part,
+    after_id3v2,
+    read_at,
+    size_of,
+)
+from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCLAIMED, AudioError
 
 # Of files whose audio is decoded here, some by PyAV: of sound, and of video.
 SOUND_ENDINGS = (
@@ -18,6 +26,8 @@ SEARCHED = 1 << 16
 # What shows where a container begins: three of the longest MPEG or ADTS frames.
 HEAD_BYTES = 3 << 13
 Reader = Callable[[BinaryIO, int], Iterator[Part]]
+# Streams that are cut out of longer ones, and then begin behind the rest of a frame or page.
+IN_MIDSTREAM: tuple[Reader, ...] = (flac.read_flac, ogg.read_ogg, framed.read_adts)
 
 
 def find_parts(file: BinaryIO) -> Iterator[Part]:
@@ -30,7 +40,8 @@ def find_parts(file: BinaryIO) -> Iterator[Part]:
     start = after_id3v2(file, 0)
     found = _reader(read_at(file, start, HEAD_BYTES))
     if found is None:
-        start, found = _behind(read_at(file, start, SEARCHED + ogg.LARGEST_PAGE), start)
+        head = read_at(file, start, SEARCHED + ogg.LARGEST_PAGE)
+        start, found = _behind(head, start, size_of(file))
     return found(file, start)
 
 
@@ -67,23 +78,27 @@ def _reader(head: bytes) -> Reader | None:
     return None
 
 
-def _behind(head: bytes, start: int) -> tuple[int, Reader]:
-    """What begins behind zeros, text or the rest of a frame. Raises AudioError(NOT_AUDIO)."""
-    places = [(place, ogg.read_ogg) for place in _places(head, ogg.MAGIC, ogg.is_page)]
-    places += [(place, flac.read_flac) for place in _places(head, flac.MAGIC, flac.is_flac)]
-    places += [(place, framed.read_adts) for place in _places(head, b"\xff", framed.is_adts)]
-    if places:
-        place, reader = min(places, key=lambda found: found[0])
-        return start + place, reader
+def _behind(head: bytes, start: int, size: int) -> tuple[int, Reader]:
+    """What begins behind zeros, text or the rest of a frame. size: of the file.
+
+    Raises AudioError: NOT_AUDIO for an empty file; TRUNCATED when the rest of another FLAC lies
+    before one; UNCLAIMED when what lies before a container that does not begin in mid-stream may be
+    audio.
+    """
     if not head:
         raise AudioError(NOT_AUDIO, "an empty file")
-    return 0, mpeg.read_mpeg
-
-
-def _places(head: bytes, magic: bytes, begins: Callable[[bytes], bool]) -> Iterator[int]:
-    """The first place where a stream begins, if there is one."""
-    place = -1
-    while 0 <= (place := head.find(magic, place + 1)) < SEARCHED:
-        if begins(head[place : place + ogg.LARGEST_PAGE]):
-            yield place
-            return
+    place = find_beginning(head, SEARCHED)
+    while place >= 0 and head[place : place + 4] == ogg.MAGIC and not ogg.is_page(head[place:]):
+        found = find_beginning(head[place + 1 :], SEARCHED - place - 1)
+        place = found if found < 0 else place + 1 + found
+    reader = _reader(head[place : place + HEAD_BYTES]) if place >= 0 else None
+    if reader is None or reader is mpeg.read_mpeg:
+        return 0, mpeg.read_mpeg  # which passes over more
+    if reader is flac.read_flac and flac.holds_frames(head[:place]):
+        raise AudioError(TRUNCATED, "FLAC frames lie before the FLAC's header")
+    if reader not in IN_MIDSTREAM and place > UNCLAIMED_SHARE * size:
+        before = head[:place].strip(b"\0").translate(None, TEXT)
+        if before:
+            detail = f"{place} bytes before the first header may be audio"
+            raise AudioError(UNCLAIMED, detail)
+    return start + place, reader

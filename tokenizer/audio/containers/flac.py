@@ -89,6 +89,19 @@ def is_flac(head: bytes) -> bool:
     return head[:4] == MAGIC and head[4:8] in STREAMINFO
 
 
+def holds_frames(data: bytes) -> bool:
+    """Whether there are frames of a stream whose header is not there: two that are alike."""
+    unknown = StreamInfo(at=0, block_size=1 << 16, frame_bytes=0, samples=0, frames_at=0)
+    seen, at = set[bytes](), -1
+    while (at := data.find(b"\xff", at + 1)) >= 0:
+        if _frame(data[at : at + HEADER_BYTES], unknown):
+            kind = data[at : at + 4]
+            if kind in seen:
+                return True
+            seen.add(kind)
+    return False
+
+
 def _stream_info(file: BinaryIO, start: int) -> StreamInfo:
     at, info = start + 4, read_at(file, start + 8, 34)
     if len(info) < 34:

@@ -6,11 +6,12 @@ A file that is cut between two frames cannot be told from a whole one.
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from tokenizer.audio.containers.mpeg_headers import LARGEST_FRAME, adts_size
+from tokenizer.audio.containers.others import check_rest
 from tokenizer.audio.containers.parts import (
     BLOCK_BYTES,
     Part,
     after_id3v2,
-    check_rest,
     joined,
     read_at,
     size_of,
@@ -21,28 +22,19 @@ AMR_MAGIC = {b"#!AMR\n": b"\x0c\x0d\x0f\x11\x13\x14\x1a\x1f\x05\x06\x05\x05\x00\
 AMR_MAGIC[b"#!AMR-WB\n"] = b"\x11\x17\x20\x24\x28\x2e\x32\x3a\x3c\x05\x05\x00\x00\x00\x00\x00"
 ADTS_SAMPLES = 1024  # of a frame at least
 AMR_SAMPLES = 160
-LARGEST_FRAME = 1 << 13  # bytes
 
 
 def is_adts(data: bytes) -> bool:
     """Whether three ADTS frames begin here, or as many as there are in `data`."""
     at = 0
     for _ in range(3):
-        size = _adts_size(data[at : at + 7])
+        size = adts_size(data[at : at + 7])
         if not size:
             return False
         at += size
         if at == len(data):
             return True
     return at < len(data)
-
-
-def _adts_size(data: bytes) -> int:
-    """Bytes of the ADTS frame that begins here; 0 if there is none."""
-    if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF6 != 0xF0 or data[2] >> 2 & 15 > 12:
-        return 0
-    size = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
-    return size if size > 7 else 0
 
 
 def read_adts(file: BinaryIO, start: int) -> Iterator[Part]:
@@ -54,7 +46,7 @@ def read_adts(file: BinaryIO, start: int) -> Iterator[Part]:
     stop, at, count = size_of(file), after_id3v2(file, start), 0
     while at < stop:
         run = at
-        at, number = _follow(file, at, _adts_size)
+        at, number = _follow(file, at, adts_size)
         if not number:
             break
         runs.append((run, at))

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from tokenizer.audio.containers.mpeg_headers import HEADERS, Kind
-from tokenizer.audio.containers.others import check_no_other
+from tokenizer.audio.containers.others import check_no_other, check_rest
 from tokenizer.audio.containers.parts import (
     BLOCK_BYTES,
     UNCLAIMED_SHARE,
     Part,
     after_id3v2,
     after_tags,
-    check_rest,
     joined,
     read_at,
     size_of,

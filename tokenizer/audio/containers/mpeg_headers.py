@@ -1,5 +1,9 @@
-"""Headers of MPEG audio frames: how long a frame is, and what it must share with the next."""
+"""Headers of MPEG audio frames: how long a frame is, and what it must share with the next.
 
+Layers I to III, and AAC in ADTS.
+"""
+
+import re
 from typing import NamedTuple
 
 # Bit rates in kbit/s by layer and index, for MPEG 1 (True) and for MPEG 2 and 2.5 (False), and
@@ -63,3 +67,52 @@ def _parse(head: bytes) -> tuple[int, Kind] | None:
 
 HEADERS = _Headers()
 KINDS: dict[Kind, Kind] = {}
+
+# What is found by its frames alone must have so many of one kind in a row: by chance fewer than one
+# place in 10^12 looks so.
+FRAMES_IN_A_ROW = 3
+LARGEST_FRAME = 1 << 13  # bytes: the largest that ADTS can say
+# The beginnings of headers, of the former and of ADTS.
+SYNC = re.compile(
+    rb"\xff(?:[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff][\x10-\xef]"
+    rb"|[\xf0\xf1\xf8\xf9][\0-\x33\x40-\x73\x80-\xb3\xc0-\xf3])"
+)
+
+
+def adts_size(data: bytes) -> int:
+    """Bytes of the ADTS frame that begins here; 0 if there is none."""
+    if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF6 != 0xF0 or data[2] >> 2 & 15 > 12:
+        return 0
+    size = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
+    return size if size > 7 else 0
+
+
+def find_frames(data: bytes, limit: int, row: int = FRAMES_IN_A_ROW) -> int:
+    """The first place, before `limit`, where `row` frames of one kind follow; -1 if none."""
+    for match in SYNC.finditer(data, 0, limit + 2):
+        place = match.start()
+        if _mpeg_follow(data, place, row) or _adts_follow(data, place, row):
+            return place
+    return -1
+
+
+def _mpeg_follow(data: bytes, place: int, row: int) -> bool:
+    kind = None
+    for _ in range(row):
+        frame = HEADERS[data[place : place + 4]]
+        if frame is None or frame[1] is not (kind or frame[1]):
+            return False
+        kind = frame[1]
+        place += frame[0]
+    return True
+
+
+def _adts_follow(data: bytes, place: int, row: int) -> bool:
+    first = data[place : place + 3]
+    for _ in range(row):
+        size = adts_size(data[place : place + 7])
+        # Profile, rate and checksum are the same in all frames.
+        if not size or data[place : place + 3] != first:
+            return False
+        place += size
+    return True

@@ -1,13 +1,12 @@
 """Parts of a file that are decoded one after the other, and views of a file without copies."""
 
+import functools
 import io
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
-
-from tokenizer.audio.reasons import UNCLAIMED, AudioError
 
 BLOCK_BYTES = 1 << 20
 LARGEST_PLACE = 1 << 62
@@ -42,6 +41,25 @@ class Chunk:
     start: int
     size: int
     end: int
+
+
+# Yields the parts of the file that begins at a byte; returns where the next one does, or None.
+OneFile = Callable[[BinaryIO, int], Generator[Part, None, int | None]]
+
+
+def one_after_another(read_one: OneFile) -> Callable[[BinaryIO, int], Iterator[Part]]:
+    """A reader of any number of joined files, from one of a single file.
+
+    In a loop: a reader that called itself would fail at a thousand files.
+    """
+
+    @functools.wraps(read_one)
+    def read_all(file: BinaryIO, start: int) -> Iterator[Part]:
+        at: int | None = start
+        while at is not None:
+            at = yield from read_one(file, at)
+
+    return read_all
 
 
 class Pieces(io.RawIOBase):
@@ -182,13 +200,3 @@ def is_padding(file: BinaryIO, start: int, stop: int) -> bool:
         if block.strip(b"\0").translate(None, TEXT):
             return False
     return True
-
-
-def check_rest(file: BinaryIO, start: int, stop: int, audio: int) -> None:
-    """Bytes [start, stop) lie behind `audio` bytes of audio that no header claims to be more.
-
-    Raises AudioError(UNCLAIMED) if they could be more than a hundredth of the audio.
-    """
-    if stop - start > UNCLAIMED_SHARE * audio and not is_padding(file, start, stop):
-        detail = f"{stop - start} bytes behind the {audio} that the header claims may be audio"
-        raise AudioError(UNCLAIMED, detail)
