@@ -30,7 +30,7 @@ def test_fastabx_and_ours_agree():
     items += [items[0]._replace(key="nothing"), items[0]._replace(first=500, stop=510)]
     ours = abx_errors(items, codes, centroids, max_group=99)
     theirs = fastabx_errors(items, codes, centroids, max_group=99)
-    assert theirs == pytest.approx(ours, abs=1e-3)
+    assert theirs == pytest.approx(ours, abs=1e-6)
     assert 0.2 < theirs["abx_within"] < 0.8 and theirs["abx_segments_without_frame"] == 1
 
 
