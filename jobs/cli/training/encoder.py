@@ -9,6 +9,7 @@ from transformers import WavLMConfig
 from jobs.cli import flags
 from jobs.cli.figures import failed_problems, print_problems
 from jobs.cli.training.encoder_flags import HEARD_WEIGHTS, SHAPE
+from jobs.cli.training.vocoder import READERS_OF_A_GPU
 from pipeline.cluster.progress import TrainingLine
 from pipeline.settings import CropSettings, Recipe, Round
 from pipeline.shards.inputs import find_shards
@@ -17,8 +18,6 @@ from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.folder import Folder
 from tokenizer.training.settings import RuntimeSettings
-
-READERS_OF_A_GPU = 4
 
 
 def train(args: argparse.Namespace) -> int:
