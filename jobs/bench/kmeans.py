@@ -1,9 +1,10 @@
 """Measure k-means over all frames against FAISS: the nearest code, whole passes, and the codes.
 
-The nearest code is looked for in one thread, among codes and frames of random numbers; the rows
-take turns. Passes are those of jobs/train_tokenizer.py as a person runs it, on cuts of
-tests/speech, with the process and all that it starts on one core, and then on two. FAISS makes an
-iteration over as many frames with as many threads.
+The nearest code is looked for in one thread, among codes and frames of random numbers: here for a
+window of 30 s at a time, as the job does, and by FAISS for all frames at once. The rows take turns.
+Passes are those of jobs/train_tokenizer.py as a person runs it, on cuts of tests/speech, with the
+process and all that it starts on one core, and then on two. FAISS makes an iteration over as many
+frames with as many threads.
 With --fit and --held-out, codes of all frames are compared with codes that FAISS found in a sample,
 after as many iterations, on speech that neither has seen. Run it on an idle machine.
 """
@@ -43,6 +44,8 @@ ENCODER, LAYER, WIDTH = "wavlm-tiny", 4, 256
 # Utterances of a shard of the passes are this long on average, in seconds.
 MEAN_SECONDS = 11
 SHARDS = 4
+# Frames of a window of 30 s: the job looks for codes a window at a time.
+WINDOW = 1500
 
 
 def assignment(turns: int) -> dict[str, float]:
@@ -54,20 +57,21 @@ def assignment(turns: int) -> dict[str, float]:
     print("  codes   dims   ours GFLOP/s   FAISS GFLOP/s   ours / FAISS   ours with sums   same")
     for codes, width in SHAPES:
         random = np.random.default_rng(0)
-        frames = random.standard_normal((1024 if codes > 20_000 else 4096, width), np.float32)
+        windows = 1 if codes > 20_000 else 3
+        frames = random.standard_normal((windows * WINDOW, width), np.float32)
         table = random.standard_normal((codes, width), np.float32)
         nearest, sums = Nearest(table, "l2", None), Sums.zero(codes, width)
         index = faiss.IndexFlatL2(width)
         index.add(table)
         rows = [
-            Row(name="ours", run=partial(nearest, torch.from_numpy(frames)), memory=False),
+            Row(name="ours", run=partial(find, nearest, frames), memory=False),
             Row(name="FAISS", run=partial(index.search, frames, 1), memory=False),
-            Row(name="sums", run=partial(sums.add, frames, nearest), memory=False),
+            Row(name="sums", run=partial(add, sums, frames, nearest=nearest), memory=False),
         ]
         take_turns(rows, turns)
         flops = 2 * len(frames) * codes * width
         ours, theirs, summed = (flops / row.median / 1e9 for row in rows)
-        same = nearest(torch.from_numpy(frames))[0].numpy() == index.search(frames, 1)[1][:, 0]
+        same = np.concatenate(find(nearest, frames)) == index.search(frames, 1)[1][:, 0]
         print(
             f"{codes:>7,}{width:>7}{ours:>15.0f}{theirs:>16.0f}{ours / theirs:>15.2f}"
             f"{summed:>17.0f}{100 * same.mean():>8.2f} %",
@@ -75,6 +79,17 @@ def assignment(turns: int) -> dict[str, float]:
         )
         rates[f"kmeans/{codes}/{width}"] = summed * 1e9
     return rates
+
+
+def find(nearest: Nearest, frames: np.ndarray) -> list[np.ndarray]:
+    """The codes of each window."""
+    return [nearest(window)[0].numpy() for window in torch.from_numpy(frames).split(WINDOW)]
+
+
+def add(sums: Sums, frames: np.ndarray, nearest: Nearest) -> None:
+    """Add each window to the sums."""
+    for first in range(0, len(frames), WINDOW):
+        sums.add(frames[first : first + WINDOW], nearest)
 
 
 def train(folder: Path, shards: list[str], *, cores: int, **more: object) -> Path:
@@ -107,7 +122,7 @@ def passes(folder: Path, cores: int, codes: int, count: int) -> list[dict]:
         codebook_size=codes,
         all_frames=None,
         passes=count,
-        max_frames=codes,
+        max_frames=2 * codes,
         iterations=1,
         cache_gb=8,
         cache_folder=cache,

@@ -9,7 +9,6 @@ the number of workers nor who finished first changes a bit of the codes. Sums of
 import heapq
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,8 +23,6 @@ MOST_IN_FLOAT, MOST_IN_INT = 2.0**52, 2.0**62
 # Rows of a product: enough for full speed, and few enough that their scores are still in cache
 # when the best is looked for.
 ROWS, MOST_SCORES = 256, 1 << 24
-# With this many dimensions or fewer FAISS, which keeps scores in registers, is faster.
-FAISS_DIMENSIONS = 32
 # How far apart the halves of a split code are, as in FAISS.
 SPLIT = 1 / 1024
 
@@ -45,12 +42,8 @@ class Nearest:
             self.project = InferenceLinear(torch.from_numpy(np.array(projection, np.float32)))
             table = self.project(table)
         self.rows = max(1, min(ROWS, MOST_SCORES // len(table)))
-        self.index: faiss.IndexFlatL2 | None = None
         if self.cosine:
             self.score = InferenceLinear(torch.nn.functional.normalize(table, dim=1))
-        elif table.shape[1] <= FAISS_DIMENSIONS:
-            self.index = faiss.IndexFlatL2(table.shape[1])
-            self.index.add(table.numpy())
         else:
             # argmin |x - c|² = argmax x·c - |c|² / 2: one product with a bias.
             self.score = InferenceLinear(table, -table.square().sum(1) / 2)
@@ -63,9 +56,6 @@ class Nearest:
     def _block(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if self.project is not None:
             rows = self.project(rows)
-        if self.index is not None:
-            distances, found = self.index.search(rows.numpy(), 1)
-            return torch.from_numpy(found[:, 0]), torch.from_numpy(distances[:, 0])
         best, codes = self.score(rows).max(1)
         if self.cosine:
             return codes, best

@@ -70,7 +70,7 @@ def test_each_pass_is_an_iteration_of_faiss(metric):
     assert np.abs(codes - theirs).max() < 1e-4
 
 
-@pytest.mark.parametrize("kept", [0, 8, 40], ids=["plain", "FAISS's kernel", "projected"])
+@pytest.mark.parametrize("kept", [0, 8, 40], ids=["plain", "few dimensions", "projected"])
 def test_nearest_is_the_codebooks(kept):
     codes = FRAMES[:100]
     projection = RANDOM.normal(size=(kept, 48)).astype(np.float32) if kept else None
