@@ -68,7 +68,7 @@ def test_unusable_flag(tokenizer, places, tmp_path, changes, said):
 
 @pytest.fixture
 def new_filesystem():
-    """A filesystem that s3fs keeps has the credentials and the endpoint of the test that made it."""
+    """What s3fs keeps has the credentials and the endpoint of the test that made it."""
     S3FileSystem.clear_instance_cache()
     yield
     S3FileSystem.clear_instance_cache()
