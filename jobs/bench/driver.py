@@ -83,7 +83,7 @@ class BenchRoom:
 
 
 def measure_loop(shards: int, encoders: int, actors: int) -> float:
-    """Print a line; returns seconds for a shard."""
+    """Print a line; returns the driver's CPU seconds for a shard."""
     actor: Any = ray.remote(num_cpus=0)(StubEncoder)
     few = itertools.cycle([actor.remote() for _ in range(actors)])
     pool = EncoderPool(
@@ -123,7 +123,7 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
         f"{now:>11.0f}{room.memory:>8.0f}" + "".join(f"{each:>10.1f}" for each in more),
         flush=True,
     )
-    return seconds / shards
+    return cpu / shards
 
 
 def write_reports(folder: Path, reports: int, rows: int) -> None:

@@ -6,7 +6,7 @@ encode/ENCODER/LAYER/PRECISION/GPU   seconds of audio a second, on one GPU
 decode/CONTAINER                     seconds of audio a second, on one core, in a shard's task
 bytes/CONTAINER                      of input, for a second of audio
 train/PRESET/PRECISION/GPU           tokens of the language model a second, on one GPU
-driver/shards                        shards a second that the driver can start and end
+driver/shards                        shards that the driver can start and end in a second of its own
 manifest/reports                     reports a second that go into the manifest
 manifest/row_bytes                   of a report, for a sample
 """

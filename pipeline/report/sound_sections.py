@@ -33,7 +33,7 @@ class ShownSample:
 class ShownCode:
     """A code of the report: how often it occurs, the codes nearest to it, and its snippets.
 
-    snippets: (what it is of, its sound at 16 kHz) each. occurs: frames of it that were indexed.
+    count: in all shards. snippets: (what it is of, its sound at 16 kHz) each.
     """
 
     code: int
