@@ -66,6 +66,15 @@ def test_unusable_flag(tokenizer, places, tmp_path, changes, said):
     assert not output.exists() and not (places / "shell").exists()
 
 
+@pytest.fixture
+def new_filesystem():
+    """What s3fs keeps has the credentials and the endpoint of the test that made it."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("new_filesystem")
 @pytest.mark.parametrize("kind", ["bucket", "credentials", "endpoint"])
 def test_a_store_that_does_not_answer(s3, tokenizer, tmp_path, kind):
     env = {**s3.env, "HOME": tmp_path}
@@ -78,16 +87,12 @@ def test_a_store_that_does_not_answer(s3, tokenizer, tmp_path, kind):
         env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{free_port()}"
     output = tmp_path / "out"
     usable = ("--tokenizer", tokenizer, "--output", output)
-    # A filesystem that an earlier test made has its credentials.
-    S3FileSystem.clear_instance_cache()
     assert_refused(run_here("tokenize", "--input", value, *usable, env=env), "--input", value)
     assert not output.exists()
     if kind == "endpoint":
         return  # it would take as long again
     flags = ("--input", SPEECH, "--tokenizer", tokenizer, "--output", value)
-    S3FileSystem.clear_instance_cache()
     assert_refused(run_here("tokenize", *flags, env=env), "--output", value)
-    S3FileSystem.clear_instance_cache()
 
 
 def test_output_of_another_tokenizer_or_setting(good, tokenizer, tmp_path):

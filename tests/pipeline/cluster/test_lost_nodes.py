@@ -7,7 +7,7 @@ import pytest
 from conftest import SPEECH
 from ray_nodes import Nodes, Run, own_nodes
 
-SHARDS = 16
+SHARDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def test_nodes_are_lost_and_others_join(nodes: Nodes, source, tokenizer, good, t
 
     first, second = nodes.add(), nodes.add()
     run = nodes.run(source, tokenizer, tmp_path / "out")
-    run.wait_for(lambda: run.finished() >= before + 1)
+    run.wait_for(lambda: run.finished() >= before + 2)
     nodes.kill(first)
-    run.wait_for(lambda: run.finished() >= before + 3)
+    run.wait_for(lambda: run.finished() >= before + 6)
     nodes.add()
     nodes.kill(second)
     # So what is left is done by the new node alone.
