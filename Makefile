@@ -10,6 +10,8 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[pipeline,train,dev]'
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[scores]' || \
+	  echo "pesq and resemblyzer are left out, and their tests: they need a C compiler"
 	touch $@
 
 demo: install

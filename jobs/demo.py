@@ -88,7 +88,8 @@ def main() -> int:
     write_pair(decoded, output)
     # With the same --output the tokens are read, not made again.
     figures, page = output / "figures.json", output / "report.html"
-    run_job("evaluate", "tokens", *tokenize, "--json", figures)
+    # Scores of sound would take longer than all the rest.
+    run_job("evaluate", "tokens", *tokenize, "--scores", "none", "--json", figures)
     if not (codebook / "config.json").exists():
         kmeans = ("--codebook-size", 128, "--method", "kmeans", "--output", codebook)
         encoder = ("--encoder", ENCODER, "--layer", LAYER)

@@ -66,7 +66,7 @@ def main() -> int:
         print("the prompts' tokens were made in fp32", file=sys.stderr)
     decoding = Decoding(files, device) if files and files.vocoder else None
     settings = continuation.ContinuationSettings(
-        tokens=continuation.tokens_in(args.seconds, config.frames_per_token),
+        tokens=prompts.tokens_in(args.seconds, config.frames_per_token),
         samples=args.samples,
         seed=args.seed,
         batch_size=args.batch_size,

@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     )
     how.add_argument("--seed", type=flags.count, default=0, help="of all draws (default: 0)")
     where = parser.add_argument_group("where it runs")
-    where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    flags.add_device(where)
     where.add_argument(
         "--precision",
         choices=("fp32", "bf16"),

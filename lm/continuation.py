@@ -14,7 +14,7 @@ import soundfile
 
 from lm.generation import Generator, Sampling
 from lm.prompts import Prompt
-from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE
+from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.codec.decoder import Decoding
 from tokenizer.errors import UsageError
 from tokenizer.storage.folder import Folder
@@ -38,11 +38,6 @@ class ContinuationSettings:
     seed: int = 0
     batch_size: int = 8
     sampling: Sampling = field(default_factory=Sampling)
-
-
-def tokens_in(seconds: float, frames_per_token: int) -> int:
-    """Tokens of so many seconds, at least one."""
-    return max(1, round(seconds * FRAMES_PER_SECOND / frames_per_token))
 
 
 def check_tokenizer(given: TokenizerFiles, trained_on: TokenizerFiles | None) -> None:

@@ -68,8 +68,10 @@ class TokenInputs(nn.Module):
             self.mean.copy_(files.weights["features.mean"])
             self.feature_scale.copy_(files.weights["features.scale"])
             prefix = "decompressor."
-            weights = {k.removeprefix(prefix): v for k, v in files.weights.items() if prefix in k}
-            self.decompressor.load_state_dict(weights)
+            weights = {k: v for k, v in files.weights.items() if k.startswith(prefix)}
+            self.decompressor.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in weights.items()}
+            )
         elif features is not None:
             self.table.copy_(features)
         if not self.config.start or features is None:

@@ -61,10 +61,8 @@ def read_lm(
         raise LMError("it has no readable model.safetensors") from error
     except RuntimeError as error:
         raise LMError("its weights are not of the shape that its config.json says") from error
-    dtype = PRECISIONS[precision]
-    model.encoder.to(dtype)
-    model.head.to(dtype)
-    return model.to(device).eval(), _tokenizer(folder / "tokenizer", config)
+    model.to_precision(PRECISIONS[precision]).to(device).eval()
+    return model, _tokenizer(folder / "tokenizer", config)
 
 
 def _tokenizer(folder: Path, config: LMConfig) -> TokenizerFiles | None:

@@ -2,13 +2,13 @@
 
 A prompt starts where an utterance starts, as in training, and may be of any length. All of it goes
 through the model: layers of sliding windows look back further than one window. It may end within a
-chunk: the tokens of
-a chunk are predicted independently of one another, so the whole chunk is drawn and the prompt's
-tokens are put in their places, which is exact.
+chunk: the tokens of a chunk are predicted independently of one another, so the whole chunk is drawn
+and the prompt's tokens are put in their places, which is exact.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 
 import numpy as np
 import torch
@@ -177,48 +177,67 @@ class Generator:
         self.check(prompt)
         decoding = tokenizer.needed_decoding()
         decoding.needed_vocoder()
-        tokens = self._first_tokens(prompt, count, seed=seed, sampling=sampling)
-        if decoding.is_causal:
-            return _streamed(tokenizer, np.asarray(prompt), tokens)
-        return _decoded(tokenizer, np.asarray(prompt), tokens)
+        tokens = self.first_tokens(prompt, count, seed=seed, sampling=sampling)
+        pieces = _pieces(tokenizer, np.asarray(prompt), tokens)
+        return dropwhile(lambda piece: not len(piece), pieces)
 
-    def _first_tokens(
-        self, prompt: np.ndarray, count: int, seed: int, sampling: Sampling | None
+    def first_tokens(
+        self, prompt: np.ndarray, count: int, *, seed: int, sampling: Sampling | None = None
     ) -> Iterator[np.ndarray]:
-        """The first `count` tokens of `chunks`."""
-        for (tokens,) in self.chunks([prompt], [seed], sampling=sampling):
-            yield tokens[:count]
-            count -= len(tokens)
-            if count <= 0:
-                return
+        """The `count` tokens that follow one prompt, a chunk at a time. Raises as `chunks`."""
+        return _first(self.chunks([prompt], [seed], sampling=sampling), count)
 
 
-def _streamed(
+class Speaking:
+    """The sound of tokens that follow a prompt, piece by piece where the decoder is causal.
+
+    Pieces are (n,) float32 at the tokenizer's output_sample_rate; without a vocoder all are empty.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray) -> None:
+        """prompt: (T,) tokens before them, perhaps none, whose own sound is left out."""
+        decoding = tokenizer.needed_decoding()
+        self.tokenizer, self.kept = tokenizer, [prompt.astype(np.int64)]
+        # Samples of the prompt that are still to come out of the decoder.
+        self.skip = len(prompt) * decoding.samples_per_token
+        self.stream: SpeechStream | None = None
+        if decoding.is_causal:
+            self.stream = tokenizer.speech_stream()
+            self._after_prompt(self.stream.push(self.kept[0]))
+
+    def push(self, tokens: np.ndarray) -> np.ndarray:
+        """The next (t,) tokens → the samples that are final now."""
+        if self.stream is not None:
+            return self._after_prompt(self.stream.push(tokens))
+        self.kept.append(tokens.astype(np.int64))
+        return np.empty(0, np.float32)
+
+    def finish(self) -> np.ndarray:
+        """The remaining samples."""
+        if self.stream is not None:
+            return self._after_prompt(self.stream.finish())
+        if self.tokenizer.vocoder is None:
+            return np.empty(0, np.float32)
+        return self._after_prompt(self.tokenizer.decode(np.concatenate(self.kept)))
+
+    def _after_prompt(self, samples: np.ndarray) -> np.ndarray:
+        skipped = min(self.skip, len(samples))
+        self.skip -= skipped
+        return samples[skipped:]
+
+
+def _first(chunks: Iterator[list[np.ndarray]], count: int) -> Iterator[np.ndarray]:
+    """The first `count` tokens of one row."""
+    while count > 0:
+        (tokens,) = next(chunks)
+        yield tokens[:count]
+        count -= len(tokens)
+
+
+def _pieces(
     tokenizer: Tokenizer, prompt: np.ndarray, chunks: Iterator[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The speech after the prompt, piece by piece while its tokens come."""
-    stream = tokenizer.speech_stream()
-    # The prompt's samples that are still to come out of the stream.
-    skip = _samples(tokenizer, prompt) - len(stream.push(prompt))
-    for piece in _pieces(stream, chunks):
-        if len(piece) > skip:
-            yield piece[max(0, skip) :]
-        skip -= len(piece)
-
-
-def _pieces(stream: SpeechStream, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield from map(stream.push, chunks)
-    yield stream.finish()
-
-
-def _decoded(
-    tokenizer: Tokenizer, prompt: np.ndarray, chunks: Iterator[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """The speech after the prompt, all at once."""
-    tokens = np.concatenate([prompt.astype(np.int64), *chunks])
-    yield tokenizer.decode(tokens)[_samples(tokenizer, prompt) :]
-
-
-def _samples(tokenizer: Tokenizer, prompt: np.ndarray) -> int:
-    samples_per_frame = tokenizer.needed_decoding().samples_per_frame
-    return len(prompt) * tokenizer.frames_per_token * samples_per_frame
+    """The speech after the prompt: a piece of each chunk of tokens, perhaps empty; the rest."""
+    voice = Speaking(tokenizer, prompt)
+    yield from map(voice.push, chunks)
+    yield voice.finish()

@@ -192,6 +192,12 @@ class SpeechLM(nn.Module):
             self._tokenizer = Tokenizer(self.tokenizer_files, self.head.weight.device)
         return self._tokenizer
 
+    def to_precision(self, dtype: torch.dtype) -> "SpeechLM":
+        """Convert layers and head, in place; inputs stay in fp32. Returns the model."""
+        self.encoder.to(dtype)
+        self.head.to(dtype)
+        return self
+
     @torch.no_grad()
     def _initialize(self) -> None:
         """Draw the weights so that every linear layer keeps the variance of its input.

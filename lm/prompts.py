@@ -10,8 +10,9 @@ import numpy as np
 
 from lm.config import LMConfig, LMError
 from lm.generation import Generator
-from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, read_utterance
+from tokenizer.audio.decoding import read_utterance
 from tokenizer.audio.frames import FRAMES_PER_SECOND
+from tokenizer.audio.reasons import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.file_stream import FileStream, read_whole
 from tokenizer.storage.folder import filesystem
@@ -115,10 +116,14 @@ def _tokens(path: str, url: str, config: LMConfig) -> Iterator[tuple[str, np.nda
         ) from error
 
 
+def tokens_in(seconds: float, frames_per_token: int) -> int:
+    """Tokens of so many seconds, at least one."""
+    return max(1, round(seconds * FRAMES_PER_SECOND / frames_per_token))
+
+
 def last_seconds(prompt: Prompt, seconds: float, frames_per_token: int) -> Prompt:
     """The end of a prompt, at least one token."""
-    count = max(1, round(seconds * FRAMES_PER_SECOND / frames_per_token))
-    return replace(prompt, tokens=prompt.tokens[-count:])
+    return replace(prompt, tokens=prompt.tokens[-tokens_in(seconds, frames_per_token) :])
 
 
 def check_prompts(prompts: Iterable[Prompt], generator: Generator) -> None:

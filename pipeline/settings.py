@@ -14,6 +14,8 @@ from tokenizer.errors import UsageError
 
 # A larger unit is a mistake: no codebook is made so large.
 MOST_CODES = 1 << 20
+# FAISS's own advice: with fewer frames, the codes of k-means are poor.
+LEAST_FRAMES_PER_CODE = 39
 # Seconds of audio in a batch, unless it is said or found.
 BATCH_SECONDS = 240.0
 

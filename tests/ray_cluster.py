@@ -184,8 +184,7 @@ def _shared() -> Cluster:
     """A job that starts its own cluster takes three more seconds of a core, and the suite runs
     dozens of jobs. This one ends with this process, and reaches the session's S3 server.
     """
-    modules = f"{ROOT}{os.pathsep}{ROOT / 'tests/pipeline/cluster'}"  # of tests, for workers
-    cluster = Cluster({"PYTHONPATH": modules, **store_variables()}, dashboard=False)
+    cluster = Cluster({"PYTHONPATH": ROOT, **store_variables()}, dashboard=False)
     atexit.register(end_ray, cluster.folder)
     cluster.start()
     return cluster

@@ -72,14 +72,19 @@ class TokenStream:
     def push(self, samples: np.ndarray | Tensor) -> np.ndarray:
         """The next samples → the tokens of all chunks that are now complete.
 
-        samples: (n,) of any n, mono at 16 kHz in [-1, 1]. Returns (T,) of the tokenizer's
-        token_dtype; T is often 0. Raises UsageError for another shape, or after finish().
+        samples: (n,) of any n, mono at 16 kHz, float in [-1, 1]. Returns (T,) of the tokenizer's
+        token_dtype; T is often 0. Raises UsageError for another shape, for integers, or after
+        finish().
         """
         _check_open(self.finished)
-        samples = np.asarray(samples, dtype=np.float32)
+        samples = np.asarray(samples)
         if samples.ndim != 1:
             problem = f"their shape is {samples.shape}"
             raise UsageError(problem, "give one channel, (n,)", argument="samples")
+        if samples.dtype.kind != "f":
+            problem = f"they are {samples.dtype}"
+            raise UsageError(problem, "give float in [-1, 1]", argument="samples")
+        samples = samples.astype(np.float32, copy=False)
         count = len(samples)
         if count and not self.seen:
             samples = left_padded(samples, self.left_padding)

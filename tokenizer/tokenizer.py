@@ -26,6 +26,7 @@ from tokenizer.encoder.mfcc import MFCC
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.errors import UsageError
 from tokenizer.storage.fetch import fetch_folder
+from tokenizer.storage.token_shards import token_dtype
 from tokenizer.storage.tokenizer_files import TokenizerError, TokenizerFiles, encoder_weights
 from tokenizer.stream import SpeechStream, TokenStream
 
@@ -72,7 +73,7 @@ class Tokenizer:
         self.left_padding = files.left_padding
         self.tokens_per_second = FRAMES_PER_SECOND / files.frames_per_token
         self.codebook_size, self.fingerprint = files.codebook_size, files.fingerprint
-        self.token_dtype = np.uint16 if files.codebook_size <= 1 << 16 else np.uint32
+        self.token_dtype = token_dtype(files.codebook_size)
         self.encoder: WavLM | MFCC
         if isinstance(files.encoder, MFCCConfig):
             self.encoder = MFCC(files.encoder, self.device)

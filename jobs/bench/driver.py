@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 
-from jobs.bench.support.processes import memory_mb
+from jobs.bench.support.processes import memory_mb, status_mb
 from jobs.cli import flags
 from jobs.cli.rates import add_rates, record
 from pipeline.cluster.connect import connect
@@ -42,14 +42,6 @@ from tokenizer.storage.folder import Folder
 DIFFERENT = 100
 CODES = 1024
 LIMITS = BatchLimits(size=1, samples=1)
-
-
-def rss_mb() -> float:
-    """MB of memory that this process has now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 class StubEncoder:
@@ -112,7 +104,7 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
         audio += seconds
 
     before = {name: memory_mb(name) for name in ("gcs_server", "raylet/raylet")}
-    driver, started, cpu = rss_mb(), time.perf_counter(), time.process_time()
+    driver, started, cpu = status_mb("VmRSS"), time.perf_counter(), time.process_time()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         failed = run_shards(
             "bench",
@@ -124,10 +116,11 @@ def measure_loop(shards: int, encoders: int, actors: int) -> float:
         )
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     assert audio == 1e4 * shards and not failed
-    more = [rss_mb() - driver, *(memory_mb(name) - before[name] for name in before)]
+    now = status_mb("VmRSS")
+    more = [now - driver, *(memory_mb(name) - before[name] for name in before)]
     print(
         f"{shards:>9,}{seconds:>10.1f}{1000 * seconds / shards:>12.3f}{1000 * cpu / shards:>12.3f}"
-        f"{rss_mb():>11.0f}{room.memory:>8.0f}" + "".join(f"{each:>10.1f}" for each in more),
+        f"{now:>11.0f}{room.memory:>8.0f}" + "".join(f"{each:>10.1f}" for each in more),
         flush=True,
     )
     return cpu / shards
@@ -152,7 +145,7 @@ def write_reports(folder: Path, reports: int, rows: int) -> None:
 def measure_gather(folder: Path, reports: int, rows: int) -> float:
     """Print a line; returns seconds for a report."""
     write_reports(folder, reports, rows)
-    before, started = rss_mb(), time.perf_counter()
+    before, started = status_mb("VmRSS"), time.perf_counter()
     summary = gather(Folder(str(folder)), write_manifest=True)
     seconds = time.perf_counter() - started
     assert summary["samples"] == reports * rows

@@ -31,11 +31,10 @@ from jobs.cli import flags
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.config import EncoderConfig
 from tokenizer.storage.tokenizer_files import TokenizerFiles
-from tokenizer.tokenizer import Tokenizer
+from tokenizer.tokenizer import PRECISIONS, Tokenizer
 
 CODES = 1024
 LAYER, LARGE = SHAPES["wavlm-large"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +189,10 @@ def bench_device(bench: Bench, scratch: Path, shards_audio: float) -> None:
     rows = device_rows(bench)
     for row in rows:
         row.run()
-    rates: dict[str, list[float]] = {name: [] for name in DTYPES}
+    rates: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for _ in range(bench.turns):
         for name, measured in rates.items():
-            measured.append(gemm_rate(DTYPES[name], bench.device, turns=3))
+            measured.append(gemm_rate(PRECISIONS[name], bench.device, turns=3))
         for row in rows:
             row.turn()
     ceilings = {name: statistics.median(measured) / flops for name, measured in rates.items()}

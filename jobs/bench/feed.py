@@ -41,12 +41,7 @@ from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.tokenize.companions import Companions
 from pipeline.tokenize.shard_task import tokenize_shard
-from tokenizer.audio.frames import (
-    FRAMES_PER_SECOND,
-    RECEPTIVE_FIELD,
-    SAMPLE_RATE,
-    SAMPLES_PER_FRAME,
-)
+from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, num_frames
 from tokenizer.audio.windows import RawWindow, Windowing
 from tokenizer.storage.tars import read_members
 
@@ -79,8 +74,7 @@ class Stub:
             self.busy += seconds
             done = self.free
         time.sleep(max(0.0, done - time.monotonic()))
-        counts = [(len(each) - RECEPTIVE_FIELD) // SAMPLES_PER_FRAME + 1 for each in windows]
-        return [np.zeros(count, np.uint16) for count in counts]
+        return [np.zeros(num_frames(len(each)), np.uint16) for each in windows]
 
     def share_busy(self) -> float:
         """Of the time from the first batch to the end of the last."""
@@ -232,7 +226,10 @@ def parse() -> flags.argparse.Namespace:
         help="of the stubs, times real time; 0 takes no time (default: 1000 3000 10000 0)",
     )
     parser.add_argument(
-        "--minutes", type=flags.positive, default=90, help="of audio in a shard of 16 kHz FLAC"
+        "--minutes",
+        type=flags.positive,
+        default=90,
+        help="of audio in a shard of 16 kHz FLAC (default: %(default)s)",
     )
     parser.add_argument(
         "--shards", type=flags.positive, default=4, help="for each core (default: %(default)s)"

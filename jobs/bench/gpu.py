@@ -29,17 +29,17 @@ from jobs.bench.support.gpu_table import GPUTable
 from jobs.bench.support.models import SHAPES, distilled
 from jobs.bench.support.speech import make_utterances
 from jobs.cli import flags
-from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.frames import FRAMES_PER_SECOND, SAMPLE_RATE, num_frames
 from tokenizer.codec.codebook import Codebook
 from tokenizer.config import EncoderConfig
 from tokenizer.encoder.gpu.encoder import PackedWavLM
 from tokenizer.encoder.wavlm import WavLM
 from tokenizer.storage.encoder_files import read_encoder
+from tokenizer.storage.fetch import PRETRAINED
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
 
 SHIPPED = ("wavlm-tiny-km1024", "wavlm-tiny-d1024")
-PRETRAINED = Path(__file__).resolve().parent.parent.parent / "tokenizer" / "pretrained"
 # The most that a batch of one pass may launch with the six layers of wavlm-large.
 KERNELS_A_BATCH = 100
 EQUAL = 0.999
@@ -112,7 +112,9 @@ class Encoders:
         table.row("decoding: largest difference from the CPU", f"{error:.1e}", error < 1e-2)
         many = np.tile(tokens, 4 if table.small else 60)
         took = table.seconds(lambda: ours.decode(many))
-        table.row("decoding, one utterance", f"{len(many) / 50 / took:,.0f} x real time")
+        table.row(
+            "decoding, one utterance", f"{len(many) / FRAMES_PER_SECOND / took:,.0f} x real time"
+        )
 
     def waits(self) -> None:
         """No wait for the device inside a batch, and few kernels."""
@@ -198,7 +200,7 @@ class Encoders:
             )
         other = total - sum(spent.values())
         table.row("part of a pass: copies, codebook, Python", f"{1e3 * other:.2f} ms")
-        lengths = [len(wave) // 320 for wave in batch]
+        lengths = [num_frames(len(wave)) for wave in batch]
         x = torch.randn(1, sum(lengths), self.large[1].width, device=table.device).bfloat16()
         position = tokenizer.encoder.position
         took = table.seconds(lambda: position(x))

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -24,14 +25,12 @@ import soundfile
 import soxr
 
 from jobs.bench.support.processes import peaks
-from jobs.bench.support.speech import SPEECH
+from jobs.bench.support.speech import SPEECH, read_waveforms
 from jobs.cli import flags
 from pipeline.ingest.cutting.cut import cut
 from pipeline.ingest.job import segmenter_of
 from pipeline.ingest.settings import VAD, IngestSettings
 from pipeline.ingest.sources import Entry
-from pipeline.shards.inputs import find_shards
-from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import SAMPLE_RATE as RATE
 from tokenizer.storage.tars import TarWriter
 
@@ -43,18 +42,8 @@ PROCESSES = {"a worker": tuple(f"ray::{name}" for name in TASKS)}
 SPEECH_DB = 35
 
 
-def utterances(shards: list[str]) -> list[np.ndarray]:
-    """Utterances without what lies before and behind their speech, (n,) float32 at 16 kHz."""
-    waves = []
-    for shard in flags.named("--speech", find_shards, shards)[1]:
-        with open_shard(shard) as stream:
-            for _, utterance, _ in read_utterances(stream, keep_samples=1 << 30):
-                assert utterance is not None and utterance.waveform is not None
-                waves.append(_trimmed(utterance.waveform))
-    return waves
-
-
-def _trimmed(wave: np.ndarray) -> np.ndarray:
+def trimmed(wave: np.ndarray) -> np.ndarray:
+    """An utterance without what lies before and behind its speech, (n,) at 16 kHz."""
     frames = wave[: len(wave) // 320 * 320].reshape(-1, 320)
     power = 10 * np.log10((frames**2).mean(1) + 1e-12)
     loud = np.flatnonzero(power > power.max() - SPEECH_DB)
@@ -114,7 +103,7 @@ def glued(speech: list[np.ndarray], seconds: float) -> tuple[np.ndarray, np.ndar
     return np.concatenate(parts), np.concatenate(truth)
 
 
-def measure_vad(scratch: Path, speech: list[np.ndarray], hours: float) -> None:
+def measure_vad(speech: list[np.ndarray], hours: float) -> None:
     """Print what is kept of each kind of sound, and the speed."""
     for rate, form in ((RATE, "flac"), (44_100, "flac"), (44_100, "mp3")):
         wave, truth = glued(speech, 3600 * hours)
@@ -208,20 +197,14 @@ def measure_copies(scratch: Path, count: int) -> None:
     """Tars of short samples with copies, and how many of the copies are found."""
     folder = scratch / f"tars-{count}"
     folder.mkdir()
-    tar, copies = None, set()
-    for number, (ending, content) in enumerate(sounds(count)):
-        if number % 1000 == 0:
-            tar = (
-                TarWriter(folder / f"{number:08d}.tar")
-                if tar is None
-                else _next(tar, folder, number)
-            )
-        assert tar is not None
-        tar.add(f"{number:08d}.{ending}", content)
-        if ending == "wav":
-            copies.add(f"{number:08d}")
-    assert tar is not None
-    tar.close()
+    samples, copies = enumerate(sounds(count)), set()
+    for first in range(0, count, 1000):
+        tar = TarWriter(folder / f"{first:08d}.tar")
+        for number, (ending, content) in itertools.islice(samples, 1000):
+            tar.add(f"{number:08d}.{ending}", content)
+            if ending == "wav":
+                copies.add(f"{number:08d}")
+        tar.close()
     found = run(
         scratch, "--input", str(folder), "--dedup=exact", "--shard-size-mb=1", "--max-reject-rate=1"
     )
@@ -234,27 +217,42 @@ def measure_copies(scratch: Path, count: int) -> None:
     )
 
 
-def _next(tar: TarWriter, folder: Path, number: int) -> TarWriter:
-    tar.close()
-    return TarWriter(folder / f"{number:08d}.tar")
-
-
 def main() -> int:
     """Print a table for each measurement."""
     parser = flags.parser(__doc__, "python jobs/bench/ingest.py --only vad --hours 0.2")
     names = ("vad", "memory", "rows", "copies")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument(
         "--speech", nargs="+", default=[str(SPEECH)], metavar="URL", help="audio shards of speech"
     )
-    parser.add_argument("--hours", type=float, default=1.0, help="of sound for vad")
-    parser.add_argument("--rows", type=int, default=100_000, help="of the manifest")
-    parser.add_argument("--files", type=int, default=2_000, help="that the rows are parts of")
     parser.add_argument(
-        "--samples", type=int, default=200_000, help="for copies, and a tenth of it"
+        "--hours",
+        type=flags.positive_number,
+        default=1.0,
+        help="of sound for vad (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=flags.positive,
+        default=100_000,
+        help="of the manifest (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--files",
+        type=flags.positive,
+        default=2_000,
+        help="that the rows are parts of (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=flags.positive,
+        default=200_000,
+        help="for copies; a tenth as many are measured first (default: %(default)s)",
     )
     args = parser.parse_args()
-    speech = utterances(args.speech) if {"vad", "memory"} & set(args.only) else []
+    speech = []
+    if {"vad", "memory"} & set(args.only):
+        speech = [trimmed(wave) for wave in read_waveforms(args.speech, "--speech")]
     with tempfile.TemporaryDirectory(prefix="wm-", dir="/tmp") as name:  # short: Ray's sockets
         scratch = Path(name)
         if "vad" in args.only:
@@ -262,7 +260,7 @@ def main() -> int:
                 "| recording | length | segments | speech kept | other sound left out "
                 "| silence / noise / music | x real time, a core |\n" + "| --- " * 7 + "|"
             )
-            measure_vad(scratch, speech, args.hours)
+            measure_vad(speech, args.hours)
         if set(args.only) - {"vad"}:
             kinds = ["driver", *PROCESSES]
             print(f"\n| input | samples | seconds | {' | '.join(kinds)} |")

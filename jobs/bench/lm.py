@@ -2,8 +2,7 @@
 
 The `large` shape with random weights. Generation continues a batch of prompts; with --decompressor
 the inputs are those of published WavSLM models, and only generation is measured. Training is whole
-steps
-(forward, backward, AdamW), against the same steps in plain PyTorch: fp32, one dense mask,
+steps (forward, backward, AdamW), against the same steps in plain PyTorch: fp32, one dense mask,
 scaled_dot_product_attention. Rows take turns, so that a noisy machine slows all of them alike; each
 row is the median of its turns.
 """
@@ -119,9 +118,7 @@ def generation(model: SpeechLM, turns: int, batch: int) -> None:
     prompts = list(np.random.default_rng(0).integers(0, CODES, (batch, length)))
     rows = []
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        cast = copy.deepcopy(model)
-        cast.encoder.to(dtype)
-        cast.head.to(dtype)
+        cast = copy.deepcopy(model).to_precision(dtype)
         stream = Generator(cast).chunks(prompts, list(range(batch)))
         next(stream)
         del cast

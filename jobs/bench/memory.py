@@ -7,7 +7,6 @@ minute; an encoder's memory is otherwise that of its model and of one batch. Lin
 
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
@@ -16,6 +15,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -23,10 +23,8 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 
 from jobs.bench.support.processes import peaks
-from jobs.bench.support.speech import SPEECH
+from jobs.bench.support.speech import SPEECH, read_waveforms
 from jobs.cli import flags
-from pipeline.shards.inputs import find_shards
-from pipeline.shards.reading import open_shard, read_utterances
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.tars import TarWriter
@@ -45,17 +43,6 @@ SNDFILE = {
 # (container, codec, options) of those that PyAV writes: libsndfile's Opus is slow to encode.
 FFMPEG = {"opus": ("ogg", "libopus", {"compression_level": "0"}), "m4a": ("mp4", "aac", {})}
 Make = Callable[[Path, np.ndarray], None]
-
-
-def speech() -> np.ndarray:
-    """tests/speech, one utterance after the other: (n,) float32 at 16 kHz."""
-    waves = []
-    for shard in flags.named("--input", find_shards, [str(SPEECH)])[1]:
-        with open_shard(shard) as stream:
-            for _, utterance, _ in read_utterances(stream, keep_samples=1 << 30):
-                assert utterance is not None and utterance.waveform is not None
-                waves.append(utterance.waveform)
-    return np.concatenate(waves)
 
 
 def stub(folder: Path) -> None:
@@ -180,7 +167,7 @@ def main() -> int:
         folder = Path(args.folder or scratch)
         folder.mkdir(parents=True, exist_ok=True)
         stub(Path(scratch))
-        wave = speech()
+        wave = np.concatenate(read_waveforms([str(SPEECH)]))
         for number, name in enumerate(wanted):
             path = folder / f"{name.replace(' ', '-').replace(',', '')}.tar"
             if not path.exists():

@@ -172,9 +172,7 @@ def lm_table(
         next_chunk = authors.generation(model, prompts, precision, table=vectors)
         table.add_theirs("", precision, partial(repeat, next_chunk))
     for precision, dtype in PRECISIONS.items():
-        cast = copy.deepcopy(ours).eval()
-        cast.encoder.to(dtype)
-        cast.head.to(dtype)
+        cast = copy.deepcopy(ours).eval().to_precision(dtype)
         chunks = Generator(cast).chunks(list(prompts.numpy()), list(range(rows)))
         next(chunks)
         table.add_ours(precision, partial(repeat, partial(next, chunks)))

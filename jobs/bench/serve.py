@@ -42,16 +42,14 @@ def made(name: str, precision: str) -> ServedModels:
     files = with_vocoder(random_files(name, causal=True))
     shape: dict[str, Any] = PRESETS[MODELS[name]]
     config = LMConfig(codebook_size=files.codebook_size, **shape)
-    model = SpeechLM.from_tokenizer(config, files).eval()
-    model.encoder.to(PRECISIONS[precision])
-    model.head.to(PRECISIONS[precision])
+    model = SpeechLM.from_tokenizer(config, files).eval().to_precision(PRECISIONS[precision])
     return ServedModels(Tokenizer(files), Generator(model), name)
 
 
 def speak(socket: ClientConnection, chunks: int) -> tuple[list[float], list[float]]:
     """Seconds from the end of each chunk to its tokens, and to the first sound after them."""
-    silent = np.random.default_rng(0).standard_normal(PAST_SECONDS * SAMPLE_RATE) * 0.05
-    noise, first = silent.astype("<f4"), len(silent)
+    random, first = np.random.default_rng(0), PAST_SECONDS * SAMPLE_RATE
+    noise = (0.05 * random.standard_normal(first)).astype("<f4")
     say(socket, "start", sample_rate=SAMPLE_RATE)
     socket.send(noise.tobytes())
     end = 0

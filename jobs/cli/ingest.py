@@ -145,7 +145,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 def ingest_settings(args: argparse.Namespace) -> IngestSettings:
     """The settings that the flags give. Raises UsageError for those that do not go together."""
-    from jobs.cli.errors import naming, unusable
+    from jobs.cli.errors import unusable
     from pipeline.ingest.filters import Filters
     from pipeline.ingest.settings import IngestSettings
 
@@ -159,15 +159,14 @@ def ingest_settings(args: argparse.Namespace) -> IngestSettings:
             "it needs the package speechmos",
             remedy="pip install 'wavmill[scores]'",
         )
-    with naming("--min-seconds", args.min_seconds):
-        return IngestSettings(
-            shard_bytes=int(args.shard_size_mb * 2**20),
-            segment=args.segment,
-            min_seconds=args.min_seconds,
-            max_seconds=args.max_seconds,
-            channels=args.channels,
-            sample_rate=args.sample_rate,
-            filters=Filters(**filters),
-            dedup=args.dedup is not None,
-            shuffle=args.shuffle,
-        )
+    return IngestSettings(
+        shard_bytes=int(args.shard_size_mb * 2**20),
+        segment=args.segment,
+        min_seconds=args.min_seconds,
+        max_seconds=args.max_seconds,
+        channels=args.channels,
+        sample_rate=args.sample_rate,
+        filters=Filters(**filters),
+        dedup=args.dedup is not None,
+        shuffle=args.shuffle,
+    )

@@ -1,7 +1,6 @@
-"""One utterance as a page sends it: samples → tokens, and tokens → sound, as far as models can.
+"""One utterance as a page sends it: samples → tokens.
 
-A causal tokenizer gives tokens while samples come, and any other all of them at the end. It is the
-same with the sound of tokens.
+A causal tokenizer gives tokens while samples come, and any other all of them at the end.
 """
 
 import io
@@ -9,11 +8,11 @@ import io
 import numpy as np
 import soxr
 
-from tokenizer.audio.decoding import EMPTY, NOT_AUDIO, TOO_SHORT, AudioError, read_utterance
+from tokenizer.audio.decoding import read_utterance
 from tokenizer.audio.frames import RECEPTIVE_FIELD, SAMPLE_RATE, SAMPLES_PER_FRAME
-from tokenizer.audio.reasons import TOO_LONG
+from tokenizer.audio.reasons import EMPTY, NOT_AUDIO, TOO_LONG, TOO_SHORT, AudioError
 from tokenizer.errors import UsageError
-from tokenizer.stream import SpeechStream, TokenStream
+from tokenizer.stream import TokenStream
 from tokenizer.tokenizer import Tokenizer
 
 # What is kept of an utterance lies in memory: ten minutes are 38 MB.
@@ -108,44 +107,6 @@ class Hearing:
         past = 0 if self.tokenizer.left_padding else RECEPTIVE_FIELD - SAMPLES_PER_FRAME
         samples = tokens * self.tokenizer.frames_per_token * SAMPLES_PER_FRAME + past
         return min(self.heard, -int(-samples * self.sample_rate // SAMPLE_RATE))
-
-
-class Speaking:
-    """The sound of tokens that follow a prompt, piece by piece where the decoder is causal.
-
-    Pieces are (n,) float32 at the tokenizer's output_sample_rate; without a vocoder all are empty.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray) -> None:
-        """prompt: (T,) tokens before them, perhaps none, whose own sound is left out."""
-        decoding = tokenizer.needed_decoding()
-        self.tokenizer, self.kept = tokenizer, [prompt.astype(np.int64)]
-        # Samples of the prompt that are still to come out of the decoder.
-        self.skip = len(prompt) * decoding.samples_per_token
-        self.stream: SpeechStream | None = None
-        if decoding.is_causal:
-            self.stream = tokenizer.speech_stream()
-            self._after_prompt(self.stream.push(self.kept[0]))
-
-    def push(self, tokens: np.ndarray) -> np.ndarray:
-        """The next (t,) tokens → the samples that are final now."""
-        if self.stream is not None:
-            return self._after_prompt(self.stream.push(tokens))
-        self.kept.append(tokens.astype(np.int64))
-        return np.empty(0, np.float32)
-
-    def finish(self) -> np.ndarray:
-        """The remaining samples."""
-        if self.stream is not None:
-            return self._after_prompt(self.stream.finish())
-        if self.tokenizer.vocoder is None:
-            return np.empty(0, np.float32)
-        return self._after_prompt(self.tokenizer.decode(np.concatenate(self.kept)))
-
-    def _after_prompt(self, samples: np.ndarray) -> np.ndarray:
-        skipped = min(self.skip, len(samples))
-        self.skip -= skipped
-        return samples[skipped:]
 
 
 def waveform_of(content: bytes) -> np.ndarray:

@@ -23,14 +23,15 @@ from typing import Any
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from jobs.serving.hearing import Hearing, Speaking, waveform_of
-from jobs.serving.models import DECODER, ENCODER, LM, ServedModels
-from lm.continuation import tokens_in
-from lm.generation import Generator, Sampling
+from jobs.serving.hearing import Hearing, waveform_of
+from jobs.serving.models import DECODER, ENCODER, LM, MOST_BYTES, ServedModels
+from lm.generation import Generator, Sampling, Speaking
+from lm.prompts import tokens_in
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.errors import UsageError
 
-# Messages that wait; beyond it the socket is not read, and the browser holds them.
+# Messages that wait, and MOST_BYTES of them. Beyond it the socket is not read: the browser keeps
+# what follows.
 MOST_WAITING = 512
 LONGEST_CONTINUATION = 60.0
 RESYNTHESIS, CONTINUATION = 0, 1
@@ -51,6 +52,7 @@ class TabSession:
     def __init__(self, socket: WebSocket, models: ServedModels) -> None:
         self.socket, self.models = socket, models
         self.waiting: asyncio.Queue[Message] = asyncio.Queue(MOST_WAITING)
+        self.bytes_waiting, self.room = 0, asyncio.Event()
         self.held: Message | None = None
         self.stops = 0
         self.hearing: Hearing | None = None
@@ -77,11 +79,23 @@ class TabSession:
         """Put the tab's messages in line; stop is heeded at once."""
         while (message := await self.socket.receive())["type"] != "websocket.disconnect":
             if (text := message.get("text")) is None:
-                await self.waiting.put(Message(content=message["bytes"], stops=self.stops))
+                await self._put(Message(content=message["bytes"], stops=self.stops))
                 continue
             command = _command(text)
             self.stops += command["type"] == "stop"
-            await self.waiting.put(Message(command=command, stops=self.stops))
+            await self._put(Message(command=command, stops=self.stops))
+
+    async def _put(self, message: Message) -> None:
+        while self.bytes_waiting > MOST_BYTES:
+            self.room.clear()
+            await self.room.wait()
+        self.bytes_waiting += len(message.content)
+        await self.waiting.put(message)
+
+    def _taken(self, message: Message) -> Message:
+        self.bytes_waiting -= len(message.content)
+        self.room.set()
+        return message
 
     async def _work(self) -> None:
         while True:
@@ -100,12 +114,12 @@ class TabSession:
 
         Whoever is behind catches up so: many chunks in one pass cost less than one by one.
         """
-        message, self.held = self.held or await self.waiting.get(), None
+        message, self.held = self.held or self._taken(await self.waiting.get()), None
         if message.command is not None or self.file_follows:
             return message
         pieces = [message.content]
         while self.held is None and not self.waiting.empty():
-            following = self.waiting.get_nowait()
+            following = self._taken(self.waiting.get_nowait())
             if following.command is None:
                 pieces.append(following.content)
             else:
@@ -209,23 +223,15 @@ def _continuation(
     if not 0 < seconds <= LONGEST_CONTINUATION:
         problem = f"a continuation of {seconds:g} s"
         raise UsageError(problem, f"ask for up to {LONGEST_CONTINUATION:g}")
-    generator.check(prompt)
-    chunks = generator.chunks([prompt], [seed], sampling=sampling)
-    return _first(chunks, tokens_in(seconds, generator.config.frames_per_token))
-
-
-def _first(chunks: Iterator[list[np.ndarray]], count: int) -> Iterator[np.ndarray]:
-    while count > 0:
-        (tokens,) = next(chunks)
-        yield tokens[:count]
-        count -= len(tokens)
+    count = tokens_in(seconds, generator.config.frames_per_token)
+    return generator.first_tokens(prompt, count, seed=seed, sampling=sampling)
 
 
 def _command(text: str) -> dict[str, Any]:
     """What a text message says; of type "nonsense" where it is no object of JSON with a type."""
     try:
         command = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         command = None
     if isinstance(command, dict) and isinstance(command.get("type"), str):
         return command

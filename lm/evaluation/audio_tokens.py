@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from lm.config import LMError
-from tokenizer.audio.decoding import AudioError, read_utterance
+from tokenizer.audio.decoding import read_utterance
+from tokenizer.audio.reasons import AudioError
 from tokenizer.audio.windows import Window, Windowing
 from tokenizer.tokenizer import Tokenizer
 
@@ -16,8 +17,7 @@ FILES_AT_ONCE = 16
 def audio_tokens(
     paths: Sequence[Path], tokenizer: Tokenizer, show: Callable[[int], object] | None = None
 ) -> Iterator[np.ndarray]:
-    """(T,) tokens of each file, in order, the same as those of jobs/tokenize.py with
-    its default windows.
+    """(T,) tokens of each file, in order, as jobs/tokenize.py with its default windows.
 
     show: called with the number of files just done. Raises LMError with the name of a file that
     cannot be tokenized, and the reason.

@@ -98,9 +98,9 @@ def utterance_scores(
 
     utterances: (T,) codes each. show: called with the number of utterances just scored. first: the
     first token of each utterance that counts, after its prompt; None counts all tokens. Those that
-    a model without START does not predict never count. Raises
-    LMError for an utterance that is empty or has a token that is not a code, and for a model that
-    gives a likelihood that is not finite.
+    a model without START does not predict never count. Raises LMError for an utterance that is
+    empty or has a token that is not a code, and for a model that gives a likelihood that is not
+    finite.
     """
     for index, tokens in enumerate(utterances):
         check_tokens(tokens, model.config.codebook_size, f"utterance {index}")

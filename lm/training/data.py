@@ -12,6 +12,7 @@ from hashlib import blake2b
 import numpy as np
 
 from lm.config import LMError
+from tokenizer.errors import UsageError
 from tokenizer.storage.token_folder import TokenFolder
 from tokenizer.storage.token_shards import TokenUtterance
 
@@ -54,6 +55,8 @@ class TokenShards:
                 shards = list(
                     pool.map(lambda name: _read_report(folder, name, held_out), folder.names)
                 )
+        except UsageError:  # a damaged report, and it says which
+            raise
         except Exception as error:  # whatever a store raises, this folder cannot be used
             raise folder.folder.unusable(error) from error
         whole = cls(folder, shards)

@@ -54,12 +54,12 @@ def connect() -> None:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except UsageError:
             raise
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises many kinds, this very one among them
             where = f"the cluster at {address}" if address else "Ray on this machine"
             problem = f"{where} cannot be used: {one_line(error)}"
             remedy = "start the job in that cluster's own environment, or unset RAY_ADDRESS"
             raise UsageError(
-                problem, remedy if address else "see Ray's own message above"
+                problem, remedy if address else "see Ray's own message, or try again"
             ) from error
 
 

@@ -25,9 +25,9 @@ from pipeline.shards.metadata import Metadata
 from pipeline.shards.reading import open_shard, read_utterances
 from pipeline.training.levels import raw_form
 from tokenizer.audio.augmentation import normalize
-from tokenizer.audio.decoding import Utterance, resample
+from tokenizer.audio.decoding import Utterance
 from tokenizer.audio.frames import SAMPLE_RATE, num_frames
-from tokenizer.audio.resampling import as_float
+from tokenizer.audio.resampling import as_float, resample
 from tokenizer.audio.windows import Windowing
 from tokenizer.codec.centring import centred
 from tokenizer.codec.decoder import LEVEL

@@ -152,7 +152,8 @@ def evaluate_tokens(
         _count_phones(codes, files, labels=phones, evaluation=evaluation, speakers=speakers)
     figures.update(_speaker_figures(utterances))
     if items is not None:
-        figures.update(_abx_figures(items, codes, files))
+        device = encoder_settings.device
+        figures.update(_abx_figures(items, codes, files=files, device=device))
     for name, value in figures.items():
         if isinstance(value, float) and not math.isfinite(value):
             figures[name] = None
@@ -268,10 +269,11 @@ def _speaker(utterance: TokenUtterance) -> str:
 
 
 def _abx_figures(
-    items: list[Item], codes: dict[str, np.ndarray], files: TokenizerFiles
+    items: list[Item], codes: dict[str, np.ndarray], files: TokenizerFiles, device: str
 ) -> dict[str, float | int | str]:
     """codes: {key: (T,) the code of each frame}."""
     centroids, version = files.weights["codebook.codes"].numpy(), fastabx_version()
     if version is None:
         return {**abx_errors(items, codes, centroids), "abx_source": "wavmill"}
-    return {**fastabx_errors(items, codes, centroids), "abx_source": f"fastabx {version}"}
+    errors = fastabx_errors(items, codes, centroids, device=device)
+    return {**errors, "abx_source": f"fastabx {version}"}

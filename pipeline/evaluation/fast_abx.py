@@ -6,16 +6,45 @@ as long as nothing is drawn at random. Of larger groups, fastabx draws anew in e
 and abx.py once in each group.
 """
 
+from __future__ import annotations
+
 import math
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.evaluation.abx_items import Item, find_segments
 
+if TYPE_CHECKING:
+    import torch
+
 # The conditions of ZeroSpeech 2021, and in which order their cells are averaged.
 CONTEXT = ["prev-phone", "next-phone"]
 LEVELS = [tuple(CONTEXT), "speaker"]
+# Angles over π are rounded to multiples of this, so that sums of the same angles in another order
+# are equal in fp32, and tie.
+ANGLE_STEP = 2.0**-17
+
+
+class _CodeDistance:
+    """Angles between the centroids of codes, over π: 0 to 1, and of a code to itself exactly 0."""
+
+    def __init__(self, centroids: np.ndarray, device: torch.device) -> None:
+        import torch
+        from torch.nn import functional
+
+        given = torch.from_numpy(centroids.astype(np.float32)).to(device)
+        self.unit = functional.normalize(given, dim=1)
+
+    def __call__(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """(N, T, 1) and (M, T', 1) codes → (N, M, T, T') angles."""
+        codes, others = first.flatten().long(), second.flatten().long()
+        angles = (self.unit[codes] @ self.unit[others].T).clamp(-1, 1).acos() / math.pi
+        angles = (angles / ANGLE_STEP).round() * ANGLE_STEP
+        angles[codes[:, None] == others[None]] = 0
+        shape = (*first.shape[:2], *second.shape[:2])
+        return angles.view(shape).transpose(1, 2)
 
 
 def fastabx_version() -> str | None:
@@ -33,15 +62,16 @@ def fastabx_errors(
     max_group: int | None = 10,
     max_speakers: int | None = 5,
     seed: int = 0,
+    device: str = "auto",
 ) -> dict[str, float | int]:
-    """As abx_errors, and on a GPU if this process sees one.
+    """As abx_errors, with fastabx's cells, alignment and averages.
 
     max_group: at most this many segments of A, of B and of X in a cell of triples. max_speakers: of
-    X, for each of A and B. None: all.
+    X, for each of A and B. None: all. device: "auto" is a GPU if this process sees one.
     """
     import polars
     import torch
-    from fastabx import Dataset, InMemoryAccessor, Score, Subsampler, Task
+    from fastabx import Dataset, EmptyTaskError, InMemoryAccessor, Score, Subsampler, Task
 
     found = find_segments(items, codes)
     errors: dict[str, float | int] = {"abx_within": math.nan, "abx_across": math.nan}
@@ -55,16 +85,22 @@ def fastabx_errors(
             "speaker": [item.speaker for item in found.items],
         }
     )
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    place = torch.device("cuda" if on_gpu else "cpu")
     ends = np.cumsum([len(segment) for segment in found.codes]).tolist()
-    places = dict(enumerate(zip([0, *ends[:-1]], ends)))
-    frames = centroids.astype(np.float32)[np.concatenate(found.codes)]
-    dataset = Dataset(labels, InMemoryAccessor(places, torch.from_numpy(frames)))
+    spans = dict(enumerate(zip([0, *ends[:-1]], ends)))
+    # Codes up to 16 million are whole numbers in fp32, which fastabx keeps frames in.
+    frames = torch.from_numpy(np.concatenate(found.codes).astype(np.float32))[:, None]
+    dataset = Dataset(labels, InMemoryAccessor(spans, frames, place))
+    distance = _CodeDistance(centroids, place)
     subsampler = Subsampler(max_group, max_speakers, seed)
     for name, by, across in (
         ("abx_within", [*CONTEXT, "speaker"], None),
         ("abx_across", CONTEXT, ["speaker"]),
     ):
-        task = Task(dataset, on="phone", by=by, across=across, subsampler=subsampler)
-        if len(task):
-            errors[name] = float(Score(task, "angular").collapse(levels=LEVELS))
+        try:
+            task = Task(dataset, on="phone", by=by, across=across, subsampler=subsampler)
+        except EmptyTaskError:
+            continue
+        errors[name] = Score(task, distance, progress=False).collapse(levels=LEVELS)
     return {**errors, **found.counts()}

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.actor import ActorHandle
 
-from pipeline.ingest.report import REJECTED, SCHEMA
+from pipeline.ingest.report import OK, REJECTED, SCHEMA
 from pipeline.shards.inputs import Shard
 from pipeline.shards.members import KEY_AND_ENDING
 from tokenizer.storage import disk
@@ -68,11 +68,13 @@ def _hashes(url: str, names: list[str], *, first: int, partitions: int) -> Any:
     """The hashes of some tasks' samples, by partition. first: the number of the first task."""
     folder, found = Folder(url), [np.zeros(0, HASH)]
     for number, name in enumerate(names, first):
-        column = _staged_report(folder, name)["sound"].to_pylist()
-        rows = np.array([row for row, sound in enumerate(column) if sound], "u4")
+        table = _staged_report(folder, name)
+        # What is rejected is in no shard: a sample with the same sound is no copy of it.
+        kept = pc.and_(pc.equal(table["status"], OK), pc.is_valid(table["sound"]))
+        rows, sounds = np.flatnonzero(kept), table["sound"].filter(kept).to_pylist()
         part = np.zeros(len(rows), HASH)
-        part["high"] = [int(column[row][:16], 16) for row in rows]
-        part["low"] = [int(column[row][16:], 16) for row in rows]
+        part["high"] = [int(sound[:16], 16) for sound in sounds]
+        part["low"] = [int(sound[16:], 16) for sound in sounds]
         part["task"], part["row"] = number, rows
         found.append(part)
     hashes = np.concatenate(found)

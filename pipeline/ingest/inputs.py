@@ -1,6 +1,5 @@
 """What the inputs of ingest are: told by what they hold, or by the format that is asked for."""
 
-import json
 import posixpath
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ from pipeline.ingest.manifests.lhotse import is_lhotse, read_lhotse
 from pipeline.ingest.manifests.places import AudioPlaces, Listings
 from pipeline.ingest.manifests.rows import ManifestRow, sources_of
 from pipeline.ingest.manifests.tables import read_table
-from pipeline.ingest.manifests.text import numbered_lines
+from pipeline.ingest.manifests.text import json_object, numbered_lines
 from pipeline.ingest.sources import AUDIO, MISSING_FILE, PARQUET, TAR, SourceFile, key_of
 from pipeline.shards.inputs import SHARD_ENDINGS, find_files
 from pipeline.shards.listing import LeftOut, has_magic
@@ -136,12 +135,9 @@ def _kind_of_name(name: str) -> str | None:
 
 def _is_lhotse(url: str) -> bool:
     """Whether the first line of a manifest is lhotse's."""
-    _, line = next(numbered_lines(url), (0, "null"))
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and is_lhotse(value)
+    _, line = next(numbered_lines(url), (0, ""))
+    value = json_object(line)
+    return value is not None and is_lhotse(value)
 
 
 def _tables_or_tars(

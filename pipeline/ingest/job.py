@@ -159,9 +159,11 @@ def _publish_without_copies(
 
 
 def _remove_staging(output: Folder) -> None:
-    """Remove what is left of staging/: its reports, which are needed until all is published."""
-    for name in output.names(f"{STAGING}/reports", ".parquet"):
-        output.remove(f"{STAGING}/reports/{name}.parquet")
+    """Remove what is left of staging/: its reports, which are needed until all is published, and
+    shards of a task that was killed after its report.
+    """
+    for name in output.names(STAGING, ""):
+        output.remove(f"{STAGING}/{name}")
 
 
 def segmenter_of(settings: IngestSettings) -> Callable[[], Segmenter] | None:

@@ -15,9 +15,8 @@ BESIDE_ENDINGS = ("json", "txt", "lab", "TextGrid", "ctm", "cls")
 
 
 def find_loose(values: list[str]) -> tuple[list[SourceFile], LeftOut]:
-    """The audio files that the inputs name, sorted by path, each with its own key; and the rest.
-
-    What lies beside an audio file is part of neither.
+    """The audio files that the inputs name, sorted by path, each with its own key; and what else
+    was found there and is left out. What lies beside an audio file goes with it.
 
     A key is the path without its ending, with other dots as "_". Raises UsageError when an input
     names no audio file. One that is a dead link, or no regular file, has its problem.

@@ -64,10 +64,7 @@ class Packer:
             self.report.add(SOURCE, source=source.path, samples=samples, reason=reason)
 
     def add_late(self) -> None:
-        """Append metadata that came after its sample, where its shard is open still.
-
-        Readers of these shards take json that lies apart from its audio.
-        """
+        """Append metadata that came after its sample, where its shard is open still."""
         for key, metadata in self.late.items():
             text = json.dumps(metadata.value).encode()
             if metadata.error is not None or not self.shards.add_late(key, text):
@@ -95,7 +92,7 @@ class Packer:
     def _copy_all(self, recording: OpenRecording, entries: list[Entry]) -> None:
         samples, reason = 0, None
         for entry in entries:
-            reason = self._copy(recording, entry, entry.key)
+            reason = self._copy(recording, entry)
             samples += reason is None
             if entry.place:
                 self._row(recording, entry, reason=reason)
@@ -173,7 +170,7 @@ class Packer:
         }
         if piece.problem is None:
             if piece.flac is None:
-                piece.problem = self._copy(recording, piece.entry, piece.key)
+                piece.problem = self._copy(recording, piece.entry)
             else:
                 if spans is None:
                     metadata = _metadata(recording, piece.entry)
@@ -197,7 +194,7 @@ class Packer:
         self.shards.add(key, members)
         return None
 
-    def _copy(self, recording: OpenRecording, entry: Entry, key: str) -> str | None:
+    def _copy(self, recording: OpenRecording, entry: Entry) -> str | None:
         """Append the recording as it is, with what lies beside it; returns as `_add`."""
         assert recording.audio is not None
         recording.audio.seek(0)
@@ -205,7 +202,7 @@ class Packer:
         beside.setdefault("json", entry.metadata.encode())
         members: list[Member] = [(recording.ending, recording.audio, recording.size)]
         members += [(ending, content, len(content)) for ending, content in beside.items()]
-        return self._add(key, members)
+        return self._add(entry.key, members)
 
     def _row(self, recording: OpenRecording, entry: Entry, **more: Any) -> None:
         row = {"source": recording.path, "place": entry.place or None, "key": entry.key, **more}

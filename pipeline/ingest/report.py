@@ -40,12 +40,14 @@ SCHEMA = pa.schema(
         ("sound", pa.string()),
     ]
 )
-# Reports are merged this many rows at a time.
-ROW_GROUP = 1 << 17
+# Reports are merged this many rows at a time, and so many are read at once: what is in memory does
+# not grow with their number.
+ROW_GROUP = 1 << 14
+REPORTS_AT_ONCE = 16
 
 
 class IngestReport:
-    """The rows of one task. ManifestRow: see SCHEMA; what is not given is null."""
+    """The rows of one task, with the columns of SCHEMA; what is not given is null."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}
@@ -95,12 +97,14 @@ def gather(output: Folder) -> dict:
                 for name, counts in left.items():
                     counts.update(json.loads(metadata.get(name.encode(), b"{}")))
                 table = table.replace_schema_metadata(None)
-                for kind, status in zip(table["kind"].to_pylist(), table["status"].to_pylist()):
-                    totals[f"{kind} {status}"] += 1
+                of_sources = table.filter(pc.equal(table["kind"], SOURCE))
+                totals["sources"] += of_sources.num_rows
+                rejected = of_sources.filter(pc.is_valid(of_sources["reason"]))
+                totals["sources_rejected"] += rejected.num_rows
                 # A loose file's row is its sample's too, and has its key.
                 samples = table.filter(pc.is_valid(table["key"]))
-                totals["rejected"] += pc.sum(pc.is_valid(samples["reason"])).as_py() or 0
-                reasons.update(reason for reason in samples["reason"].to_pylist() if reason)
+                found = pc.value_counts(samples["reason"].drop_null())
+                reasons.update(dict(zip(*(part.to_pylist() for part in found.flatten()))))
                 kept = samples.filter(pc.is_valid(samples["shard"]))
                 seconds += pc.sum(kept["duration_s"]).as_py() or 0.0
                 totals["ok"] += kept.num_rows
@@ -113,11 +117,11 @@ def gather(output: Folder) -> dict:
                 writer.write_table(pa.concat_tables(rows), row_group_size=max(count, 1))
         output.publish(manifest, "manifest.parquet")
     return {
-        "sources": totals[f"{SOURCE} {OK}"] + totals[f"{SOURCE} {REJECTED}"],
-        "sources_rejected": totals[f"{SOURCE} {REJECTED}"],
-        "samples": totals["ok"] + totals["rejected"],
+        "sources": totals["sources"],
+        "sources_rejected": totals["sources_rejected"],
+        "samples": totals["ok"] + reasons.total(),
         "ok": totals["ok"],
-        "rejected": totals["rejected"],
+        "rejected": reasons.total(),
         "rejected_by_reason": dict(sorted(reasons.items())),
         "audio_hours": seconds / 3600,
         **{name: dict(sorted(counts.items())) for name, counts in left.items()},
@@ -136,6 +140,6 @@ def _read_reports(output: Folder) -> Iterator[pa.Table]:
                 raise ValueError(f"its columns are {', '.join(table.column_names)}")
         return table
 
-    with ThreadPoolExecutor(16) as pool:
-        for first in range(0, len(names), 64):
-            yield from pool.map(read, names[first : first + 64])
+    with ThreadPoolExecutor(REPORTS_AT_ONCE) as pool:
+        for first in range(0, len(names), REPORTS_AT_ONCE):
+            yield from pool.map(read, names[first : first + REPORTS_AT_ONCE])

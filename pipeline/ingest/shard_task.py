@@ -3,24 +3,21 @@
 import random
 from collections.abc import Callable, Iterator
 
-import pyarrow as pa
 from ray.actor import ActorHandle
 
 from pipeline.ingest.cutting.cut import Segmenter
 from pipeline.ingest.dedup import STAGING
 from pipeline.ingest.packer import Packer
-from pipeline.ingest.readers.parquet import read_parquet
+from pipeline.ingest.readers.parquet import BrokenTable, read_parquet
 from pipeline.ingest.readers.recordings import OpenRecording, read_audio_file
 from pipeline.ingest.readers.tars import read_tar
-from pipeline.ingest.report import IngestReport
+from pipeline.ingest.report import SAMPLE, IngestReport
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.shard_writer import ShardWriter
 from pipeline.ingest.sources import AUDIO, PARQUET, TAR, SourceFile
 from pipeline.shards.inputs import Shard
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.scratch import scratch_folder
-
-BROKEN_TABLE = "broken_table"
 
 
 def ingest_sources(
@@ -74,8 +71,11 @@ def _pack(source: SourceFile, packer: Packer) -> None:
     try:
         for recording in _recordings(source, packer):
             packer.take(recording)
-    except pa.ArrowInvalid:
-        reason = BROKEN_TABLE
+    except BrokenTable as error:
+        reason = error.reason
+        # As behind a break of a tar: samples may be lost there, and one row stands for them.
+        path = source.path
+        packer.report.add(SAMPLE, source=path, place=path, key=path, reason=reason)
     packer.end_source(source, packer.samples - before, reason)
 
 

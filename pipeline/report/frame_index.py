@@ -40,10 +40,10 @@ class FrameIndex:
 
     def add(self, tokens: np.ndarray, utterance: np.ndarray, frame: np.ndarray) -> None:
         """(n,) each: of so many frames the code, the number of the utterance, and of the frame."""
-        priority = self.random.random(len(tokens))
-        row = np.searchsorted(self.codes, tokens).clip(max=max(len(self.codes) - 1, 0))
         if not len(self.codes):
             return
+        priority = self.random.random(len(tokens))
+        row = np.searchsorted(self.codes, tokens).clip(max=len(self.codes) - 1)
         kept = (self.codes[row] == tokens) & (priority < self.priority.max(1)[row])
         row, priority = row[kept], priority[kept]
         utterance, frame = utterance[kept], frame[kept]

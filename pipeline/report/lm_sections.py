@@ -9,11 +9,10 @@ from html import escape
 import numpy as np
 
 from pipeline.report.accuracy_chart import Accuracy, accuracy_chart
-from pipeline.report.charts import Series, line_chart, number
+from pipeline.report.charts import Series, line_chart, number, table
 from pipeline.report.page import (
     ReportPage,
     columns,
-    figures_table,
     hours,
     notes_of,
     paragraph,
@@ -49,11 +48,12 @@ def add_curves(page: ReportPage, log: Sequence[dict]) -> None:
         lines = []
         for name in names:
             points = [(line["step"], line[name]) for line in log if name in line]
-            kept = points[:: max(1, len(points) // MOST_POINTS)] if points else []
-            if points:
-                kept = kept if kept[-1] == points[-1] else [*kept, points[-1]]
-                xs, ys = zip(*kept)
-                lines.append(Series(NAMES.get(name, name.replace("_", " ")), xs, ys))
+            if not points:
+                continue
+            kept = points[:: max(1, len(points) // MOST_POINTS)]
+            kept = kept if kept[-1] == points[-1] else [*kept, points[-1]]
+            xs, ys = zip(*kept)
+            lines.append(Series(NAMES.get(name, name.replace("_", " ")), xs, ys))
         if lines:
             charts.append(line_chart(title, lines, x="steps", y=unit))
     last = log[-1]
@@ -152,5 +152,5 @@ def add_figures(page: ReportPage, files: Sequence[tuple[str, list[tuple[str, str
         with_interval = any(interval for _, _, interval in rows)
         heads = ("figure", "value", "95 % interval") if with_interval else ("figure", "value")
         shown = [row if with_interval else row[:2] for row in rows]
-        parts.append(f"<h3>{escape(name)}</h3>{figures_table(heads, shown)}")
+        parts.append(f"<h3>{escape(name)}</h3>{table(heads, shown)}")
     page.add("Figures", *parts)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from pipeline.report.charts import table
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.scratch import scratch_folder
 
@@ -87,11 +86,6 @@ def tiles(figures: Iterable[tuple[str, str]]) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures
     )
     return f'<dl class="tiles">{cells}</dl>'
-
-
-def figures_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that is always open."""
-    return table(heads, rows)
 
 
 def hours(value: float) -> str:

@@ -10,8 +10,8 @@ from pipeline.report.overview import DrawnUtterance
 from pipeline.report.page import ReportPage, notes_of, paragraph, player, snippet, sound_picture
 from pipeline.report.pictures import code_colour, spectrogram, token_strip
 from pipeline.report.sounds import opus
-from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.resampling import resample
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ShownSample:
 class ShownCode:
     """A code of the report: how often it occurs, the codes nearest to it, and its snippets.
 
-    snippets: (what it is of, its sound at 16 kHz) each. occurs: frames of it that were indexed.
+    count: in all shards. snippets: (what it is of, its sound at 16 kHz) each.
     """
 
     code: int

@@ -16,8 +16,10 @@ import soundfile
 from pipeline.shards.inputs import SHARD_ENDINGS, Shard, find_shards
 from pipeline.shards.reading import open_shard
 from pipeline.shards.samples import read_samples
-from tokenizer.audio.decoding import AudioError, decode, resample
+from tokenizer.audio.decoding import decode
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.reasons import AudioError
+from tokenizer.audio.resampling import resample
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.folder import filesystem
 from tokenizer.storage.retries import patiently

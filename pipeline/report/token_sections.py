@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.report.charts import Series, bar_chart, line_chart, number
+from pipeline.report.charts import Series, bar_chart, line_chart, number, table
 from pipeline.report.overview import Finished, Overview
-from pipeline.report.page import ReportPage, columns, figures_table, hours, paragraph, tiles
+from pipeline.report.page import ReportPage, columns, hours, paragraph, tiles
 from pipeline.shards.report import REASONS
 from tokenizer.storage.folder import Folder
 from tokenizer.storage.token_folder import read_record
@@ -66,7 +66,7 @@ def _rejects(reasons: dict[str, int]) -> str:
         return paragraph("Nothing was rejected.")
     ordered = sorted(reasons.items(), key=lambda pair: -pair[1])
     rows = [(reason, f"{count:,}", REASONS.get(reason, "")) for reason, count in ordered]
-    return "<h3>Rejected, by reason</h3>" + figures_table(("reason", "count", "meaning"), rows)
+    return "<h3>Rejected, by reason</h3>" + table(("reason", "count", "meaning"), rows)
 
 
 def add_durations(page: ReportPage, overview: Overview) -> None:
@@ -200,7 +200,7 @@ def _limits(this_run: dict) -> str:
         for name, share in sorted(shares.items(), key=lambda pair: -pair[1])
     ]
     text = f"It was limited by {this_run.get('limited_by', rows[0][0])}."
-    return paragraph(text) + figures_table(("time of the tasks", "share", "meaning"), rows)
+    return paragraph(text) + table(("time of the tasks", "share", "meaning"), rows)
 
 
 def add_origin(page: ReportPage, output: Folder) -> None:
@@ -209,7 +209,7 @@ def add_origin(page: ReportPage, output: Folder) -> None:
     for name, value in record.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         rows += [(f"{name} {key}".strip(), str(item)) for key, item in inner]
-    page.add("How it was made", figures_table(("in run.json", "value"), rows))
+    page.add("How it was made", table(("in run.json", "value"), rows))
 
 
 def _percent(part: int, whole: int) -> str:

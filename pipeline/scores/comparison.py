@@ -18,7 +18,10 @@ from tokenizer.errors import UsageError, one_line
 # What scores are made of.
 TABLES = ("utterances", "speakers", "groups")
 # What is neither a figure nor a setting.
-APART = (*TABLES, "scores", "pairs", "published", "left_out", "problems", "unscored")
+APART = (
+    *(*TABLES, "scores", "pairs", "published", "left_out", "problems", "unscored"),
+    *("reference", "reference_utterances", "reference_unscored"),
+)
 # Of values in the files, which may be rounded.
 ROUNDING = 1e-3
 REMEDY = "give files that jobs/evaluate.py wrote with their figures"

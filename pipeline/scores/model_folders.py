@@ -42,6 +42,7 @@ class ModelFolder:
         """
         import torch
         import transformers
+        from safetensors import SafetensorError
 
         # Its bars and its advice to programmers; weights that are missing are looked for below.
         transformers.utils.logging.disable_progress_bar()
@@ -50,7 +51,10 @@ class ModelFolder:
         settings = {"dtype": torch.float32, "trust_remote_code": False, **options}
         try:
             model, found = kind.from_pretrained(self.path, output_loading_info=True, **settings)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (
+            *(OSError, ValueError, RuntimeError, KeyError, TypeError),
+            SafetensorError,
+        ) as error:
             raise UsageError(
                 f"it does not load as a {self.architecture}: {one_line(error)}",
                 "give the folder that its save_pretrained wrote",

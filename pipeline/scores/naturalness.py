@@ -107,9 +107,7 @@ class UTMOS:
                 errors.append(f"{value:g}")
             except (RuntimeError, ValueError, TypeError, Unscored) as error:
                 errors.append(one_line(error))
-        problem = (
-            f"{file.name} gives no score from 1 to 5 of a second of sound on {device}: {errors[-1]}"
-        )
+        problem = f"{file.name} gives a second of sound no score from 1 to 5 on {device}"
         raise UsageError(f"{problem}: {errors[-1]}", UTMOS_REMEDY, value=source)
 
     def score(self, wave: np.ndarray) -> float:

@@ -78,6 +78,10 @@ class TextPerplexity:
         )
         self.name = f"{folder.name} ({folder.architecture}), {version}"
         self.tokenizer = folder.part(AutoTokenizer, "tokenizer")
+        # Without its files transformers makes an empty one.
+        if not self.tokenizer("a word", add_special_tokens=False)["input_ids"]:
+            problem = "its tokenizer knows no words: the files of a tokenizer are missing"
+            raise UsageError(problem, REMEDY, value=source)
         self.model, self.device = folder.load(device), device
         shape = self.model.config.get_text_config()
         if len(self.tokenizer) > shape.vocab_size:

@@ -11,7 +11,8 @@ from pipeline.shards.inputs import Shard
 from pipeline.shards.listing import version_of
 from pipeline.shards.metadata import Metadata
 from pipeline.shards.samples import Sample, read_samples
-from tokenizer.audio.decoding import AudioError, Utterance, read_utterance
+from tokenizer.audio.decoding import Utterance, read_utterance
+from tokenizer.audio.reasons import AudioError
 from tokenizer.storage.file_stream import FileStream
 from tokenizer.storage.folder import filesystem
 from tokenizer.storage.unpacking import Readable

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from pipeline.synthesis.recordings import RecordingSource
-from tokenizer.audio.effects import RATE
+from tokenizer.audio.frames import SAMPLE_RATE as RATE
 from tokenizer.storage.scratch import scratch_folder
 
 # The sample rate of all three games.

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from tokenizer.audio.effects import RATE
+from tokenizer.audio.frames import SAMPLE_RATE as RATE
 
 G722_BYTES_A_SECOND = 8000
 # Prompts that are tones, silence or the noise of monkeys.

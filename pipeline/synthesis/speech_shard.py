@@ -23,7 +23,7 @@ from pipeline.synthesis.sentences import invented
 from pipeline.synthesis.synthesizers import SpeechRequest, SyntheticSpeech, speak
 from pipeline.synthesis.voices import GAMES, HALVES, SHARES, Voice, foreign_espeak, voices
 from tokenizer.audio import effects
-from tokenizer.audio.effects import RATE
+from tokenizer.audio.frames import SAMPLE_RATE as RATE
 from tokenizer.audio.noises import KINDS, make_noise
 from tokenizer.storage.scratch import scratch_folder
 from tokenizer.storage.tars import TarWriter

@@ -11,7 +11,12 @@ import torch
 from pipeline.cluster.connect import connect
 from pipeline.cluster.encoders import start_encoders
 from pipeline.cluster.run_shards import run_shards
-from pipeline.settings import EncoderSettings, KmeansSettings, TokenizeSettings
+from pipeline.settings import (
+    LEAST_FRAMES_PER_CODE,
+    EncoderSettings,
+    KmeansSettings,
+    TokenizeSettings,
+)
 from pipeline.shards.inputs import Shard
 from pipeline.training.kmeans import train_kmeans, train_whitened
 from pipeline.training.sample_features import draw_shards, sample_features
@@ -23,8 +28,6 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 # This many frames give a good estimate of the mean of all speech.
 CENTER_FRAMES = 20_000
-# FAISS's own advice.
-FRAMES_PER_CODE = 39
 
 
 def train_tokenizer(
@@ -102,10 +105,10 @@ def start_from_sample(
             value=settings.codebook_size,
             argument="codebook_size",
         )
-    if frames < FRAMES_PER_CODE * settings.codebook_size:
+    if frames < LEAST_FRAMES_PER_CODE * settings.codebook_size:
         print(
             f"warning: {frames} frames are few for {settings.codebook_size} codes; "
-            f"FAISS advises {FRAMES_PER_CODE * settings.codebook_size}",
+            f"FAISS advises {LEAST_FRAMES_PER_CODE * settings.codebook_size}",
             file=sys.stderr,
         )
     matrix = np.concatenate(sample.parts)

@@ -41,6 +41,7 @@ def damaged_containers() -> Iterator[Result]:
 KINDS: dict[str, Callable[[World, int], Iterator[Result]]] = {
     "s3": lambda world, seed: s3_faults.run(world, seed=seed),
     "kills": lambda world, seed: kills.run(world, seed=seed),
+    "ingest": lambda world, seed: kills.run_ingest(world, seed=seed),
     "races": lambda world, _: chain(races.run(world.folder), races.together(world)),
     "inputs": lambda world, _: inputs.run(world),
     "disks": lambda world, _: disks.run(world),

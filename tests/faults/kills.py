@@ -1,21 +1,24 @@
-"""kill -9 of every process of a job at random moments, and a shard that kills its worker.
+"""kill -9 of every process of a job at random moments, and a shard that kills its worker. And of
+jobs/ingest.py, which has other outputs.
 
 A kill of a worker is mended by the job itself; after a kill of the driver or of Ray the same
 command, run again, goes on.
 """
 
+import io
 import os
 import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
-from stores import LocalStore
+import pyarrow.parquet as pq
+from stores import LocalStore, S3Store
 
 from faults import Result
-from faults.checks import World, left_over, report_rows
-from faults.runs import DEADLY, MOST_RUNS, Command, Ended, command, write_hook
+from faults.checks import Store, World, left_over, report_rows
+from faults.runs import DEADLY, MOST_RUNS, Command, Ended, Session, command, session, write_hook
 
 # What is killed, and what is in the title of its process. "" is the driver itself.
 VICTIMS = {
@@ -30,6 +33,9 @@ VICTIMS = {
 ENDS_THE_JOB = ("driver", "raylet")
 KILLS = 3  # of one job
 LATEST = 3.0  # seconds
+INGEST_KILLS = 5
+# Half of the tars hold what others hold, and a shard has one or two of their utterances.
+INGEST = ("--dedup", "exact", "--shard-size-mb", "0.1", "--max-reject-rate", "1")
 
 
 def run(
@@ -118,3 +124,65 @@ def _deadly(world: World) -> Result:
     if len({shard for shard, _ in report_rows(store)}) != len(others):
         result.problems.append("other shards are not done")
     return world.check(result, store, [first, world.ended(*flags)])
+
+
+def run_ingest(world: World, *, kills: int = INGEST_KILLS, seed: int = 0) -> Iterator[Result]:
+    """A result for jobs/ingest.py on the local disk and one for S3, killed several times each."""
+    with nullcontext(world.session) if world.session else session(world.folder) as shared:
+        whole = LocalStore(world.folder / "ingested")
+        done = _ingest(world, whole, shared)
+        assert done.status == 0, done.errors
+        for name, store in (
+            ("a local disk", LocalStore(world.folder / f"ingest-{seed}")),
+            ("S3", S3Store(shared.s3, f"ingest-{seed}")),
+        ):
+            yield _killed_ingest(world, store, whole, shared=shared, name=name, kills=kills)
+
+
+def _killed_ingest(
+    world: World, store: Store, whole: Store, *, shared: Session, name: str, kills: int
+) -> Result:
+    """Kill it at moments drawn from its whole run, by how many files OUTPUT has."""
+    files = _made(whole)
+    # While samples are staged there are two files a shard, as in the end.
+    moments = random.Random(store.url).choices(range(1, len(files) + 1), k=kills)
+    runs = [_ingest(world, store, shared, kill_at=moment) for moment in sorted(moments)]
+    killed = sum(run.killed for run in runs)
+    runs.append(_ingest(world, store, shared))
+    result = Result(f"ingest: kill -9 on {name}, {killed} times", len(runs), world.samples)
+    result.problems = [problem for run in runs for problem in run.problems()]
+    if killed < kills - 1 or runs[-1].status != 0:
+        result.problems.append(f"{killed} kills, and exit status {runs[-1].status}")
+    found = _made(store)
+    result.rows = sum(row["kind"] == "sample" for row in _rows(store))
+    result.equal = found == files
+    if not result.equal:
+        result.problems.append("the bytes are not those of an undisturbed run")
+    left = [each for each in store.state() if each.startswith(("staging/", ".partial/"))]
+    result.problems += [f"left over: {each}" for each in left]
+    return result
+
+
+def _ingest(world: World, store: Store, shared: Session, *, kill_at: int | None = None) -> Ended:
+    """Run it, and kill it once OUTPUT has so many tars and reports."""
+    flags = ("--input", world.source, "--output", store.url, *INGEST)
+    with command("ingest", *flags, session=shared) as job:
+        while kill_at is not None and job.process.poll() is None:
+            if len(_names(store)) >= kill_at:
+                job.process.kill()
+                return job.end(killed=True)
+            time.sleep(0.02)
+        return job.end()
+
+
+def _names(store: Store) -> list[str]:
+    return [name for name in store.state() if name.endswith((".tar", ".part", ".parquet"))]
+
+
+def _made(store: Store) -> dict[str, bytes]:
+    """What a user reads."""
+    return {name: store.read(name) for name in _names(store)}
+
+
+def _rows(store: Store) -> list[dict]:
+    return pq.read_table(io.BytesIO(store.read("manifest.parquet"))).to_pylist()

@@ -77,6 +77,20 @@ def test_a_folder_too_long_for_sockets_is_refused(tmp_path):
     assert done.returncode == 2 and str(folder) in lines[-1] and "RAY_TMPDIR" in lines[-1]
 
 
+def test_a_ray_that_does_not_start_in_time_is_one_line(tmp_path, monkeypatch):
+    """Ray raises no kind of its own then."""
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    env = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    done = run_here("tokenize", *flags(tmp_path / "out"), env=env)
+    assert done.returncode == 2 and "timed out during startup" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_no_shared_memory_is_refused_and_little_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(connect, "SHARED_MEMORY", str(tmp_path / "shm"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -145,6 +145,14 @@ def test_a_stream_resumes_from_its_position(output, monkeypatch):
         again.load_state_dict({"rows": 17})
 
 
+def test_a_damaged_report_is_named_and_how_to_mend_it(output, tmp_path):
+    copy = shutil.copytree(output, tmp_path / "copy")
+    report = sorted((copy / "reports").iterdir())[0]
+    report.write_bytes(report.read_bytes()[:-9])
+    with pytest.raises(UsageError, match=rf"{report.name} is damaged.*remove that report"):
+        TokenShards.open(str(copy))
+
+
 @pytest.mark.parametrize("start", [True, False])
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_validation_predicts_every_token_once(tmp_path, chunk, start):

@@ -68,7 +68,7 @@ def trained(
 ) -> list[dict]:
     """As the job does in its one process, but in this one. Returns the log.
 
-    shape: changes of the model's configuration, and the rest of the settings.
+    shape: what is other in the configuration of the model. changes: in the settings.
     """
     settings = LMTrainingSettings(
         **{

@@ -113,6 +113,12 @@ def spoil_weight(folder):
     save_file(weights, folder / "model.safetensors")
 
 
+def drop_codes(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["codebook.codes"]
+    save_file(weights, folder / "model.safetensors")
+
+
 def cut_weights(folder):
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:-100])
@@ -132,6 +138,7 @@ SPOILED = {
     "a layer it has not": lambda f: edit(f, lambda c: c["encoder"].update(layer=9)),
     "another metric": lambda f: edit(f, lambda c: c["codebook"].update(metric="cosine")),
     "another weight": spoil_weight,
+    "no codes": drop_codes,
     "no weights": lambda f: (f / "model.safetensors").unlink(),
     "cut weights": cut_weights,
     "empty weights": lambda f: (f / "model.safetensors").write_bytes(b""),

@@ -9,9 +9,12 @@ import operator
 import numpy as np
 from torch import Tensor
 
-from tokenizer.audio import decoding
-from tokenizer.audio.decoding import NOT_FINITE, AudioError, Utterance
+from tokenizer.audio.decoding import LOWEST_RATE, Utterance, measure
 from tokenizer.audio.frames import RECEPTIVE_FIELD
+from tokenizer.audio.mixing import mixed_down
+from tokenizer.audio.reasons import NOT_FINITE, AudioError
+from tokenizer.audio.resampling import resample
+from tokenizer.audio.second_decoder import BLOCK_SAMPLES
 from tokenizer.errors import UsageError
 
 # More channels than this are taken for a transposed array.
@@ -27,12 +30,10 @@ def utterance_of(waveform: np.ndarray | Tensor, sample_rate: int) -> Utterance:
     """
     rate = _checked_rate(sample_rate)
     samples = _float_samples(waveform)
-    step = max(1, decoding.BLOCK_SAMPLES // samples.shape[1])
-    blocks = (
-        decoding.mixed_down(samples[start : start + step]) for start in range(0, len(samples), step)
-    )
+    step = max(1, BLOCK_SAMPLES // samples.shape[1])
+    blocks = (mixed_down(samples[start : start + step]) for start in range(0, len(samples), step))
     try:
-        utterance = decoding.measure(decoding.resample(blocks, rate), keep_samples=1 << 62)
+        utterance = measure(resample(blocks, rate), keep_samples=1 << 62)
     except AudioError as error:
         if error.reason == NOT_FINITE:
             raise _refused("it has NaN or infinite samples", "remove or replace them") from error
@@ -50,10 +51,10 @@ def _checked_rate(sample_rate: int) -> int:
         rate = operator.index(sample_rate)
     except TypeError:
         rate = 0
-    if rate < decoding.LOWEST_RATE:
+    if rate < LOWEST_RATE:
         raise UsageError(
             "it is not a sample rate of speech",
-            f"give a whole number of Hz, at least {decoding.LOWEST_RATE}",
+            f"give a whole number of Hz, at least {LOWEST_RATE}",
             value=sample_rate,
             argument="sample_rate",
         )

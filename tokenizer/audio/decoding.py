@@ -18,11 +18,10 @@ import soundfile
 from tokenizer.audio.containers.find import find_parts
 from tokenizer.audio.containers.parts import Part
 from tokenizer.audio.frames import SAMPLE_RATE, num_frames
-from tokenizer.audio.mixing import Mixer, mixed_down
+from tokenizer.audio.mixing import Mixer
 from tokenizer.audio.reasons import (
     EMPTY,
     NOT_AUDIO,
-    NOT_FINITE,
     TOO_LONG,
     TOO_MANY_CHANNELS,
     TOO_SHORT,
@@ -32,15 +31,7 @@ from tokenizer.audio.reasons import (
 )
 from tokenizer.audio.resampling import INT16_STEP, as_float, resample
 from tokenizer.audio.sample_file import SampleFile
-from tokenizer.audio.second_decoder import Sound, open_media
-
-__all__ = [
-    "EMPTY", "NOT_AUDIO", "NOT_FINITE", "TOO_SHORT", "TRUNCATED", "AudioError", "Utterance",
-    "decode", "measure", "mixed_down", "read_utterance", "resample",
-]  # fmt: skip
-
-# Samples of a block, over all channels: 2 MB of float32.
-BLOCK_SAMPLES = 1 << 19
+from tokenizer.audio.second_decoder import BLOCK_SAMPLES, Sound, open_media
 
 # Speech has no lower sample rate, and a damaged header must not become hours of resampled audio.
 LOWEST_RATE = 1000
@@ -200,11 +191,8 @@ def decode(file: BinaryIO, *, keep_int16: bool = False) -> tuple[Iterator[np.nda
     blocks are read: whatever the container, a decoder or the samples show. Where audio is cut, what
     there is of it may come first, and then the error.
     """
-    sounds = (_open(part, keep_int16) for part in _parts(file))
-    first = next(sounds, None)
-    if first is None:
-        raise AudioError(EMPTY)
-    return _mono(chain([first], sounds), first.sample_rate), first.sample_rate
+    sounds, rate = _opened(file, keep_int16)
+    return _mono(sounds, rate), rate
 
 
 def decode_channels(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
@@ -212,17 +200,22 @@ def decode_channels(file: BinaryIO) -> tuple[Iterator[np.ndarray], int]:
 
     Samples that are not finite are passed on. Of joined streams each may have other channels.
     """
-    sounds = (_open(part, False) for part in _parts(file))
-    first = next(sounds, None)
-    if first is None:
-        raise AudioError(EMPTY)
-    rate = first.sample_rate
+    sounds, rate = _opened(file, keep_int16=False)
     blocks = (
         block
-        for sound in chain([first], sounds)
+        for sound in sounds
         for block in resample(sound.blocks, sound.sample_rate, new_rate=rate)
     )
     return blocks, rate
+
+
+def _opened(file: BinaryIO, keep_int16: bool) -> tuple[Iterator[Sound], int]:
+    """The streams of a file, each opened when the one before is read; and the first one's rate."""
+    sounds = (_open(part, keep_int16) for part in _parts(file))
+    first = next(sounds, None)
+    if first is None:
+        raise AudioError(EMPTY)
+    return chain([first], sounds), first.sample_rate
 
 
 def _mono(sounds: Iterable[Sound], rate: int) -> Iterator[np.ndarray]:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-RATE = 16_000
+from tokenizer.audio.frames import SAMPLE_RATE as RATE
+
 # Silence that is kept at either end.
 MAX_SILENCE_S = 0.3
 # A stretch of 10 ms counts as silence when it is this far below the loudest one.

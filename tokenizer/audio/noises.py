@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tokenizer.audio.effects import RATE, babble, coloured, hum, level
+from tokenizer.audio.effects import babble, coloured, hum, level
+from tokenizer.audio.frames import SAMPLE_RATE as RATE
 
 KINDS = ("white", "pink", "brown", "hum", "clicks", "music", "babble")
 

@@ -13,7 +13,8 @@ import numpy as np
 from tokenizer.audio.containers.parts import Part
 from tokenizer.audio.reasons import EMPTY, NEEDS_AV, NOT_AUDIO, TRUNCATED, UNCHECKED, AudioError
 
-BLOCK_SAMPLES = 1 << 19  # over all channels, as libsndfile's
+# Samples of a block, over all channels: 2 MB of float32. Of libsndfile's blocks too.
+BLOCK_SAMPLES = 1 << 19
 # A container's duration is rounded, and counts what a codec needs before and after the sound.
 DURATION_SHARE, DURATION_SLACK = 0.98, 0.1
 WITH_DURATIONS = ("mov", "matroska", "asf")

@@ -95,8 +95,7 @@ class Codebook:
             return ((features > 0) * self.place).sum(1)
         most = SCORES_AT_A_TIME_ON_GPU if features.is_cuda else SCORES_AT_A_TIME
         step = max(1, most // self.size)
-        parts = [self.score(rows.float()).argmax(1) for rows in features.split(step)]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+        return torch.cat([self.score(rows.float()).argmax(1) for rows in features.split(step)])
 
 
 def is_binary(codes: Tensor) -> bool:

@@ -98,6 +98,8 @@ class Compression:
         """(T, ·) of each utterance → (ceil(T · multiply / divide), ·) fp32 of each."""
         if self.device.type == "cpu":
             return [module(utterance[None])[0][0].float() for utterance in rows]
+        if not rows:
+            return []
         lengths = [len(utterance) for utterance in rows]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         batch = module(padded, lengths)[0].float()

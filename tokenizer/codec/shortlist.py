@@ -51,18 +51,21 @@ class Shortlist:
 
     def nearest(self, features: Tensor) -> Tensor:
         """(N, D) fp32 → (N,) int64, -1 where the shortlist may lack the best code."""
-        ahead, candidates = self._candidates(features)
         shifted = features - self.middle
-        error = (shifted - shifted.bfloat16().float()).norm(dim=1)
+        rounded = shifted.bfloat16()
+        ahead, candidates = self._candidates(rounded)
+        error = (shifted - rounded.float()).norm(dim=1)
         size = shifted.norm(dim=1) + error
         bound = size * (self.error + self.slack) + error * self.longest + self.offset_slack
         step = max(1, NUMBERS_AT_A_TIME // (candidates.shape[1] * features.shape[1]))
         best = [self._best(*parts) for parts in zip(features.split(step), candidates.split(step))]
         return torch.where(ahead > 2 * bound, torch.cat(best), -1)
 
-    def _candidates(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the best bf16 score is ahead of all that are left out; and (N, n) codes."""
-        shifted = (features - self.middle).bfloat16()
+    def _candidates(self, shifted: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the best bf16 score is ahead of all that are left out; and (N, n) codes.
+
+        shifted: (N, D) bf16, features less the middle.
+        """
         ones = shifted.new_zeros(len(shifted), BIAS_COLUMNS)
         ones[:, :BIAS_PARTS] = 1
         rows = torch.cat([shifted, ones], 1)

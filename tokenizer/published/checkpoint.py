@@ -8,16 +8,15 @@ constructed.
 
 import json
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.errors import UsageError, one_line
+from tokenizer.storage.encoder_files import read_pt
 from tokenizer.storage.json_file import read_object
 
 CONFIG_FILES = ("config.json", "model.json")
@@ -35,7 +34,7 @@ def read_checkpoint(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    for extension, read in ((".safetensors", load_file), (".pt", _read_pt)):
+    for extension, read in ((".safetensors", load_file), (".pt", read_pt)):
         file = _weights_file(folder, extension)
         if file is not None:
             return config, _read_weights(file, read)
@@ -97,12 +96,6 @@ def _read_weights(file: Path, read: Callable[[Path], Any]) -> dict[str, Tensor]:
         problem = f"its {file.name} holds no tensor as {', '.join(others) or 'anything'}"
         raise _unreadable(file.parent, problem)
     return {str(name): weight for name, weight in weights.items()}
-
-
-def _read_pt(file: Path) -> Any:
-    # Files written before PyTorch 1.6 are not zips and cannot be mapped.
-    mapped = zipfile.is_zipfile(file)
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _unreadable(folder: Path, problem: str) -> UsageError:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 # What a disk without hard links answers: exFAT, and stores that are mounted as one.
@@ -29,12 +30,17 @@ def create(source: Path, target: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> bool:
     try:
-        with target.open("xb") as file:
-            file.write(source.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
+        file = target.open("xb")
     except FileExistsError:
         return False
+    try:
+        with file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        target.unlink()  # half a file would count as a whole one
+        raise
     return True
 
 

@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -128,13 +129,20 @@ def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
     file = folder / "pytorch_model.bin"
     if not file.is_file():
         raise EncoderError("it has neither model.safetensors nor pytorch_model.bin")
-    # With mmap, weights above the layer are never read into memory. Files written before PyTorch
-    # 1.6 are not zips and cannot be mapped.
-    mapped = zipfile.is_zipfile(file)
-    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    for name, tensor in tensors.items():
+    # Mapped, so weights above the layer are never read into memory.
+    for name, tensor in read_pt(file).items():
         if wanted(name):
             yield name, tensor.clone()
+
+
+def read_pt(file: Path) -> Any:
+    """The tensors of a file that torch.save wrote, on the CPU; no other object is constructed.
+
+    Passes on what PyTorch raises: pickle.UnpicklingError where the file holds more than tensors.
+    """
+    # Files written before PyTorch 1.6 are not zips and cannot be mapped.
+    mapped = zipfile.is_zipfile(file)
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _merge_weight_norm(weights: dict[str, Tensor]) -> None:

@@ -29,13 +29,18 @@ class TokenShardError(UsageError):
     """A shard that is damaged or no token shard; the message says what is wrong."""
 
 
+def token_dtype(codebook_size: int) -> type[np.integer]:
+    """The dtype of stored tokens: uint16, or uint32 over 65,536 codes."""
+    return np.uint16 if codebook_size <= 1 << 16 else np.uint32
+
+
 class TokenShardWriter:
     """Writes a token shard to a local file: KEY.tokens.npy, then KEY.json, of each utterance."""
 
     def __init__(self, path: Path, *, shard: str, codebook_size: int) -> None:
         """path: a local file. shard: its NAME, which every KEY.json repeats."""
         self._tar, self.shard = TarWriter(path), shard
-        self.dtype = np.uint16 if codebook_size <= 1 << 16 else np.uint32
+        self.dtype = token_dtype(codebook_size)
 
     def add(
         self,

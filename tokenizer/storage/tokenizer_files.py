@@ -5,7 +5,6 @@ so that the folder alone makes the same tokens anywhere, without a hub. A tokeni
 has `vocoder.safetensors` too.
 """
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from tokenizer.config import EncoderConfig, FocalConfig, MFCCConfig, VocoderConf
 from tokenizer.errors import UsageError
 from tokenizer.storage.encoder_files import check_weights
 from tokenizer.storage.json_file import read_object
-from tokenizer.storage.vocoder_file import WEIGHTS_FILE, read_vocoder, save_vocoder
+from tokenizer.storage.vocoder_file import WEIGHTS_FILE, digest_of, read_vocoder, save_vocoder
 
 FORMAT = "wavmill-tokenizer-1"
 
@@ -60,11 +59,7 @@ class TokenizerFiles:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything that decides a token: the configuration and every weight."""
-        digest = hashlib.sha256(json.dumps(self._decisive(), sort_keys=True).encode())
-        for name, tensor in sorted(self.weights.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+        return digest_of(self.weights, json.dumps(self._decisive(), sort_keys=True))
 
     def _decisive(self) -> dict:
         codebook = {"size": self.codebook_size, "metric": self.metric}
@@ -150,11 +145,13 @@ class TokenizerFiles:
             raise TokenizerError(
                 f"its config.json or its weights lack something: {error}"
             ) from error
+        if not files.codebook_size:
+            raise TokenizerError("its weights lack codebook.codes")
         for name in ("center", "codebook.projection"):
             weight, codes = files.weights.get(name), files.weights["codebook.codes"]
             if weight is not None and weight.shape[-1:] != codes.shape[1:]:
                 raise TokenizerError(f"its {name} and its codes have different dimensions")
-        if not files.codebook_size or config.get("fingerprint") != files.fingerprint:
+        if config.get("fingerprint") != files.fingerprint:
             raise TokenizerError("its weights are not those its config.json was written for")
         if about := config.get("vocoder"):
             try:

@@ -41,7 +41,8 @@ class Unpacked:
         kinds = [kind for magic, kind in MAGIC.items() if self._head.startswith(magic)]
         self.kind = kinds[0] if kinds else None
         self._decoder: Any = _decoder(self.kind) if self.kind else None
-        self._taken = self._given = 0
+        # Bytes of the compressed stream, and bytes that they unpacked to.
+        self._taken, self._given = len(self._head), 0
         self._error: UnpackError | None = None
 
     def read(self, size: int, /) -> bytes:
@@ -98,7 +99,7 @@ class Unpacked:
             packed, self._head = self._head, b""
         else:
             packed = self._stream.read(STEP)
-        self._taken += len(packed)
+            self._taken += len(packed)
         return packed
 
 

@@ -38,9 +38,9 @@ def read_vocoder(folder: Path, about: dict, width: int) -> tuple[VocoderConfig, 
     return config, weights
 
 
-def digest_of(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values."""
-    digest = hashlib.sha256()
+def digest_of(weights: dict[str, Tensor], text: str = "") -> str:
+    """SHA-256 over a text, and over names, types, shapes and values of weights on the CPU."""
+    digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().data)

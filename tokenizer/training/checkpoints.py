@@ -61,7 +61,7 @@ def save_checkpoint(
     folder.publish_text("".join(json.dumps(line) + "\n" for line in lines), LOG)
     _publish_events(folder, lines)
     for old in checkpoint_steps(folder)[:-keep]:
-        folder.fs.rm_file(folder.path(f"{CHECKPOINTS}/step-{old}.safetensors"))
+        folder.remove(f"{CHECKPOINTS}/step-{old}.safetensors")
 
 
 def checkpoint_steps(folder: Folder) -> list[int]:

@@ -111,10 +111,7 @@ class LanguageModels:
             generator = Generator(copy.deepcopy(model).to(device))
             said += generator.generate([prompt], 40, [0], sampling=greedy)
         table.share("generation, fp32: as the CPU", float((said[0] == said[1]).mean()), 0.9)
-        model.to(table.device)
-        model.encoder.to(torch.bfloat16)
-        model.head.to(torch.bfloat16)
-        generator = Generator(model)
+        generator = Generator(model.to_precision(torch.bfloat16).to(table.device))
         for batch in (1, 4) if table.small else (1, 16, 128):
             stream = generator.chunks([prompt] * batch, list(range(batch)))
             steps = 3 if table.small else 20

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from tokenizer.tokenizer import PRECISIONS
+
 VERDICTS = {None: "", True: "ok", False: "FAIL"}
 # FLOP/s of dense bf16 products that the makers state, by a part of the device's name.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
@@ -77,7 +78,9 @@ class GPUTable:
     def ceiling(self, precision: str) -> float:
         """FLOP/s of a large matrix product, as a row; of bf16 beside what the maker states."""
         size = 8192 if self.device == "cuda" else 256
-        a, b = (torch.randn(size, size, device=self.device).to(DTYPES[precision]) for _ in range(2))
+        a, b = (
+            torch.randn(size, size, device=self.device).to(PRECISIONS[precision]) for _ in range(2)
+        )
         rate = 2 * size**3 / self.seconds(lambda: a @ b, 10, warm=3)
         note = ""
         if precision == "bf16" and (peak := self.stated_peak()):

@@ -31,7 +31,7 @@ def peaks(
                 kind = kind or found.get(process, ("", 0))[0]
                 found[process] = (
                     kind,
-                    max(found.get(process, ("", 0))[1], _status_mb(process, "VmHWM")),
+                    max(found.get(process, ("", 0))[1], status_mb("VmHWM", process)),
                 )
             time.sleep(LOOK_SECONDS)
         errors = driver.stderr.read() if driver.stderr else ""
@@ -47,7 +47,7 @@ def peaks(
 def memory_mb(name: str) -> float:
     """MB that this process and its descendants whose titles hold this name have now."""
     family = _family(os.getpid())
-    return sum(_status_mb(process, "VmRSS") for process in family if name in family[process])
+    return sum(status_mb("VmRSS", process) for process in family if name in family[process])
 
 
 def _family(process: int) -> dict[int, str]:
@@ -66,7 +66,8 @@ def _family(process: int) -> dict[int, str]:
     return {each: titles[each] for each in family if each in titles}
 
 
-def _status_mb(process: int, name: str) -> float:
+def status_mb(name: str, process: int | str = "self") -> float:
+    """MB of a process's memory: "VmRSS" in use now, "VmHWM" at most so far; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:

@@ -37,15 +37,20 @@ CONTAINERS = {
 }
 
 
-def make_utterances(count: int) -> list[np.ndarray]:
-    """Speech of `count` lengths spread evenly from 2 to 20 s, in an order that mixes them."""
-    waveforms: list[np.ndarray] = []
-    for shard in flags.named("--input", find_shards, [str(SPEECH)])[1]:
+def read_waveforms(shards: list[str], flag: str = "--input") -> list[np.ndarray]:
+    """The utterances of audio shards, (n,) float32 at 16 kHz each. flag: named in an error."""
+    waveforms = []
+    for shard in flags.named(flag, find_shards, shards)[1]:
         with open_shard(shard) as stream:
             for _, utterance, _ in read_utterances(stream, keep_samples=1 << 30):
                 assert utterance is not None and utterance.waveform is not None
                 waveforms.append(utterance.waveform)
-    speech = np.concatenate(waveforms)
+    return waveforms
+
+
+def make_utterances(count: int) -> list[np.ndarray]:
+    """Speech of `count` lengths spread evenly from 2 to 20 s, in an order that mixes them."""
+    speech = np.concatenate(read_waveforms([str(SPEECH)]))
     random = np.random.default_rng(0)
     utterances = []
     for seconds in random.permutation(np.linspace(2, 20, count)):

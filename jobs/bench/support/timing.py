@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from jobs.bench.support.processes import status_mb
+
 
 @dataclass(kw_only=True)
 class Row:
@@ -37,7 +39,7 @@ class Row:
         _wait_for_gpu()
         self.seconds.append(time.perf_counter() - started)
         if self.memory:
-            self.peak_mb = max(self.peak_mb, _status_mb("VmHWM") - before)
+            self.peak_mb = max(self.peak_mb, status_mb("VmHWM") - before)
 
     @property
     def median(self) -> float:
@@ -60,13 +62,6 @@ def _wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def _status_mb(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) / 1024
-    return float("nan")
-
-
 def _reset_peak() -> float:
     """Forget this process's peak memory (Linux). Returns the MB in use now."""
     # glibc keeps what earlier rows freed, and a row that reuses it would seem to need nothing.
@@ -75,4 +70,4 @@ def _reset_peak() -> float:
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")
-    return _status_mb("VmRSS")
+    return status_mb("VmRSS")

@@ -61,6 +61,8 @@ def compare_files(args: argparse.Namespace) -> int:
 
 def _print_what_differs(compared: Comparison, letters: list[str]) -> None:
     for field, values in compared.differing.items():
+        if field == "tokenizer":  # a fingerprint, as it is shown everywhere
+            values = [value[:12] for value in values]
         print(f"{field} differs: {_each(letters, values)}")
     if compared.common or any(compared.alone):
         alone = "".join(

@@ -107,9 +107,10 @@ def _settings(
     args: argparse.Namespace, config: LMConfig
 ) -> tuple[SplitSettings, ContinuationSettings]:
     """How utterances are split and continued."""
-    from lm.continuation import ContinuationSettings, tokens_in
+    from lm.continuation import ContinuationSettings
     from lm.evaluation.generation import SplitSettings
     from lm.generation import Sampling
+    from lm.prompts import tokens_in
 
     with flags.naming("--top-p", args.top_p, "give one over 0 and up to 1"):
         sampling = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)

@@ -25,8 +25,8 @@ from pipeline.scores.naturalness import DNSMOS, dnsmos
 from pipeline.scores.speakers import similarity
 from pipeline.scores.text_perplexity import TextPerplexity
 from pipeline.scores.unscored import Unscored
-from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.resampling import resample
 
 # The two columns: a language model's continuations, and the real ones.
 MODEL, REAL = "model", "real"

@@ -1,13 +1,13 @@
 """--method kmeans of jobs/train_tokenizer.py: one call into the pipeline, and a summary."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from jobs.cli import flags
-from jobs.cli.training.tokenizer_flags import FRAMES_PER_CODE, START_FRAMES_PER_CODE
-from pipeline.settings import AllFramesSettings, KmeansSettings
+from jobs.cli.figures import failed_problems, print_problems
+from jobs.cli.training.tokenizer_flags import FRAMES_PER_CODE
+from pipeline.settings import LEAST_FRAMES_PER_CODE, AllFramesSettings, KmeansSettings
 from pipeline.shards.inputs import find_shards
 from pipeline.training.lloyd.job import train_on_all_frames
 from pipeline.training.train_kmeans import train_tokenizer
@@ -17,7 +17,7 @@ from tokenizer.storage.tokenizer_files import TokenizerFiles
 
 def train(args: argparse.Namespace) -> int:
     """Cluster, and say what the codebook was made of."""
-    frames_per_code = START_FRAMES_PER_CODE if args.all_frames else FRAMES_PER_CODE
+    frames_per_code = LEAST_FRAMES_PER_CODE if args.all_frames else FRAMES_PER_CODE
     settings = KmeansSettings(
         codebook_size=args.codebook_size,
         metric=args.metric,
@@ -82,10 +82,8 @@ def train(args: argparse.Namespace) -> int:
         done = train_tokenizer(shards, output, **more)
     for reason, count in sorted(done["rejected"].items()):
         print(f"left out {count:,} samples: {reason}")
-    for name, why in done["failed"].items():
-        print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
-    if done["failed"]:
-        return 1
+    if status := print_problems(failed_problems(done["failed"], "shard")):
+        return status
     unit = "mean cosine" if args.metric == "cosine" else "mean squared distance"
     print(
         f"{args.codebook_size:,} codes from {done['frames']:,} frames of {len(shards):,} shards, "

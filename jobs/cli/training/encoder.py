@@ -1,14 +1,15 @@
 """What jobs/train_encoder.py does: reads what the flags name, trains, says where the encoder is."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from transformers import WavLMConfig
 
 from jobs.cli import flags
+from jobs.cli.figures import failed_problems, print_problems
 from jobs.cli.training.encoder_flags import HEARD_WEIGHTS, SHAPE
+from jobs.cli.training.vocoder import READERS_OF_A_GPU
 from pipeline.cluster.progress import TrainingLine
 from pipeline.settings import CropSettings, Recipe, Round
 from pipeline.shards.inputs import find_shards
@@ -17,8 +18,6 @@ from tokenizer.audio.frames import FRAMES_PER_SECOND
 from tokenizer.storage.fetch import fetch_folder
 from tokenizer.storage.folder import Folder
 from tokenizer.training.settings import RuntimeSettings
-
-READERS_OF_A_GPU = 4
 
 
 def train(args: argparse.Namespace) -> int:
@@ -50,10 +49,8 @@ def train(args: argparse.Namespace) -> int:
         ).run()
     finally:
         line.close()
-    for name, why in failed.items():
-        print(f"problem: shard {name} failed: {why}; run the same command again", file=sys.stderr)
-    if failed:
-        return 1
+    if status := print_problems(failed_problems(failed, "shard")):
+        return status
     print(f"written to {args.output}: encoder/, and log.jsonl of each round")
     return 0
 

@@ -138,7 +138,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Device, processes, checkpoints."""
     where = parser.add_argument_group("where it runs")
-    where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    flags.add_device(where)
     where.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),

@@ -109,7 +109,7 @@ def add_training(how: argparse._ArgumentGroup) -> None:
 
 def add_places(where: argparse._ArgumentGroup) -> None:
     """Device, processes, checkpoints."""
-    where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    flags.add_device(where)
     where.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),

@@ -86,7 +86,7 @@ def add_training(how: argparse._ArgumentGroup) -> None:
 
 def add_places(where: argparse._ArgumentGroup) -> None:
     """Device, precision, checkpoints."""
-    where.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    flags.add_device(where)
     where.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s"
     )

@@ -3,11 +3,10 @@
 import argparse
 
 from jobs.cli import flags
+from pipeline.settings import LEAST_FRAMES_PER_CODE
 
 # FAISS's limit: more frames or latents per code change the centroids little.
 FRAMES_PER_CODE = 256
-# FAISS's least: enough for a start.
-START_FRAMES_PER_CODE = 39
 # Tokens a second → the factors by which the compressor's blocks, from the first on, merge frames.
 FACTORS = {"50": (), "25": (2,), "12.5": (2, 2)}
 
@@ -72,7 +71,7 @@ def add_all_frames(parser: argparse.ArgumentParser) -> list[str]:
         "--all-frames",
         action="store_true",
         help="go on from the codes of the sample with passes over all frames, on all machines; run "
-        f"the same command again after a kill. The sample then has {START_FRAMES_PER_CODE} frames "
+        f"the same command again after a kill. The sample then has {LEAST_FRAMES_PER_CODE} frames "
         "a code, unless --max-frames says otherwise",
     )
     group.add_argument(

@@ -16,9 +16,11 @@ from pipeline.ingest.cutting.flac import FlacWriter
 from pipeline.ingest.cutting.piece import Piece
 from pipeline.ingest.settings import FIRST, SPLIT, IngestSettings
 from pipeline.ingest.sources import Entry
-from tokenizer.audio.decoding import decode_channels, mixed_down, resample
+from tokenizer.audio.decoding import decode_channels
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.mixing import mixed_down
 from tokenizer.audio.reasons import EMPTY, AudioError
+from tokenizer.audio.resampling import resample
 
 PAST_END = "past_end"
 SHORT_SEGMENT = "short_segment"

@@ -6,8 +6,8 @@ import numpy as np
 
 from pipeline.scores.naturalness import dnsmos
 from pipeline.scores.unscored import Unscored
-from tokenizer.audio.decoding import resample
 from tokenizer.audio.frames import SAMPLE_RATE
+from tokenizer.audio.resampling import resample
 
 # Frames in which powers are looked at.
 FRAME_SECONDS = 0.02

@@ -1,12 +1,10 @@
 """JSON lines as NeMo writes them, and others like them: a path, times, and anything else."""
 
-import json
 from collections.abc import Iterator
 
 from pipeline.ingest.manifests.rows import ManifestRow, first_of, text_key, with_span
-from pipeline.ingest.manifests.text import numbered_lines
+from pipeline.ingest.manifests.text import json_object, numbered_lines
 from pipeline.ingest.sources import BAD_LINE
-from pipeline.shards.metadata import finite
 
 # Fields that name the audio and the sample, in the order in which they are looked for.
 PATHS = ("audio_filepath", "audio_path", "audio", "path", "wav", "file_name", "file", "filename")
@@ -21,12 +19,8 @@ def read_json_lines(url: str, name: str) -> Iterator[ManifestRow]:
     """
     for number, line in numbered_lines(url):
         place = f"{name}:{number}"
-        try:
-            # Python's json takes NaN, Infinity and 1e999, which are no JSON.
-            value = json.loads(line, parse_constant=lambda _: None, parse_float=finite)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
+        value = json_object(line)
+        if value is None:
             yield ManifestRow(place=place, problem=BAD_LINE, metadata={"line": line[:1000]})
             continue
         yield row_of(place, value)

@@ -4,15 +4,13 @@ Formats: https://lhotse.readthedocs.io/en/latest/corpus.html. What lhotse would 
 loads audio (mixing, resampling, changes of speed) is refused by name.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from pipeline.ingest.manifests.rows import ManifestRow, seconds, with_span
-from pipeline.ingest.manifests.text import numbered_lines
+from pipeline.ingest.manifests.text import json_object, numbered_lines
 from pipeline.ingest.sources import BAD_LINE, COMMAND
-from pipeline.shards.metadata import finite
 
 UNSUPPORTED = "unsupported_cut"
 FILES = ("file", "url")
@@ -45,11 +43,8 @@ def read_lhotse(urls: list[tuple[str, str]]) -> Iterator[ManifestRow]:
     for url, name in urls:
         for number, line in numbered_lines(url):
             place = f"{name}:{number}"
-            try:
-                value = json.loads(line, parse_constant=lambda _: None, parse_float=finite)
-            except (ValueError, RecursionError):
-                value = None
-            if not isinstance(value, dict) or not is_lhotse(value):
+            value = json_object(line)
+            if value is None or not is_lhotse(value):
                 yield ManifestRow(place=place, problem=BAD_LINE, metadata={"line": line[:1000]})
             elif is_recording(value):
                 recordings[str(value.get("id"))] = (place, value)

@@ -1,9 +1,11 @@
 """The lines of a text file, gzipped or not, numbered, on any filesystem."""
 
 import io
+import json
 from collections.abc import Iterator
 from typing import cast
 
+from pipeline.shards.metadata import finite
 from tokenizer.errors import UsageError, one_line
 from tokenizer.storage.file_stream import FileStream
 from tokenizer.storage.folder import filesystem
@@ -14,8 +16,10 @@ LONGEST_LINE = 16 << 20
 
 
 class _Raw(io.RawIOBase):
-    def __init__(self, stream: Unpacked) -> None:
-        self._stream = stream
+    """A file without its compression, which is closed with it."""
+
+    def __init__(self, file: FileStream) -> None:
+        self._file, self._stream = file, Unpacked(file)
 
     def readable(self) -> bool:
         return True
@@ -26,13 +30,26 @@ class _Raw(io.RawIOBase):
         view[: len(data)] = data
         return len(data)
 
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
 
 def open_text(url: str) -> io.TextIOWrapper:
     """A text file as UTF-8, for one pass; what is not UTF-8 comes as surrogates."""
     fs, path = filesystem(url)
-    raw = Unpacked(FileStream(fs, path))
-    buffered = io.BufferedReader(_Raw(raw), 1 << 20)
+    buffered = io.BufferedReader(_Raw(FileStream(fs, path)), 1 << 20)
     return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def json_object(line: str) -> dict | None:
+    """The JSON object in a line; None where there is none."""
+    try:
+        # Python's json takes NaN, Infinity and 1e999, which are no JSON.
+        value = json.loads(line, parse_constant=lambda _: None, parse_float=finite)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def numbered_lines(url: str) -> Iterator[tuple[int, str]]:

@@ -6,14 +6,16 @@ The column is a struct of `bytes` and `path`, or plain bytes. Rows are read a fe
 import io
 import posixpath
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.ingest.manifests.places import AudioPlaces, Listings
-from pipeline.ingest.readers.recordings import OpenRecording
+from pipeline.ingest.readers.recordings import OpenRecording, local_copy, read_audio_file
 from pipeline.ingest.sources import (
+    AUDIO,
     BAD_LINE,
     DUPLICATE_KEY,
     MISSING_FILE,
@@ -22,16 +24,17 @@ from pipeline.ingest.sources import (
     as_json,
     key_of,
 )
+from pipeline.shards.samples import NO_AUDIO
 from tokenizer.audio.containers.find import SOUND_ENDINGS
-from tokenizer.errors import UsageError, one_line
-from tokenizer.storage.file_stream import read_whole
-from tokenizer.storage.folder import filesystem
 
+# The table is damaged, as far as it could be read.
+BROKEN_TABLE = "broken_table"
 # Rows decoded at once; a row's audio is up to some megabytes.
 ROWS_AT_ONCE = 8
 AUDIO_COLUMNS = ("audio", "speech", "wav", "flac", "mp3", "sound", "recording")
 # How a file begins, where its row does not say what it is called.
 MAGIC = {b"fLaC": "flac", b"RIFF": "wav", b"OggS": "ogg", b"ID3": "mp3", b"\xff\xfb": "mp3"}
+LONGEST_MAGIC = max(map(len, MAGIC))
 
 
 def audio_column(schema: pa.Schema) -> str | None:
@@ -47,47 +50,50 @@ def audio_column(schema: pa.Schema) -> str | None:
     return (usual or found or [None])[0]
 
 
-def check_table(source: SourceFile) -> None:
-    """Raises UsageError for a file that is no Parquet table with a column of audio."""
-    fs, path = filesystem(source.url)
-    try:
-        with fs.open(path, "rb") as file:
-            schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(
-            f"it is no Parquet table: {one_line(error)}", "leave it out", value=source.url
-        ) from error
-    if audio_column(schema) is None:
-        raise UsageError(
-            f"no column of it holds audio: it has {', '.join(schema.names[:10])}",
-            "give tables with a column of {bytes, path}, as `datasets` writes them",
-            value=source.url,
-        )
+class BrokenTable(Exception):
+    """A table that cannot be read any further. reason: BROKEN_TABLE or NO_AUDIO."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def read_parquet(source: SourceFile) -> Iterator[OpenRecording]:
     """The recordings of a table, a row each, in order.
 
     A key is the name of the row's file, or the row's number, below the source's prefix; the other
-    columns are its metadata. Raises OSError where the store fails.
+    columns are its metadata. Raises BrokenTable where the table is damaged or has no audio, OSError
+    where the store fails, and InputChanged for a file that changes while it is read.
     """
-    fs, path = filesystem(source.url)
     places = AudioPlaces(source.url, Listings(), source.audio_root)
     seen: set[str] = set()
-    with fs.open(path, "rb") as file:
+    # From a copy, an error of the reader is the table's, and none of the store's.
+    with local_copy(source) as (file, _):
+        for number, (value, more) in enumerate(_rows(file)):
+            yield from _recordings_of(
+                source, number, value=value, more=more, seen=seen, places=places
+            )
+
+
+def _rows(file: BinaryIO) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """(value of the column of audio, the other columns) of each row."""
+    try:
         table = pq.ParquetFile(file, pre_buffer=False)
         column = audio_column(table.schema_arrow)
-        assert column is not None  # checked when the sources were found
-        number = 0
-        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
-            audio = batch.column(column).to_pylist()
-            others = batch.drop_columns([column]).to_pylist()
-            for value, more in zip(audio, others, strict=True):
-                yield _recording(source, number, value=value, more=more, seen=seen, places=places)
-                number += 1
+        if column is None:
+            raise BrokenTable(NO_AUDIO)
+        for group in range(table.num_row_groups):
+            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group]):
+                audio = batch.column(column).to_pylist()
+                yield from zip(audio, batch.drop_columns([column]).to_pylist(), strict=True)
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        of_disk = isinstance(error, OSError) and error.errno is not None
+        if of_disk or isinstance(error, MemoryError):
+            raise
+        raise BrokenTable(BROKEN_TABLE) from error
 
 
-def _recording(
+def _recordings_of(
     source: SourceFile,
     number: int,
     *,
@@ -95,14 +101,15 @@ def _recording(
     more: dict[str, Any],
     seen: set[str],
     places: AudioPlaces,
-) -> OpenRecording:
+) -> Iterator[OpenRecording]:
+    """The one recording of a row: of its bytes, or of the file that it names."""
     place = f"{source.path}:{number}"
-    name, data = "", value
+    name, data, file = "", value, None
     if isinstance(value, dict):
         name, data = value.get("path") or "", value.get("bytes")
     problem = None if isinstance(value, (bytes, dict)) else BAD_LINE
     if problem is None and data is None:
-        data, problem = _named_file(places, name)
+        file, problem = _named_file(places, name)
     stem, ending = posixpath.splitext(posixpath.basename(name))
     try:
         key = key_of(stem) if stem else f"{number:08d}"
@@ -113,26 +120,34 @@ def _recording(
         problem = problem or DUPLICATE_KEY
     seen.add(key)
     entry = Entry(key=key, metadata=as_json(_plain(more)), place=place, problem=problem)
+    if file is not None and problem is None:
+        for recording in read_audio_file(replace(file, entries=(entry,))):
+            recording.path, recording.is_source = source.path, False
+            if recording.audio is not None:
+                recording.ending = _ending(ending, recording.audio.read(LONGEST_MAGIC))
+                recording.audio.seek(0)
+            yield recording
+        return
     recording = OpenRecording(
         source.path, _ending(ending, data), (entry,), problem=problem, is_source=False
     )
     if problem is None:
         recording.audio, recording.size = io.BytesIO(data), len(data)
-    return recording
+    yield recording
 
 
-def _named_file(places: AudioPlaces, name: str) -> tuple[bytes | None, str | None]:
-    """(content, None) of a file that a row names, or (None, why it cannot be read)."""
+def _named_file(places: AudioPlaces, name: str) -> tuple[SourceFile | None, str | None]:
+    """(file, None) that a row names, or (None, why it cannot be read)."""
     if not name:
         return None, MISSING_FILE
     place = places.find(name)
     if place.problem is not None:
         return None, place.problem
-    try:
-        fs, path = filesystem(place.url)
-        return read_whole(fs, path), None
-    except (FileNotFoundError, IsADirectoryError):
+    if places.listings.info(place.url) is None:
         return None, MISSING_FILE
+    size, version = places.listings.version(place.url)
+    file = SourceFile(kind=AUDIO, path=place.name, url=place.url, size=size, version=version)
+    return file, None
 
 
 def _ending(ending: str, data: bytes | None) -> str:

@@ -51,7 +51,7 @@ def read_audio_file(source: SourceFile) -> Iterator[OpenRecording]:
         yield recording
         return
     try:
-        with _local_copy(source) as (audio, size):
+        with local_copy(source) as (audio, size):
             recording.audio, recording.size = audio, size
             _read_beside(recording, source)
             yield recording
@@ -63,8 +63,11 @@ def read_audio_file(source: SourceFile) -> Iterator[OpenRecording]:
 
 
 @contextmanager
-def _local_copy(source: SourceFile) -> Iterator[tuple[BinaryIO, int]]:
-    """(a file's content, its size), in memory or on the local disk: read once, whole."""
+def local_copy(source: SourceFile) -> Iterator[tuple[BinaryIO, int]]:
+    """(a file's content, its size), in memory or on the local disk: read once, whole.
+
+    Raises OSError where the store fails, and InputChanged for a file that changes meanwhile.
+    """
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as copy:
         with open_shard(Shard(source.path, source.url, source.size)) as stream:
             if -1 < source.size != stream.size:

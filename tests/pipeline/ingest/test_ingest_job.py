@@ -19,7 +19,10 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """60 files of half a second; every tenth is a copy of an earlier one in another container."""
+    """60 files of half a second; every tenth is a copy of an earlier one in another container.
+
+    And two whose sound is the same in 16 bits, of which the first has a clipped sample in 24.
+    """
     folder = tmp_path_factory.mktemp("in")
     rng = np.random.default_rng(0)
     samples = [rng.integers(-9000, 9000, RATE // 2) / 32768 for _ in range(60)]
@@ -27,6 +30,9 @@ def folder(tmp_path_factory):
         copy = number % 10 == 9
         name = f"{number:03d}.{'wav' if copy else 'flac'}"
         soundfile.write(folder / name, samples[number - 7 if copy else number], RATE)
+    for name, peak, bits in (("060.flac", 32735.4, 24), ("061.flac", 32735, 16)):
+        wave = np.append(samples[0], peak / 32768)
+        soundfile.write(folder / name, wave, RATE, subtype=f"PCM_{bits}")
     return folder
 
 
@@ -35,20 +41,20 @@ def ingest(folder, output, *flags, **more):
 
 
 def test_copies_are_left_out_once_each(folder, tmp_path):
-    done = ingest(folder, tmp_path / "out", "--dedup", "exact", "--shard-size-mb", "0.05")
+    flags = ("--dedup", "exact", "--shard-size-mb", "0.05", "--max-clipped", "0")
+    done = ingest(folder, tmp_path / "out", *flags, "--max-reject-rate", "0.2")
     assert done.returncode == 0, done.stderr
-    assert "54 ok, 6 rejected" in done.stdout and "6 copy" in done.stdout
+    assert "55 ok, 7 rejected" in done.stdout and "6 copy" in done.stdout
     rows = pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()
     copies = {row["key"] for row in rows if row["reason"] == "copy"}
     assert copies == {f"{number:03d}" for number in range(9, 60, 10)}
     samples = samples_of(tmp_path / "out")
-    assert set(samples) == {f"{number:03d}" for number in range(60)} - copies
+    # The clipped one is left out, and what has its sound is no copy of it.
+    assert set(samples) == {f"{number:03d}" for number in range(62)} - copies - {"060"}
     assert all(samples[row["key"]] for row in rows if row["shard"])
-    assert not (tmp_path / "out/staging/reports").exists() or not list(
-        (tmp_path / "out/staging").rglob("*.*")
-    )
+    assert not list((tmp_path / "out/staging").rglob("*.*"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
-    again = ingest(folder, tmp_path / "out", "--dedup", "exact", "--shard-size-mb", "0.05")
+    again = ingest(folder, tmp_path / "out", *flags, "--max-reject-rate", "0.2")
     assert again.returncode == 0 and again.stdout == done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
 

@@ -193,6 +193,27 @@ def test_parquet(audio, tmp_path):
     assert source["source"] == "train.parquet" and source["samples"] == 3
 
 
+def test_parquet_that_is_damaged_or_has_no_audio(audio, tmp_path):
+    folder, _, _ = audio
+    data = (folder / "one.flac").read_bytes()
+    (tmp_path / "in").mkdir()
+    rows = [{"audio": {"bytes": data, "path": f"{number}.flac"}} for number in range(40)]
+    sizes = {"row_group_size": 20, "compression": "none", "use_dictionary": False}
+    for name in ("cut", "mend", "whole"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"in/{name}.parquet", **sizes)
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in/text.parquet")
+    (tmp_path / "in/cut.parquet").write_bytes((tmp_path / "in/cut.parquet").read_bytes()[:-20])
+    damaged = bytearray((tmp_path / "in/mend.parquet").read_bytes())
+    second = pq.read_metadata(tmp_path / "in/whole.parquet").row_group(1).column(0)
+    damaged[second.data_page_offset : second.data_page_offset + 40] = bytes(40)
+    (tmp_path / "in/mend.parquet").write_bytes(damaged)
+    done = ingest_here([tmp_path / "in"], tmp_path / "out")
+    reasons = {"cut": "broken_table", "mend": "broken_table", "text": "no_audio"}
+    assert reasons_of(tmp_path / "out") == {f"{k}.parquet": reasons[k] for k in reasons}
+    # The first rows, and all other tables, are there.
+    assert (done["ok"], done["sources"], done["sources_rejected"]) == (60, 4, 3)
+
+
 def test_tars_and_what_lies_beside(audio, tmp_path):
     folder, _, two = audio
     loose = tmp_path / "loose"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ SHAPE = {
 
 
 def save_whisper(folder: Path) -> Path:
-    """A Whisper that knows English and German, with a byte for a token."""
+    """A Whisper that knows English and German, with a byte for a token; it writes letters."""
     special = [
         *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>"),
         *("<|translate|>", "<|transcribe|>", "<|notimestamps|>"),
@@ -61,8 +62,10 @@ def save_whisper(folder: Path) -> Path:
     )  # fmt: skip
     torch.manual_seed(1)
     model = WhisperForConditionalGeneration(config)
-    # Bytes are the likeliest: all else scores 0.
-    model.get_input_embeddings().weight.data[256:] = 0
+    # Letters are the likeliest: all else scores 0.
+    letters = torch.zeros(len(names), 1)
+    letters[[vocabulary[letter] for letter in ascii_lowercase]] = 1
+    model.get_input_embeddings().weight.data *= letters
     model.generation_config = GenerationConfig(
         max_length=24,
         decoder_start_token_id=start, bos_token_id=end, eos_token_id=end, pad_token_id=end,

@@ -153,6 +153,7 @@ def test_from_sound_with_several_continuations_saved(places, tmp_path):
         tmp_path / "figures.json",
         *(*common, "--prompt", places / "speech", "--save", tmp_path / "heard"),
         *("--asr", places / "whisper", "--text-lm", places / "text"),
+        *("--speaker-model", places / "x-vector"),
     )
     assert list(figures["utterances"]) == ["voice-0", "voice-1"]
     saved = {path.name for path in (tmp_path / "heard").iterdir() if path.is_file()}

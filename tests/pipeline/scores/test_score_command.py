@@ -3,6 +3,7 @@
 import json
 import sys
 import tarfile
+from importlib.util import find_spec
 
 import jiwer
 import numpy as np
@@ -98,18 +99,24 @@ def test_scores_are_those_of_the_models(places, models):
     assert figures["unscored"]["wer"] == {"it has no transcript": 1}
     assert (scores["wer"]["count"], scores["dwer"]["count"]) == (2, 3)
     made = {name for name in scores if not name.endswith(("_of_original", "_of_copy"))}
-    assert made >= {"utmos", "dnsmos_ovrl", "f0_correlation", "voicing_error", "stoi", "pesq"}
+    assert made >= {"utmos", "dnsmos_ovrl", "f0_correlation", "voicing_error", "stoi"}
+    assert ("pesq" in made) == bool(find_spec("pesq"))
     assert {f"{name}_of_copy" for name in made} <= set(scores)
     assert {name for name in scores if name.endswith("_of_original")} == {
         f"{name}_of_original"
         for name in ("utmos", "wer", *(f"dnsmos_{part}" for part in naturalness.DNSMOS))
     }
     for name, score in scores.items():
-        assert set(score) == {"value", "low", "high", "count", "unit", "model"}
-        assert score["low"] <= score["value"] <= score["high"] and score["model"], name
+        assert set(score) == {"value", "low", "high", "count", "unit", "model"} and score["model"]
         if name in utterances["awb-s00"]:
             values = [each[name] for each in utterances.values()]
-            assert mean_interval(values).value == pytest.approx(score["value"])
+            known = [value for value in values if value is not None]
+            # A breathy vocoder may have too few voiced frames for a correlation.
+            missing = sum(figures["unscored"].get(name, {}).values())
+            assert (score["count"], missing) == (len(known), 3 - len(known)), name
+            assert mean_interval(known).value == pytest.approx(score["value"])
+        if score["count"] > 1:
+            assert score["low"] <= score["value"] <= score["high"], name
     assert "jiwer 4.0.0" in scores["dwer"]["model"] and "pystoi" in scores["stoi"]["model"]
     # The vocoder alone loses less than vocoder and codebook do.
     assert scores["stoi_of_copy"]["value"] > scores["stoi"]["value"]
@@ -136,7 +143,7 @@ def test_unusable_flags(places, models, monkeypatch):
     refused("--scores", "dwer", said=("--scores dwer", "give --asr"))
     refused("--scores", "none", "pesq", said=("--scores none pesq",))
     no_vocoder = {"tokenizer": "wavlm-tiny-km256", "said": ("wavlm-tiny-km256", "no vocoder")}
-    refused("--scores", "pesq", **no_vocoder)
+    refused("--scores", "stoi", **no_vocoder)
     refused("--asr", models / "ctc", **no_vocoder)
     monkeypatch.setitem(sys.modules, "pesq", None)  # as if it were not installed
     refused("--scores", "pesq", said=("--scores pesq", "pip install 'wavmill[scores]'"))

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 def test_both_definitions_are_the_direct_loss(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    scores = TextPerplexity(folder).score(TEXTS)
+    scores = TextPerplexity(str(folder)).score(TEXTS)
     for text, score in zip(TEXTS, scores):
         ids = tokenizer(text.strip().lower(), add_special_tokens=False)["input_ids"]
         if not ids:
@@ -49,9 +49,9 @@ def test_both_definitions_are_the_direct_loss(folder):
         assert score.slamkit.per_token == pytest.approx(direct_nats(folder, ids), rel=1e-5)
     assert scores[0].gslm.tokens > 1
     # Not a matter of what else is in the batch.
-    alone = TextPerplexity(folder).score(TEXTS[:1])[0]
+    alone = TextPerplexity(str(folder)).score(TEXTS[:1])[0]
     assert alone.gslm.nats == pytest.approx(scores[0].gslm.nats, rel=1e-6)
-    (score,) = TextPerplexity(folder).score(["a b " * 100])
+    (score,) = TextPerplexity(str(folder)).score(["a b " * 300])
     assert score.too_long and score.gslm is None
 
 
@@ -70,11 +70,11 @@ def test_what_is_no_causal_language_model_is_refused(folder, tmp_path):
         (tmp_path / "cut" / file.name).write_bytes(content)
     save_text_lm(tmp_path / "small", vocabulary=20)
     for name, said in (
-        ("bert", "BertForMaskedLM, which is no causal"),
-        ("bare", "tokenizer"),
-        ("cut", "weights cannot be read"),
+        ("bert", "it is a BertForMaskedLM, and a causal language model"),
+        ("bare", "its tokenizer knows no words"),
+        ("cut", "does not load as a GPT2LMHeadModel"),
         ("small", "its model knows 20"),
-        ("nothing", "config.json"),
+        ("nothing", "no such folder"),
     ):
         with pytest.raises(UsageError, match=said):
-            TextPerplexity(tmp_path / name)
+            TextPerplexity(str(tmp_path / name))

@@ -10,7 +10,7 @@ SENTENCES = ["The grey heron waited by the mill until noon.", "a rope was tied t
 
 
 def save_text_lm(folder: Path, vocabulary: int | None = None) -> Path:
-    """Bytes in pairs, a context of 64. vocabulary: of the model; None is the tokenizer's."""
+    """Bytes in pairs, a context of 256. vocabulary: of the model; None is the tokenizer's."""
     pairs = Tokenizer(models.BPE())
     pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pairs.decoder = decoders.ByteLevel()
@@ -25,7 +25,7 @@ def save_text_lm(folder: Path, vocabulary: int | None = None) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pairs, bos_token=end, eos_token=end)
     config = GPT2Config(
         vocab_size=vocabulary or len(tokenizer),
-        n_positions=64,
+        n_positions=256,
         n_embd=32,
         n_layer=2,
         n_head=2,

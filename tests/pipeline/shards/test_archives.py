@@ -65,14 +65,17 @@ def test_joined_tars_are_read_to_the_end(form):
     assert [row[1] for row in rows] == [None, shards.BROKEN_TAR]
 
 
+@pytest.mark.parametrize("size", [65 << 20, 1 << 20], ids=["one member", "many"])
 @pytest.mark.parametrize("kind", PACKS)
-def test_a_bomb_is_a_broken_tar_in_little_memory(kind, monkeypatch):
+def test_a_bomb_is_a_broken_tar_in_little_memory(kind, size, monkeypatch):
     monkeypatch.setattr(unpacking, "FREE_BYTES", 4 << 20)
     header = tar(("bomb.wav", b""))[:512]
     zeros = bytearray(header + bytes(64 << 20))
     zeros[124:136] = b"%011o\0" % (60 << 20)
     zeros[148:156] = b"%06o\0 " % sum(zeros[:148] + b" " * 8 + zeros[156:512])
-    bomb = PACKS[kind](bytes(zeros))
+    bomb = b"".join(
+        PACKS[kind](bytes(zeros[start : start + size])) for start in range(0, len(zeros), size)
+    )
     assert len(bomb) < 70_000
     del zeros
     tracemalloc.start()

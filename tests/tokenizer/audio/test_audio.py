@@ -17,6 +17,7 @@ from transformers import Wav2Vec2FeatureExtractor
 from tokenizer.audio import decoding as audio
 from tokenizer.audio import sample_file
 from tokenizer.audio.decoding import decode, measure, read_utterance, resample
+from tokenizer.audio.reasons import NOT_FINITE
 from tokenizer.audio.windows import Windowing
 
 FORMATS = {
@@ -146,7 +147,7 @@ def test_mp3_without_a_xing_frame(mode, rate):
 def test_samples_that_are_not_finite(hiss, value):
     signal = hiss.copy()
     signal[150_000] = value
-    assert reason(encoded(signal, form="wav-float")) == audio.NOT_FINITE
+    assert reason(encoded(signal, form="wav-float")) == NOT_FINITE
 
 
 def test_files_without_audio_or_with_too_little():
@@ -164,7 +165,7 @@ def test_files_without_audio_or_with_too_little():
 def test_damaged_bytes_raise_only_audio_errors(hiss):
     random = np.random.default_rng(3)
     reasons = {None, audio.NOT_AUDIO, audio.TRUNCATED, audio.EMPTY, audio.TOO_SHORT}
-    reasons.add(audio.NOT_FINITE)
+    reasons.add(NOT_FINITE)
     for form in FORMATS:
         data = encoded(hiss[:8000], form=form)
         for _ in range(150):

@@ -85,6 +85,12 @@ def test_joined_files_are_decoded_one_after_the_other(form):
     assert same(first + first, first, first)
 
 
+@pytest.mark.parametrize("form", ["WAV", "AU"])
+def test_more_joined_files_than_python_calls_within_calls(form):
+    one = encoded(np.zeros(40, np.float32), form)
+    assert read(1100 * one).samples == 1100 * 40
+
+
 def test_a_chain_of_ogg_streams():
     vorbis, opus = encoded(hiss(1), "OGG", "VORBIS"), encoded(hiss(2, 1), "OGG", "OPUS")
     assert same(vorbis + opus + vorbis, vorbis, opus, vorbis)

@@ -80,6 +80,8 @@ def test_the_end_of_a_stream(student):
         stream.push(noise(10))
     with pytest.raises(ValueError, match="one channel"):
         tokenizer.stream().push(noise(10)[None])
+    with pytest.raises(ValueError, match=r"int16.*float"):
+        tokenizer.stream().push(noise(10).astype(np.int16))
 
 
 def test_windows_of_long_audio_keep_the_grid_and_the_past():

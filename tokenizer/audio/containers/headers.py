@@ -5,11 +5,11 @@ libsndfile takes what there is: less than the header says, and what lies behind 
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import BinaryIO
 
 from tokenizer.audio.containers.others import check_rest, end_of_samples
-from tokenizer.audio.containers.parts import Part, read_at, size_of, view
+from tokenizer.audio.containers.parts import Part, one_after_another, read_at, size_of, view
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCHECKED, AudioError
 
 AU_MAGIC = (b".snd", b"dns.")
@@ -19,7 +19,8 @@ VOC_MAGIC = b"Creative Voice File\x1a"
 VOC_SOUND = (1, 9)  # block types with a header of their own; the others go on, repeat or pause
 
 
-def read_au(file: BinaryIO, start: int) -> Iterator[Part]:
+@one_after_another
+def read_au(file: BinaryIO, start: int) -> Generator[Part, None, int | None]:
     """The parts of one or several joined AU files, from `start` on.
 
     Raises AudioError(TRUNCATED) when there are fewer bytes than the header says, and UNCLAIMED when
@@ -36,9 +37,7 @@ def read_au(file: BinaryIO, start: int) -> Iterator[Part]:
         end = end_of_samples(file, begin, lambda place: read_at(file, place, 4) in AU_MAGIC)
         patches = {start + 8: struct.pack(order + "I", min(max(end - begin, 0), AU_UNKNOWN - 1))}
         yield Part(file=view(file, start, end, patches=patches), format="au")
-        if end < stop:
-            yield from read_au(file, end)
-        return
+        return end if end < stop else None
     if size > available:
         raise AudioError(TRUNCATED, f"{max(available, 0)} of {size} bytes of samples are there")
     end = begin + size
@@ -46,11 +45,11 @@ def read_au(file: BinaryIO, start: int) -> Iterator[Part]:
     if not joined:
         check_rest(file, end, stop, audio=size)
     yield Part(file=view(file, start, end), format="au")
-    if joined:
-        yield from read_au(file, end)
+    return end if joined else None
 
 
-def read_nist(file: BinaryIO, start: int) -> Iterator[Part]:
+@one_after_another
+def read_nist(file: BinaryIO, start: int) -> Generator[Part, None, int | None]:
     """The parts of one or several joined NIST files, from `start` on. Raises as read_au does."""
     head, stop = read_at(file, start, 16), size_of(file)
     try:
@@ -83,11 +82,11 @@ def read_nist(file: BinaryIO, start: int) -> Iterator[Part]:
     if not joined:
         check_rest(file, begin + size, stop, audio=size)
     yield Part(file=view(file, start, begin + size), format="nistsphere")
-    if joined:
-        yield from read_nist(file, begin + size)
+    return begin + size if joined else None
 
 
-def read_voc(file: BinaryIO, start: int) -> Iterator[Part]:
+@one_after_another
+def read_voc(file: BinaryIO, start: int) -> Generator[Part, None, int | None]:
     """The parts of one or several joined VOC files, from `start` on.
 
     libsndfile reads the first block of samples, FFmpeg all of them. Raises as read_au does.
@@ -115,5 +114,4 @@ def read_voc(file: BinaryIO, start: int) -> Iterator[Part]:
         check_rest(file, at, stop, audio=size)
     simple = sum(kind in VOC_SOUND for kind in kinds) == 1 and not {2, 3, 6, 7} & set(kinds)
     yield Part(file=view(file, start, at), format="voc", sndfile=simple)
-    if joined:
-        yield from read_voc(file, at)
+    return at if joined else None

@@ -5,11 +5,18 @@ shorter one.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 from tokenizer.audio.containers.others import check_no_other, check_rest
-from tokenizer.audio.containers.parts import Chunk, Part, read_at, size_of, view
+from tokenizer.audio.containers.parts import (
+    Chunk,
+    Part,
+    one_after_another,
+    read_at,
+    size_of,
+    view,
+)
 from tokenizer.audio.reasons import NOT_AUDIO, TRUNCATED, UNCHECKED, UNCLAIMED, AudioError
 
 FORMS = {b"AIFF": b"SSND", b"AIFC": b"SSND", b"8SVX": b"BODY", b"16SV": b"BODY"}
@@ -21,7 +28,8 @@ UNKNOWN_SIZE = 0x7FFFF000  # as in WAV
 CAF_MAGIC, CAF_HEADER = b"caff", 8
 
 
-def read_form(file: BinaryIO, start: int) -> Iterator[Part]:
+@one_after_another
+def read_form(file: BinaryIO, start: int) -> Generator[Part, None, int | None]:
     """The parts of one or several joined AIFF or SVX files, from `start` on.
 
     Raises AudioError(TRUNCATED) when the samples are fewer than their chunk's or the header's size;
@@ -54,7 +62,7 @@ def read_form(file: BinaryIO, start: int) -> Iterator[Part]:
     if empty or (sound.size > available and sound.size >= UNKNOWN_SIZE):
         check_no_other(file, sound.start, samples=True)
         yield Part(file=_mended(file, start, sound=sound, common=common, stop=stop), format="aiff")
-        return
+        return None
     if sound.size > available:
         raise AudioError(TRUNCATED, f"{available} of {sound.size} bytes of samples are there")
     least = 0
@@ -71,8 +79,7 @@ def read_form(file: BinaryIO, start: int) -> Iterator[Part]:
     cut = end if joined or kind in (b"8SVX", b"16SV") else stop
     cut = min(cut, sound.start + sound.size) if kind in (b"8SVX", b"16SV") else cut
     yield Part(file=view(file, start, cut), format="aiff", least_samples=least)
-    if joined:
-        yield from read_form(file, end)
+    return end if joined else None
 
 
 def _chunks(file: BinaryIO, at: int, stop: int) -> Iterator[Chunk]:
@@ -120,7 +127,8 @@ def _mended(
     return view(file, start, stop, patches=patches)
 
 
-def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
+@one_after_another
+def read_caf(file: BinaryIO, start: int) -> Generator[Part, None, int | None]:
     """The parts of one or several joined CAF files, from `start` on.
 
     Raises AudioError as read_form does.
@@ -149,11 +157,10 @@ def read_caf(file: BinaryIO, start: int) -> Iterator[Part]:
         check_no_other(file, sound.start, samples=True)
         patches = {sound.start - 8: struct.pack(">q", stop - sound.start)}
         yield Part(file=view(file, start, stop, patches=patches), format="caf")
-        return
+        return None
     joined = read_at(file, end, 4) == CAF_MAGIC
     if not joined:
         check_rest(file, end, stop, audio=sound.size)
     cut = end if joined else stop
     yield Part(file=view(file, start, cut), format="caf", least_samples=packets)
-    if joined:
-        yield from read_caf(file, end)
+    return end if joined else None

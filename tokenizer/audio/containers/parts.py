@@ -1,9 +1,10 @@
 """Parts of a file that are decoded one after the other, and views of a file without copies."""
 
+import functools
 import io
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -40,6 +41,25 @@ class Chunk:
     start: int
     size: int
     end: int
+
+
+# Yields the parts of the file that begins at a byte; returns where the next one does, or None.
+OneFile = Callable[[BinaryIO, int], Generator[Part, None, int | None]]
+
+
+def one_after_another(read_one: OneFile) -> Callable[[BinaryIO, int], Iterator[Part]]:
+    """A reader of any number of joined files, from one of a single file.
+
+    In a loop: a reader that called itself would fail at a thousand files.
+    """
+
+    @functools.wraps(read_one)
+    def read_all(file: BinaryIO, start: int) -> Iterator[Part]:
+        at: int | None = start
+        while at is not None:
+            at = yield from read_one(file, at)
+
+    return read_all
 
 
 class Pieces(io.RawIOBase):

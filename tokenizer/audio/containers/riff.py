@@ -6,7 +6,7 @@ The samples then reach to the end of the file, and get a new header.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import BinaryIO
 
 from tokenizer.audio.containers import mpeg
@@ -15,6 +15,7 @@ from tokenizer.audio.containers.parts import (
     Chunk,
     Part,
     joined,
+    one_after_another,
     read_at,
     size_of,
     view,
@@ -29,7 +30,8 @@ UNKNOWN_SIZE = 0x7FFFF000
 MPEG_TAGS = (0x50, 0x55)  # WAVE_FORMAT_MPEG, WAVE_FORMAT_MPEGLAYER3
 
 
-def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
+@one_after_another
+def read_wav(file: BinaryIO, start: int) -> Generator[Part, None, int | None]:
     """The parts of one or several joined WAV files, from `start` on.
 
     Raises AudioError(TRUNCATED) when a chunk is longer than the file; UNCLAIMED, when what lies
@@ -67,8 +69,7 @@ def read_wav(file: BinaryIO, start: int) -> Iterator[Part]:
         end = min(end, following)
         sound = joined(file, [header(fmt, end - chunk.start, order=order), (chunk.start, end)])
         yield Part(file=sound, format="wav")
-    if following < stop:
-        yield from read_wav(file, following)
+    return following if following < stop else None
 
 
 def read_chunk(file: BinaryIO, at: int, *, wave64: bool, order: str) -> Chunk | None:

@@ -38,7 +38,7 @@ from tokenizer.encoder.wavlm import WavLM
 from tokenizer.encoder.wavlm_layer import TransformerLayer
 
 # More than there are ROWS, for each of a few encoders in one process. At its own limit of 8
-# PyTorch would stop to compile, and FlexAttention would then hold every score in memory.
+# PyTorch would stop compiling, and FlexAttention would then hold every score in memory.
 RECOMPILE_LIMIT = 8 * len(ROWS)
 
 

@@ -1,9 +1,9 @@
 """WavLM over a packed pass, as three functions of tensors that torch.compile makes kernels of.
 
 Compiled, a layer norm and the GELU after it are one kernel, and so is the whole first convolution;
-no attention score leaves its kernel; and no convolution copies the windows of its input, except
-the positional one, an eighth of them. The functions take weights as arguments,
-so that all layers share what is compiled. On a CPU they run uncompiled, for tests alone.
+no attention score leaves its kernel; and no convolution copies the windows of its input, except the
+positional one, an eighth of them. The functions take weights as arguments, so that all layers share
+what is compiled. On a CPU they run uncompiled, for tests alone.
 """
 
 from typing import Any, NamedTuple

@@ -177,7 +177,7 @@ def pack(
 
 def joined(layout: Layout, waves: Sequence[Tensor]) -> Tensor:
     """The samples of a pass, of waveforms on the device, in one kernel."""
-    ends = [*(int(start) * SAMPLES_PER_FRAME for start in layout.starts[1:])]
+    ends = [int(start) * SAMPLES_PER_FRAME for start in layout.starts[1:]]
     ends.append(layout.samples_in_stream)
     place, parts = 0, []
     gap = waves[0].new_zeros(ends[-1], dtype=torch.float32)
