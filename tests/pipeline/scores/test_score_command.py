@@ -61,6 +61,7 @@ def by_hand(shard) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_models(places, models):
     file = places / "figures.json"
     done = run_job(
