@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.huge_pages import page_variables
 from pipeline.openmp import waiting_variables
 from tokenizer.errors import ClusterFailed, TrainingFailed, UsageError, one_line
 from tokenizer.storage.retries import StoreFailed
@@ -87,7 +88,7 @@ def run(main: Callable[[], int]) -> None:
     for SIGTERM, 141 when whoever read stdout has gone. A second Ctrl-C or SIGTERM ends the process
     at once.
     """
-    os.environ.update(waiting_variables())  # before main() imports PyTorch
+    os.environ.update(waiting_variables() | page_variables())  # before main() imports PyTorch
     _Terminated.came = False
     # Unless the shell made it ignore Ctrl-C, as it does in the background.
     handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler

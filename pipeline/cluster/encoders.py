@@ -21,6 +21,7 @@ from pipeline.cluster.encoder_list import EncoderList
 from pipeline.cluster.nodes import Reserve, alive_nodes, on_this_node
 from pipeline.cluster.progress import say_precision
 from pipeline.cluster.task_room import TaskRoom
+from pipeline.huge_pages import page_variables
 from pipeline.openmp import waiting_variables
 from pipeline.settings import EncoderSettings
 from tokenizer.errors import ClusterFailed, UsageError, one_line
@@ -248,7 +249,7 @@ def start_encoders(
         cores = [int(node.cpus) for node in nodes]
         threads = max(1, min(settings.cpus_per_encoder, max(cores)))
         # OpenMP reads it once, when torch is imported: an encoder must not start a thread per core.
-        variables = {"OMP_NUM_THREADS": str(threads), **waiting_variables()}
+        variables = {"OMP_NUM_THREADS": str(threads), **waiting_variables(), **page_variables()}
         options["runtime_env"] = {"env_vars": variables}
         if not reserve.gpus:
             # More encoders than cores are allowed, as on a laptop that tries four: they share.
