@@ -18,9 +18,6 @@ TASKS_PER_GPU_ENCODER = 4.0
 # with more than the second, fewer do. In between an encoder finds its next batch there.
 WAITS_TOO_LITTLE, WAITS_TOO_MUCH = 0.25, 0.6
 GROW, SHRINK = 1.5, 0.8
-# What Ray reserves of a core for a task beside GPUs, so that three share two cores: at the end of
-# a shard a task decodes nothing and waits for its last batches.
-TASK_CPUS = 0.66
 # Seconds of all tasks together that a decision is based on, for each task that runs.
 SECONDS_A_TASK = 4.0
 
@@ -56,8 +53,8 @@ class FixedRoom:
 class TaskRoom:
     """Room for tasks beside encoders.
 
-    Beside GPUs there are as many tasks as fill the cores that are left, up to what keeps the
-    encoders busy. Encoders on CPUs have all the cores, beside which decoding
+    Beside GPUs a task gets a core of its own, and there are as many tasks as there are cores left,
+    up to what keeps the encoders busy. Encoders on CPUs have all the cores, beside which decoding
     takes next to nothing.
     """
 
@@ -79,9 +76,7 @@ class TaskRoom:
             self.at_once = TASKS_PER_CPU_ENCODER * max(1, len(encoders))
             return
         self.slots = {
-            node.id: max(
-                0, int((node.cpus - self.encoders[node.id] * self.reserve.cpus) / TASK_CPUS)
-            )
+            node.id: max(0, int(node.cpus - self.encoders[node.id] * self.reserve.cpus))
             for node in nodes
         }
         self.waited, self.spent = self.waited + state.waited, self.spent + state.spent
@@ -94,10 +89,10 @@ class TaskRoom:
                 self.per_encoder = max(1.0, SHRINK * self.per_encoder)
             self.waited = self.spent = 0.0
         useful = math.ceil(self.per_encoder * max(1, len(encoders)))
-        most = sum(self.slots.values())
-        self.per_encoder = min(self.per_encoder, max(1.0, most / max(1, len(encoders))))
+        cores = sum(self.slots.values())
+        self.per_encoder = min(self.per_encoder, max(1.0, cores / max(1, len(encoders))))
         # Without a core beside the encoders they share theirs.
-        self.at_once = max(2, min(useful, most)) if most else 2 * max(1, len(encoders))
+        self.at_once = max(2, min(useful, cores)) if cores else 2 * max(1, len(encoders))
 
     def options(self, task: int) -> dict[str, Any]:
         """Ray's options for a task: a node with encoders while one has room, then another."""
@@ -108,8 +103,8 @@ class TaskRoom:
             self.tasks[node] += 1
             # A node that is gone, or busy with another job, is no reason to wait.
             strategy = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
-        cpus = TASK_CPUS if self.reserve.gpus and any(self.slots.values()) else 0
-        return {"num_cpus": cpus, "scheduling_strategy": strategy}
+        own_core = self.reserve.gpus and any(self.slots.values())
+        return {"num_cpus": 1 if own_core else 0, "scheduling_strategy": strategy}
 
     def ended(self, task: int) -> None:
         """A task has ended."""
