@@ -44,21 +44,23 @@ def run(
     victims: tuple[str, ...] = tuple(VICTIMS),
     *,
     most: int = KILLS,
+    latest: float = LATEST,
     deadly: bool = True,
     seed: int = 0,
 ) -> Iterator[Result]:
     """A result for each victim, in `rounds` jobs with other moments, and for a deadly shard.
 
-    most: kills of one job. seed: of the moments of all rounds.
+    most: kills of one job. latest: seconds that a victim may live at most. seed: of the moments of
+    all rounds.
     """
     for victim in victims:
         for moments in range(rounds * seed, rounds * (seed + 1)):
-            yield _killed(world, victim, moments, most=most)
+            yield _killed(world, victim, moments, most=most, latest=latest)
     if deadly:
         yield _deadly(world)
 
 
-def _killed(world: World, victim: str, seed: int, *, most: int) -> Result:
+def _killed(world: World, victim: str, seed: int, *, most: int, latest: float) -> Result:
     """Kill a process of a job several times; moments are drawn from when workers start."""
     chosen = random.Random(f"{victim} {seed}")
     store = LocalStore(world.folder / f"killed-{victim.replace(' ', '-')}-{seed}")
@@ -72,7 +74,7 @@ def _killed(world: World, victim: str, seed: int, *, most: int) -> Result:
         ends, before = victim in ENDS_THE_JOB, kills
         own = victim == "raylet"  # only with its own Ray may a job lose it
         with command("tokenize", *flags) if own else world.command(*flags) as job:
-            while kills < most and _kill(job, VICTIMS[victim], chosen.uniform(0, LATEST)):
+            while kills < most and _kill(job, VICTIMS[victim], chosen.uniform(0, latest)):
                 kills += 1
                 if ends:
                     break

@@ -140,7 +140,7 @@ def test_killed_runs_end_in_the_same_bytes(
     inputs = str(source)
     if where == "s3":
         s3 = request.getfixturevalue("s3")
-        store, inputs = S3Store(s3, "killed"), s3.upload(source, "source")
+        store, inputs = S3Store(s3, "resumed"), s3.upload(source, "resumed-source")
     flags = ("--input", inputs, "--tokenizer", tokenizer, "--output", store.url, *ONE_THREAD)
     for reached, kill in MOMENTS[where]:
         whole = kill is os.killpg

@@ -132,7 +132,7 @@ def test_killed_and_started_again_it_gives_the_same_bytes(
     store, inputs = LocalStore(tmp_path / "killed"), str(manifest)
     if where == "s3":
         inputs = f"{s3.upload(folder, 'noise')}/{manifest.name}"
-        store = S3Store(s3, "killed")
+        store = S3Store(s3, "ingested")
     flags = (*SMALL_SHARDS, "--input", inputs, "--output", store.url)
     command = job_command("ingest", *flags)
     still_ran = [killed(command, store, int(share * len(whole))) for share in shares]
