@@ -17,7 +17,7 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.cluster.batches import form_batches
-from pipeline.cluster.encoder_list import Assigned
+from pipeline.cluster.encoder_list import LIST_SECONDS, Assigned
 from pipeline.settings import BatchLimits
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.errors import one_line
@@ -36,8 +36,6 @@ MOST_LATE = 3
 UNAVAILABLE_SECONDS = 30.0
 # Seconds between looks at deadlines, or for an encoder where there is none.
 LOOK_SECONDS = 1.0
-# Seconds for which the list of encoders may take to answer.
-LIST_SECONDS = 120.0
 # What a device without room raises: PyTorch's error, by its name since a shard task does not import
 # PyTorch, and Python's.
 NO_ROOM = ("OutOfMemoryError", "MemoryError")

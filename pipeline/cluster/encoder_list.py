@@ -16,6 +16,9 @@ LEAST_SECONDS, ASKED_A_SECOND = 2.0, 200
 # (its batches then cross no network), or because the task uses it already.
 NEAR, HELD = 1.5, 0.5
 
+# Seconds that a call to the list may take to be answered.
+LIST_SECONDS = 120.0
+
 
 @dataclass(frozen=True)
 class Assigned:

@@ -17,7 +17,7 @@ from pipeline.cluster.batch_size import batch_seconds_of
 from pipeline.cluster.code import fingerprint, node_refused, unfit
 from pipeline.cluster.dispatch import Dispatcher
 from pipeline.cluster.encoder_actor import CALLS_AT_ONCE, EncoderActor
-from pipeline.cluster.encoder_list import EncoderList
+from pipeline.cluster.encoder_list import LIST_SECONDS, EncoderList
 from pipeline.cluster.nodes import Reserve, alive_nodes, on_this_node
 from pipeline.cluster.progress import say_precision
 from pipeline.cluster.task_room import TaskRoom
@@ -34,8 +34,6 @@ STARTS, LOST_STARTS = 3, 10
 WAIT_SECONDS = 30.0
 # Seconds between looks at the encoders, and at the cluster's nodes.
 LOOK_SECONDS, NODES_SECONDS = 0.5, 5.0
-# Seconds for which the list of encoders may take to answer.
-LIST_SECONDS = 120.0
 
 
 @dataclass

@@ -208,7 +208,7 @@ class ShardLine:
         elapsed = time.monotonic() - self.started
         share = 1.0 if self.finished == self.shards else min(done / self.total, 1.0)
         left = tqdm.format_interval(elapsed * (1 - share) / share) if share > 0 else "?"
-        # Ingest decodes nothing, and so counts bytes.
+        # A job that decodes nothing counts bytes.
         audio = f"{seconds / 3600:.2f} h of audio, {seconds / max(elapsed, 1e-9):.0f} x real time"
         amount = audio if seconds else f"{done / 2**20:,.0f} MB"
         text = f"{self.finished}/{self.shards} shards, {amount}, ETA {left}"

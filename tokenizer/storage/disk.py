@@ -1,5 +1,6 @@
 """Files on a local disk: safe from a power cut, and each made by one process alone."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -33,14 +34,13 @@ def _copy(source: Path, target: Path) -> bool:
         file = target.open("xb")
     except FileExistsError:
         return False
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(target.unlink)  # half a file would count as a whole one
         with file, source.open("rb") as content:
             shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
-        target.unlink()  # half a file would count as a whole one
-        raise
+        undo.pop_all()
     return True
 
 
