@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import UsageError, is_disk_full, one_line
 from tokenizer.storage import disk
 from tokenizer.storage.retries import patiently, refuse_empty_listings
 from tokenizer.storage.scratch import scratch_folder
+from tokenizer.storage.uploads import upload
 
 # How a large file is opened for one pass. A request to a store fetches this much, and the next
 # request waits for it, so it is not small.
@@ -42,7 +42,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             value=url,
         )
     try:
-        return _literal(url) or url_to_fs(url)
+        return _literal(url) or fsspec.url_to_fs(url)
     except (ImportError, ValueError, OSError) as error:
         raise UsageError(
             one_line(error), "install what it names or correct the URL", value=url
@@ -130,7 +130,7 @@ class Folder:
         """
         target = self.path(name)
         if not self.local:
-            patiently(self.fs.put_file, str(source), target)
+            upload(self.fs, source, target)
             return
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         with self._partial(source) as partial:
