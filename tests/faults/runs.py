@@ -55,8 +55,9 @@ class Session:
 
 @contextmanager
 def session(folder: Path) -> Iterator[Session]:
-    """Start a Session, and end it. folder: for logs and the hook."""
-    hook = write_hook(folder / "session-hook")
+    """Start a Session, and end it. folder: in which it makes one for its logs and the hook."""
+    folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
+    hook = write_hook(folder / "hook")
     with s3_server(folder / "s3.log") as s3, s3_proxy(s3, folder / "proxy.log") as proxy:
         cluster = Cluster({"PYTHONPATH": f"{ROOT}:{hook}", **proxy.env}, dashboard=False)
         try:
