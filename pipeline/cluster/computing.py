@@ -62,7 +62,9 @@ def copied(
 def computing_thread(threads: int | None) -> ThreadPoolExecutor:
     """The one thread of an actor that computes. threads: of PyTorch's in it, on a CPU.
 
-    Batches take turns, and OpenMP keeps one team of threads, not one for each call.
+    Batches take turns, and OpenMP keeps one team of threads, not one for each call. Models are to
+    be made in this thread too: where another thread has a team of its own, there are more threads
+    than cores, and GNU OpenMP then hardly lets them spin. On two cores that cost a tenth.
     """
     return ThreadPoolExecutor(1, initializer=_use_threads, initargs=(threads,))
 

@@ -36,10 +36,9 @@ class EncoderActor:
         from pipeline.cluster.computing import computing_thread, copied
         from tokenizer.tokenizer import Tokenizer
 
-        if threads:
-            torch.set_num_threads(threads)
-        self.tokenizer = Tokenizer(ray.get(ray.cloudpickle.loads(weights)), device, precision)
         self.compute = computing_thread(threads)
+        files = ray.get(ray.cloudpickle.loads(weights))
+        self.tokenizer = self.compute.submit(Tokenizer, files, device, precision).result()
         self.copied: Any = copied
         self.copies = torch.cuda.Stream() if self.tokenizer.device.type == "cuda" else None
 

@@ -21,17 +21,15 @@ class DecoderActor:
         their number changes the order of sums, so the caller gives one. Raises OtherCode.
         """
         check_code(code)
-        import torch  # not above: see the module
-
+        # Not above: see the module.
         from pipeline.cluster.computing import computing_thread
         from tokenizer.codec.decoder import WINDOW_FRAMES, Decoding
 
-        if threads:
-            torch.set_num_threads(threads)
         assert precision == "fp32"
         self.compute = computing_thread(threads)
         self.window_frames = WINDOW_FRAMES
-        self.decoding = Decoding(ray.get(ray.cloudpickle.loads(weights)), device)
+        files = ray.get(ray.cloudpickle.loads(weights))
+        self.decoding = self.compute.submit(Decoding, files, device).result()
 
     def ready(self) -> str:
         """Answers once the vocoder has loaded. Returns the id of the node that it is on."""
