@@ -22,20 +22,33 @@ from tokenizer.audio.windows import RawWindow, Window, Windowing
 
 
 class SumsOfCodes:
-    """An actor: the sums of a range of codes. A chunk that comes again counts once."""
+    """An actor: the sums of a range of codes in the latest pass that it has heard of.
+
+    A chunk that comes again counts once, and one of an earlier pass not at all. Where the actor's
+    node was lost, it starts again without any.
+    """
 
     def __init__(self, codes: int, dimensions: int) -> None:
-        self.sums = Sums.zero(codes, dimensions).whole()
+        self.shape = codes, dimensions
+        self._begin(0)
+
+    def _begin(self, number: int) -> None:
+        self.number = number
+        self.sums = Sums.zero(*self.shape).whole()
         self.chunks: set[int] = set()
 
-    def add(self, chunk: int, sums: Sums) -> None:
-        """Add a chunk's sums, which any task gives alike."""
-        if chunk not in self.chunks:
+    def add(self, number: int, chunk: int, sums: Sums) -> None:
+        """Add a chunk's sums in pass `number`, which any task gives alike."""
+        if number > self.number:
+            self._begin(number)
+        if number == self.number and chunk not in self.chunks:
             self.sums += sums
             self.chunks.add(chunk)
 
-    def read(self) -> tuple[Sums, set[int]]:
-        """All sums so far, and the chunks in them."""
+    def read(self, number: int) -> tuple[Sums, set[int]]:
+        """All sums of pass `number` so far, and the chunks in them."""
+        if number > self.number:
+            self._begin(number)
         return self.sums, self.chunks
 
 
@@ -92,6 +105,7 @@ def sum_chunk(
     _: Shard,
     board: ActorHandle,
     *,
+    pass_number: int,
     number: int,
     shards: list[Shard],
     codes: np.ndarray,
@@ -104,7 +118,7 @@ def sum_chunk(
     """Assign all frames of a chunk of shards to codes (K, D), and send the sums to the actors.
 
     Each window is a product of its own, in one thread, so that what came before it changes no bit.
-    actors: of SumsOfCodes, each of which has a range of codes, in order. Returns the node, whether
+    pass_number: of the pass that the sums are of. number: of the chunk. actors: of SumsOfCodes, each of which has a range of codes, in order. Returns the node, whether
     all features are on its disk, and the rejected samples by reason.
     """
     torch.set_num_threads(1)
@@ -118,7 +132,7 @@ def sum_chunk(
         progress.finish(shard.size)
     ray.get(
         [
-            actor.add.remote(number, part)
+            actor.add.remote(pass_number, number, part)
             for actor, part in zip(actors, split_codes(sums.whole(), len(actors)), strict=True)
         ]
     )

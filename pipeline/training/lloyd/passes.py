@@ -67,6 +67,7 @@ class Passes:
         self.cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.chunks = _chunks(shards, CHUNKS_PER_TASK * self.cores)
         self.nodes: dict[int, str] = {}
+        self.actors: list[Any] = []
         self.cached = False
 
     def make(self, state: LloydState, passes: int) -> dict[str, str]:
@@ -110,17 +111,18 @@ class Passes:
         self, name: str, codes: np.ndarray, state: LloydState
     ) -> tuple[Sums | None, Counter[str], dict[str, str]]:
         """The sums over all shards, rejected samples by reason, and why shards failed."""
-        table, actors = ray.put(codes), self._actors(codes)
+        table, pass_number = ray.put(codes), len(state.log) + 1
+        self.actors = self.actors or self._actors(codes)
         rejected: Counter[str] = Counter()
         missing = set(range(len(self.chunks)))
         done: dict[str, Any] = {}
         for _ in range(TRIES):
             todo = sorted(missing)
-            results, failed = self._run(name, todo, table=table, actors=actors, state=state)
+            results, failed = self._run(name, todo, table=table, state=state)
             if failed:
                 return None, rejected, failed
             done |= results
-            parts = ray.get([actor.read.remote() for actor in actors])
+            parts = ray.get([actor.read.remote(pass_number) for actor in self.actors])
             missing -= set.intersection(*(chunks for _, chunks in parts))
             if not missing:
                 for result in done.values():
@@ -132,7 +134,7 @@ class Passes:
         )
 
     def _run(
-        self, name: str, todo: list[int], *, table: ray.ObjectRef, actors: list, state: LloydState
+        self, name: str, todo: list[int], *, table: ray.ObjectRef, state: LloydState
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """A task for each chunk of these numbers."""
         chunks = [
@@ -142,6 +144,7 @@ class Passes:
 
         def arguments(*, number: int, **_: Any) -> dict[str, Any]:
             return {
+                "pass_number": len(state.log) + 1,
                 "number": todo[number],
                 "shards": self.chunks[todo[number]],
                 "codes": table,
@@ -149,7 +152,7 @@ class Passes:
                 "metric": self.metric,
                 "source": self.source,
                 "dispatcher": self.pool.dispatcher("features", number),
-                "actors": actors,
+                "actors": self.actors,
             }
 
         nodes = {
@@ -181,8 +184,10 @@ class Passes:
         return [options.remote(len(some), codes.shape[1]) for some in ranges]
 
     def close(self) -> None:
-        """End the encoders, and remove the features from all nodes that are still there."""
+        """End the encoders and the sums, and remove the features from all nodes that are still there."""
         self.pool.close()
+        for actor in self.actors:
+            ray.kill(actor)
         if not self.source.cache.most_bytes:
             return
         remove: Any = ray.remote(num_cpus=0)(FeatureCache.remove)
