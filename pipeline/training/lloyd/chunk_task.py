@@ -118,8 +118,9 @@ def sum_chunk(
     """Assign all frames of a chunk of shards to codes (K, D), and send the sums to the actors.
 
     Each window is a product of its own, in one thread, so that what came before it changes no bit.
-    pass_number: of the pass that the sums are of. number: of the chunk. actors: of SumsOfCodes, each of which has a range of codes, in order. Returns the node, whether
-    all features are on its disk, and the rejected samples by reason.
+    pass_number: of the pass that the sums are of. number: of the chunk. actors: of SumsOfCodes,
+    each of which has a range of codes, in order. Returns the node, whether all features are on its
+    disk, and the rejected samples by reason.
     """
     torch.set_num_threads(1)
     nearest, sums = Nearest(codes, metric, projection), Sums.zero(*codes.shape)

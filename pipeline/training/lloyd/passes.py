@@ -40,7 +40,8 @@ class PassRoom:
 
     def tend(self) -> int:
         """How many tasks may run now."""
-        return max(self.pool.tend(), self.cores)
+        beside_encoders = self.pool.tend()
+        return self.cores or beside_encoders
 
     def options(self, task: int) -> dict[str, Any]:
         """Ray's options for a task."""
