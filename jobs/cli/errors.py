@@ -24,6 +24,7 @@ EXTRAS = {
     "onnxruntime": "scores",
     "pesq": "scores",
     "pkg_resources": "scores",  # of setuptools; webrtcvad imports it
+    "pocketsphinx": "scores",
     "pystoi": "scores",
     "ray": "pipeline",
     "resemblyzer": "scores",

@@ -1,6 +1,7 @@
-"""Speech → text, by a recogniser of transformers: Whisper, or CTC on wav2vec 2.0, HuBERT or WavLM.
+"""Speech → text: by Whisper, by CTC on wav2vec 2.0, HuBERT or WavLM, or by PocketSphinx.
 
-Decoding is greedy and in fp32, so that the same speech gives the same words.
+The first two run in transformers. Decoding is greedy and in fp32 there, so that the same speech
+gives the same words.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.scores import sphinx
 from pipeline.scores.model_folders import ModelFolder, find_model
 from pipeline.scores.unscored import needed
 from pipeline.scores.word_errors import text_normalizer
@@ -23,7 +25,7 @@ WINDOW_SECONDS, CONTEXT_SECONDS = 30, 2
 
 
 class Recognizer:
-    """A recogniser of speech. name: its own, its class and the version of transformers.
+    """A recogniser of speech. name: its own, with its class and the version of its package.
 
     normalize: texts as they are compared.
     """
@@ -31,20 +33,25 @@ class Recognizer:
     def __init__(
         self, source: str, *, device: str = "cpu", language: str = "en", batch_size: int = 8
     ) -> None:
-        """source: a folder, a URL or a hub id. language: of the speech, as Whisper names it.
+        """source: a folder, a URL or a hub id, or "pocketsphinx". language: as Whisper names it.
 
         batch_size: utterances that go through the model at once. Raises UsageError for a model of
         another class, one that does not load, and a language that it does not know.
         """
+        self.batch_size = batch_size
+        self.model: _Whisper | _CTC | sphinx.Sphinx
+        if source == sphinx.NAME:
+            self.model = sphinx.Sphinx(language)
+            self.name, self.normalize = self.model.name, text_normalizer(language)
+            return
         version = needed("transformers", "transformers")
         folder = find_model(
             source, "a speech recogniser", (WHISPER, *CTC), example="openai/whisper-small"
         )
         self.normalize = text_normalizer(language, folder.path)
         self.name = f"{folder.name} ({folder.architecture}), {version}"
-        self.batch_size = batch_size
         kind = _Whisper if folder.architecture == WHISPER else _CTC
-        self.model: _Whisper | _CTC = kind(folder, device, language)
+        self.model = kind(folder, device, language)
 
     def texts(self, waves: Sequence[np.ndarray]) -> list[str]:
         """What is said in each of (n,) float waveforms at 16 kHz, as the model writes it.

@@ -38,7 +38,7 @@ def add_score_models(group: argparse._ActionsContainer) -> None:
         "--asr",
         metavar="MODEL",
         help="recogniser of speech: a Whisper, or CTC on wav2vec 2.0, HuBERT or WavLM, as a folder "
-        "or hub id such as openai/whisper-small",
+        "or hub id such as openai/whisper-small; or pocketsphinx, whose model is in its package",
     )
     group.add_argument(
         "--language",

@@ -185,7 +185,7 @@ class Passes:
         return [options.remote(len(some), codes.shape[1]) for some in ranges]
 
     def close(self) -> None:
-        """End the encoders and the sums, and remove the features from all nodes that are still there."""
+        """End the encoders and the sums; remove the features from all nodes that are left."""
         self.pool.close()
         for actor in self.actors:
             ray.kill(actor)

@@ -99,6 +99,17 @@ def test_spellings_that_are_nowhere_are_said(monkeypatch):
     assert plain("The grey Harbour.") == "the grey harbour" and "as they are" in plain.name
 
 
+def test_pocketsphinx_hears_what_is_said(waves):
+    """The same words whatever it heard before; next to none in silence."""
+    found = Recognizer("pocketsphinx")
+    texts = found.texts([*waves, np.zeros(16_000, np.float32), np.zeros(300, np.float32)])
+    assert Recognizer("pocketsphinx").texts(waves[::-1])[::-1] == texts[: len(waves)]
+    assert sum(len(text.split()) for text in texts[: len(waves)]) > 2 * len(waves)
+    assert len(texts[-2].split()) < 3 and texts[-1] == ""
+    assert found.name.startswith("pocketsphinx 5")
+    assert "English" in found.normalize.name
+
+
 def test_errors_are_those_of_jiwer():
     """Summed over utterances they give jiwer's rate of all; nothing said counts insertions."""
     said = ["the heron waited by the mill", "until noon", "and then"]
@@ -128,6 +139,7 @@ def test_what_is_no_recogniser_is_refused_by_name(models, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
     refused(tmp_path, "names no class")
     refused(models / "whisper", "give one of de, en", language="fr")
+    refused("pocketsphinx", "knows English alone", language="fr")
     shutil.copytree(models / "ctc", tmp_path / "headless")
     config = json.loads((models / "ctc/config.json").read_text())
     wider = {**config, "vocab_size": config["vocab_size"] + 1}
