@@ -29,8 +29,6 @@ class Sphinx:
             )
         from pocketsphinx import Decoder
 
-        # The mean of an utterance's cepstra is taken of that utterance: what was heard before
-        # changes no word.
         self.decoder = Decoder(samprate=SAMPLE_RATE, cmn="batch", loglevel="FATAL")
 
     def texts(self, waves: list[np.ndarray]) -> list[str]:
@@ -39,6 +37,9 @@ class Sphinx:
 
     def _text(self, wave: np.ndarray) -> str:
         samples = np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
+        # What the removal of noise and the mean of the cepstra learnt of utterances before would
+        # change the words of this one.
+        self.decoder.reinit_feat()
         self.decoder.start_utt()
         self.decoder.process_raw(samples.tobytes(), full_utt=True)
         self.decoder.end_utt()

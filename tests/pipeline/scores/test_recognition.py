@@ -103,7 +103,7 @@ def test_pocketsphinx_hears_what_is_said(waves):
     """The same words whatever it heard before; next to none in silence."""
     found = Recognizer("pocketsphinx")
     texts = found.texts([*waves, np.zeros(16_000, np.float32), np.zeros(300, np.float32)])
-    assert Recognizer("pocketsphinx").texts(waves[::-1])[::-1] == texts[: len(waves)]
+    assert texts[: len(waves)] == [Recognizer("pocketsphinx").texts([wave])[0] for wave in waves]
     assert sum(len(text.split()) for text in texts[: len(waves)]) > 2 * len(waves)
     assert len(texts[-2].split()) < 3 and texts[-1] == ""
     assert found.name.startswith("pocketsphinx 5")
