@@ -141,7 +141,11 @@ class EncoderPool:
         self.list.end.remote(task)
 
     def close(self) -> None:
-        """End the encoders."""
+        """End the encoders, and the actor that lists them.
+
+        One that is left to end as its handle goes, while Ray itself ends, sometimes never does.
+        """
+        ray.kill(self.list)
         handles = [coming.handle for coming in self.coming.values()]
         for handle in handles + [running.handle for running in self.running.values()]:
             ray.kill(handle)

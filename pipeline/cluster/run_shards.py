@@ -114,6 +114,7 @@ def run_shards(
             line.refresh()
     finally:
         line.close()
+        ray.kill(board)
         room.close()
     return failed
 
