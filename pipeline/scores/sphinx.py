@@ -23,7 +23,7 @@ class Sphinx:
         if language.lower() not in ("en", "english"):
             raise UsageError(
                 f"{NAME} knows English alone",
-                "give a recogniser of that language with --asr",
+                "give a recogniser of that language",
                 value=language,
                 argument="language",
             )

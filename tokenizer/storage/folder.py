@@ -16,9 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tokenizer.errors import UsageError, is_disk_full, one_line
 from tokenizer.storage import disk
-from tokenizer.storage.retries import patiently, refuse_empty_listings
+from tokenizer.storage.retries import patiently, refuse_empty_listings, upload
 from tokenizer.storage.scratch import scratch_folder
-from tokenizer.storage.uploads import upload
 
 # How a large file is opened for one pass. A request to a store fetches this much, and the next
 # request waits for it, so it is not small.
