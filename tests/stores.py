@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import boto3
+import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from ray_cluster import free_port, store_variables
 
@@ -20,6 +21,11 @@ class S3(NamedTuple):
     env: dict
     bucket: str
     client: object
+
+    def reach(self, patch: pytest.MonkeyPatch) -> None:
+        """Let this process reach the server, for as long as the patch lasts."""
+        for name, value in self.env.items():
+            patch.setenv(name, value)
 
     def listing(self, prefix: str) -> dict[str, tuple[str, object]]:
         """{key: (ETag, time of change)} below a prefix."""

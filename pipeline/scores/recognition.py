@@ -13,7 +13,7 @@ import torch
 from pipeline.scores import sphinx
 from pipeline.scores.model_folders import ModelFolder, find_model
 from pipeline.scores.unscored import needed
-from pipeline.scores.word_errors import text_normalizer
+from pipeline.scores.word_errors import check_english, text_normalizer
 from tokenizer.audio.frames import FRAMES_PER_SECOND, RECEPTIVE_FIELD, SAMPLE_RATE
 from tokenizer.audio.windows import Windowing
 from tokenizer.errors import UsageError
@@ -87,13 +87,8 @@ class _Whisper:
         # A model of English alone takes no language.
         if getattr(made, "is_multilingual", False):
             self.options |= {"language": _known_language(language, made), "task": "transcribe"}
-        elif language.lower() not in ("en", "english"):
-            raise UsageError(
-                f"{folder.name} knows English alone",
-                "give a recogniser of that language",
-                value=language,
-                argument="language",
-            )
+        else:
+            check_english(language, folder.name)
 
     @torch.inference_mode()
     def texts(self, waves: list[np.ndarray]) -> list[str]:

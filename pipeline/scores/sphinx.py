@@ -8,8 +8,9 @@ compared; its rates are not those of papers, whose recognisers are better.
 import numpy as np
 
 from pipeline.scores.unscored import needed
+from pipeline.scores.word_errors import check_english
 from tokenizer.audio.frames import SAMPLE_RATE
-from tokenizer.errors import UsageError
+from tokenizer.audio.resampling import INT16_STEP
 
 NAME = "pocketsphinx"
 
@@ -20,13 +21,7 @@ class Sphinx:
     def __init__(self, language: str) -> None:
         """Raises UsageError for another language than English, and without the package."""
         self.name = needed("pocketsphinx", NAME)
-        if language.lower() not in ("en", "english"):
-            raise UsageError(
-                f"{NAME} knows English alone",
-                "give a recogniser of that language",
-                value=language,
-                argument="language",
-            )
+        check_english(language, NAME)
         from pocketsphinx import Decoder
 
         self.decoder = Decoder(samprate=SAMPLE_RATE, cmn="batch", loglevel="FATAL")
@@ -36,7 +31,7 @@ class Sphinx:
         return [self._text(wave) for wave in waves]
 
     def _text(self, wave: np.ndarray) -> str:
-        samples = np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
+        samples = np.clip(np.round(wave / INT16_STEP), -32768, 32767).astype(np.int16)
         # What the removal of noise and the mean of the cepstra learnt of utterances before would
         # change the words of this one.
         self.decoder.reinit_feat()

@@ -62,6 +62,17 @@ def text_normalizer(language: str = "en", folder: Path | None = None) -> TextNor
     )
 
 
+def check_english(language: str, recogniser: str) -> None:
+    """Raises UsageError for another language, of a recogniser that knows English alone."""
+    if language.lower() not in ENGLISH:
+        raise UsageError(
+            f"{recogniser} knows English alone",
+            "give a recogniser of that language",
+            value=language,
+            argument="language",
+        )
+
+
 def word_errors(reference: str, hypothesis: str) -> ErrorCount:
     """Errors in words, of texts that are normalised already."""
     import jiwer

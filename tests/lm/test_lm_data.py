@@ -201,8 +201,7 @@ def test_held_out_share_is_by_key(tmp_path):
 
 
 def test_a_store_and_a_shard_without_report(s3, utterances, tmp_path, monkeypatch):
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
+    s3.reach(monkeypatch)
     url = imported(tmp_path, utterances, "s3://speech/lm/tokens")
     tokens, _ = TokenShards.open(url)
     assert [utterance.tolist() for utterance in tokens_of(tokens)] == utterances

@@ -1,6 +1,6 @@
 """Requests to a store that fails now and then: tried again, and at last one clear error.
 
-And large files sent to S3 in parts, without leaving unfinished uploads behind.
+What a try of an upload that failed leaves at the store is removed.
 """
 
 import errno

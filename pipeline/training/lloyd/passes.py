@@ -77,7 +77,7 @@ class Passes:
         Returns why chunks of shards failed; the codes have not moved then. Raises TrainingFailed
         when sums are lost again and again.
         """
-        number, started = len(state.log) + 1, time.monotonic()
+        number, started = state.next_pass, time.monotonic()
         codes = state.codes
         sums, rejected, failed = self._sums(f"pass {number}/{passes}", codes, state)
         if sums is None:
@@ -112,7 +112,7 @@ class Passes:
         self, name: str, codes: np.ndarray, state: LloydState
     ) -> tuple[Sums | None, Counter[str], dict[str, str]]:
         """The sums over all shards, rejected samples by reason, and why shards failed."""
-        table, pass_number = ray.put(codes), len(state.log) + 1
+        table = ray.put(codes)
         self.actors = self.actors or self._actors(codes)
         rejected: Counter[str] = Counter()
         missing = set(range(len(self.chunks)))
@@ -123,7 +123,7 @@ class Passes:
             if failed:
                 return None, rejected, failed
             done |= results
-            parts = ray.get([actor.read.remote(pass_number) for actor in self.actors])
+            parts = ray.get([actor.read.remote(state.next_pass) for actor in self.actors])
             missing -= set.intersection(*(chunks for _, chunks in parts))
             if not missing:
                 for result in done.values():
@@ -145,7 +145,7 @@ class Passes:
 
         def arguments(*, number: int, **_: Any) -> dict[str, Any]:
             return {
-                "pass_number": len(state.log) + 1,
+                "pass_number": state.next_pass,
                 "number": todo[number],
                 "shards": self.chunks[todo[number]],
                 "codes": table,

@@ -30,6 +30,11 @@ class LloydState:
         """(K, D) fp32, as the last pass left them."""
         return self.tensors["codebook.codes"]
 
+    @property
+    def next_pass(self) -> int:
+        """The number of the pass to make, from 1."""
+        return len(self.log) + 1
+
     def done(self, passes: int) -> bool:
         """Whether so many passes were made, or codes no longer move."""
         return len(self.log) >= passes or bool(self.log and self.log[-1]["converged"])

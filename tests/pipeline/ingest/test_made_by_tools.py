@@ -178,8 +178,7 @@ def test_sound_is_that_of_the_tool_and_tokens_those_of_loose_files(made, local):
 
 @pytest.mark.slow
 def test_a_store_gives_the_same_shards_and_tokens(made, local, s3, monkeypatch):
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
+    s3.reach(monkeypatch)
     url = s3.upload(made[0], "made")
     # Absolute paths in a table are those of a local disk.
     inputs = {kind: names for kind, names in made[1].items() if kind != "paths"}

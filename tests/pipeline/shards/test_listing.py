@@ -106,8 +106,7 @@ def test_s3_markers_odd_names_and_names_that_lead_out(s3):
     store("marked/", "marked/a.tar", "marked/sub/", "marked/sub/b.tar", "marked/c[1].tar")
     s3.client.put_object(Bucket=s3.bucket, Key="marked", Body=b"")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.env.items():
-            patch.setenv(name, value)
+        s3.reach(patch)
         S3FileSystem.clear_instance_cache()
         assert names(f"s3://{s3.bucket}/marked") == ["a", "c[1]", "sub/b"]
         assert names(f"s3://{s3.bucket}/marked/") == ["a", "c[1]", "sub/b"]
@@ -210,8 +209,7 @@ def test_run_json_holds_no_secret(tmp_path):
 
 def test_a_file_is_removed_once(s3, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.env.items():
-            patch.setenv(name, value)
+        s3.reach(patch)
         S3FileSystem.clear_instance_cache()
         for url in (str(tmp_path / "out"), f"s3://{s3.bucket}/removed"):
             folder = Folder(url)

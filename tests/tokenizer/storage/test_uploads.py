@@ -10,8 +10,7 @@ from tokenizer.storage.folder import Folder
 
 @pytest.fixture(autouse=True)
 def reach_the_store(s3, monkeypatch):
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
+    s3.reach(monkeypatch)
 
 
 def unfinished(s3) -> list[tuple[str, str]]:
