@@ -5,6 +5,11 @@ error is the share of such triples with d(X, B) < d(X, A); a tie counts half. Wi
 three segments are by one speaker; across speakers, X is by another. d is dynamic time warping (DTW)
 over the angles between frames. The definition is that of Libri-Light and ZeroSpeech 2021; this is a
 new implementation for tokens. fast_abx.py has fastabx compute the same, where it is installed.
+
+Intervals are 95 %, by the bootstrap over utterances: a draw weights an utterance by how often it is
+drawn, a triple by the product of its three, and the interval is 1.96 standard deviations of the
+draws on each side. A standard deviation needs fewer draws than percentiles do (Efron and
+Tibshirani 1993, section 6.4), and ABX is slow to draw.
 """
 
 import math
@@ -16,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.evaluation.abx_items import Item, find_segments
+from pipeline.scores.bootstrap import SEED, ScoreInterval, divided
 
 # Codebooks up to this size have one table of the angles of all pairs of codes: 64 MB of fp32.
 TABLE_CODES = 4096
@@ -24,6 +30,9 @@ ANGLES_AT_A_TIME = 1 << 20
 CELLS_AT_A_TIME = 1000
 # Distances are rounded to this, so that sums of the same angles in another order tie.
 DECIMALS = 6
+# Draws of the bootstrap, and how many of their standard deviations lie on each side.
+RESAMPLES = 200
+DEVIATIONS = 1.96
 
 
 # {(context, speaker): {phone: indices of segments}}
@@ -43,6 +52,14 @@ class Cell(NamedTuple):
     b: list[int]
 
 
+class AbxErrors(NamedTuple):
+    """within, across: ABX errors, 0 to 1; None when there is no triple. counts: of segments."""
+
+    within: ScoreInterval
+    across: ScoreInterval
+    counts: dict[str, int]
+
+
 def abx_errors(
     items: list[Item],
     codes: dict[str, np.ndarray],
@@ -50,14 +67,14 @@ def abx_errors(
     max_group: int = 10,
     max_speakers: int = 5,
     seed: int = 0,
-) -> dict[str, float | int]:
+) -> AbxErrors:
     """ABX error within and across speakers, 0 to 1. A token is represented by its centroid.
 
     codes: {key: (T,)}. centroids: (K, D). max_group: at most this many segments of one phone,
     context and speaker. max_speakers: at most this many speakers of X for each speaker of A and B.
     Both are drawn at random with `seed`. Errors are averaged over contexts (and speakers of X),
-    then over speakers, then over ordered pairs of phones. NaN when there is no triple. Segments
-    without audio and segments without a frame are counted.
+    then over speakers, then over ordered pairs of phones. Segments without audio and segments
+    without a frame are counted.
     """
     random = np.random.default_rng(seed)
     found = find_segments(items, codes)
@@ -68,12 +85,32 @@ def abx_errors(
         for phone, members in phones.items():
             if len(members) > max_group:
                 phones[phone] = random.choice(members, max_group, replace=False).tolist()
+    cells = {"within": _within(groups), "across": _across(groups, max_speakers, random)}
+    keys, owners = np.unique([item.key for item in found.items], return_inverse=True)
+    weights = np.random.default_rng(SEED).multinomial(
+        len(keys), np.full(len(keys), 1 / max(len(keys), 1)), size=RESAMPLES
+    )
+    # The first row is the score itself: every utterance once.
+    weights = np.concatenate([np.ones((1, len(keys))), weights])[:, owners]
     angles = _Angles(centroids)
-    return {
-        "abx_within": _mean_error(_within(groups), found.codes, angles),
-        "abx_across": _mean_error(_across(groups, max_speakers, random), found.codes, angles),
-        **found.counts(),
-    }
+    return AbxErrors(
+        **{
+            name: _interval(_mean_errors(of_name, found.codes, angles, weights=weights), len(keys))
+            for name, of_name in cells.items()
+        },
+        counts=found.counts(),
+    )
+
+
+def _interval(errors: np.ndarray, count: int) -> ScoreInterval:
+    """errors: (1 + draws,), NaN without a triple. count: of utterances."""
+    value, draws = float(errors[0]), errors[1:][np.isfinite(errors[1:])]
+    if not math.isfinite(value):
+        return ScoreInterval(None, None, None, count=0)
+    if count < 2 or len(draws) < RESAMPLES / 2:
+        return ScoreInterval(value, None, None, count=count)
+    half = DEVIATIONS * float(draws.std(ddof=1))
+    return ScoreInterval(value, max(value - half, 0.0), min(value + half, 1.0), count=count)
 
 
 def _within(groups: _Groups) -> Iterator[Cell]:
@@ -101,8 +138,11 @@ def _across(groups: _Groups, max_speakers: int, random: np.random.Generator) -> 
                         yield Cell(speaker, (a, b), x=x, a=members, b=phones[b])
 
 
-def _mean_error(cells: Iterator[Cell], segments: list[np.ndarray], angles: "_Angles") -> float:
-    errors = defaultdict(list)
+def _mean_errors(
+    cells: Iterator[Cell], segments: list[np.ndarray], angles: "_Angles", weights: np.ndarray
+) -> np.ndarray:
+    """The error with each row of weights: (rows,). weights: (rows, segments)."""
+    of_speakers: dict[tuple[tuple[str, str], str], _Mean] = defaultdict(_Mean)
     while batch := list(islice(cells, CELLS_AT_A_TIME)):
         # A pair of segments occurs in many cells; its distance is computed once.
         wanted = [_pair_ids(cell.x, side, segments) for cell in batch for side in (cell.a, cell.b)]
@@ -115,13 +155,32 @@ def _mean_error(cells: Iterator[Cell], segments: list[np.ndarray], angles: "_Ang
         parts = np.split(distances[places], np.cumsum([w.size for w in wanted])[:-1])
         tables = [part.reshape(w.shape) for part, w in zip(parts, wanted)]
         for cell, to_a, to_b in zip(batch, tables[::2], tables[1::2]):
-            errors[cell.phones, cell.speaker].append(_error(to_a, to_b, cell.x is cell.a))
-    of_phones = defaultdict(list)
-    for (phones, _), values in errors.items():
-        of_phones[phones].append(np.mean(values))
-    if not of_phones:
-        return math.nan
-    return float(np.mean([np.mean(values) for values in of_phones.values()]))
+            errors = _errors(to_a, to_b, cell=cell, weights=weights)
+            of_speakers[cell.phones, cell.speaker].add(errors)
+    of_phones: dict[tuple[str, str], _Mean] = defaultdict(_Mean)
+    for (phones, _), mean in of_speakers.items():
+        of_phones[phones].add(mean.value())
+    overall = _Mean()
+    for mean in of_phones.values():
+        overall.add(mean.value())
+    return np.broadcast_to(overall.value(), len(weights))
+
+
+class _Mean:
+    """A mean of (rows,) arrays, of each row over those arrays in which it is a number."""
+
+    def __init__(self) -> None:
+        self.sum: np.ndarray | float = 0.0
+        self.count: np.ndarray | int = 0
+
+    def add(self, values: np.ndarray) -> None:
+        there = np.isfinite(values)
+        self.sum = self.sum + np.where(there, values, 0)
+        self.count = self.count + there
+
+    def value(self) -> np.ndarray:
+        """NaN in rows without a number."""
+        return divided(np.atleast_1d(self.sum), np.atleast_1d(self.count))
 
 
 def _pair_ids(first: list[int], second: list[int], segments: list[np.ndarray]) -> np.ndarray:
@@ -129,16 +188,19 @@ def _pair_ids(first: list[int], second: list[int], segments: list[np.ndarray]) -
     return np.add.outer(np.array(first) * len(segments), np.array(second))
 
 
-def _error(to_a: np.ndarray, to_b: np.ndarray, same: bool) -> float:
-    """Share of triples with d(X, B) < d(X, A). to_a: (X, A) distances. to_b: (X, B).
+def _errors(to_a: np.ndarray, to_b: np.ndarray, cell: Cell, weights: np.ndarray) -> np.ndarray:
+    """Share of triples with d(X, B) < d(X, A), with each row of weights: (rows,).
 
-    same: X and A are the same segments, and a triple needs two different ones.
+    to_a: (X, A) distances. to_b: (X, B). weights: (rows, segments). NaN where no triple has weight.
     """
-    difference = np.sign(to_a[:, :, None] - to_b[:, None, :])
-    wrong = (1 + difference) / 2
-    if same:
-        wrong = wrong[~np.eye(len(to_a), dtype=bool)]
-    return float(wrong.mean())
+    wrong = (1 + np.sign(to_a[:, :, None] - to_b[:, None, :])) / 2
+    x, a, b = (weights[:, side] for side in (cell.x, cell.a, cell.b))
+    pairs = x[:, :, None] * a[:, None, :]
+    if cell.x is cell.a:
+        # A triple needs two different segments of the phone.
+        pairs[:, np.arange(len(to_a)), np.arange(len(to_a))] = 0
+    triples = pairs.reshape(len(weights), -1) @ wrong.reshape(-1, len(cell.b))
+    return divided((triples * b).sum(1), pairs.sum((1, 2)) * b.sum(1))
 
 
 class _Angles:

@@ -18,7 +18,7 @@ from pipeline.evaluation.compare_precision import precision_figures
 from pipeline.evaluation.fast_abx import fastabx_errors, fastabx_version
 from pipeline.evaluation.phone_labels import PhoneLabels, metadata_text
 from pipeline.evaluation.phone_scores import PhoneCounts
-from pipeline.scores.bootstrap import mean_interval
+from pipeline.scores.bootstrap import ScoreInterval, mean_interval
 from pipeline.settings import EncoderSettings, TokenizeSettings
 from pipeline.shards.inputs import Shard
 from pipeline.shards.reading import open_shard
@@ -153,7 +153,7 @@ def evaluate_tokens(
     figures.update(_speaker_figures(utterances))
     if items is not None:
         device = encoder_settings.device
-        figures.update(_abx_figures(items, codes, files=files, device=device))
+        _add_abx(evaluation, items, codes, files=files, device=device)
     for name, value in figures.items():
         if isinstance(value, float) and not math.isfinite(value):
             figures[name] = None
@@ -268,12 +268,22 @@ def _speaker(utterance: TokenUtterance) -> str:
     return metadata_text(utterance.about["metadata"], "speaker")
 
 
-def _abx_figures(
-    items: list[Item], codes: dict[str, np.ndarray], files: TokenizerFiles, device: str
-) -> dict[str, float | int | str]:
-    """codes: {key: (T,) the code of each frame}."""
+def _add_abx(
+    evaluation: Evaluation,
+    items: list[Item],
+    codes: dict[str, np.ndarray],
+    files: TokenizerFiles,
+    device: str,
+) -> None:
+    """codes: {key: (T,) the code of each frame}. Intervals are ours with either source."""
     centroids, version = files.weights["codebook.codes"].numpy(), fastabx_version()
-    if version is None:
-        return {**abx_errors(items, codes, centroids), "abx_source": "wavmill"}
-    errors = fastabx_errors(items, codes, centroids, device=device)
-    return {**errors, "abx_source": f"fastabx {version}"}
+    errors = ours = abx_errors(items, codes, centroids)
+    if version is not None:
+        errors = fastabx_errors(items, codes, centroids, device=device)
+    source = "wavmill" if version is None else f"fastabx {version}"
+    for name in ("within", "across"):
+        value, own = getattr(errors, name).value, getattr(ours, name)
+        evaluation.figures[f"abx_{name}"] = value
+        score = ScoreInterval(value, own.low, own.high, count=own.count)
+        evaluation.scores[f"abx_{name}"] = score.record("", source)
+    evaluation.figures.update({**errors.counts, "abx_source": source})

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.evaluation.abx import AbxErrors
 from pipeline.evaluation.abx_items import Item, find_segments
+from pipeline.scores.bootstrap import ScoreInterval
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +65,8 @@ def fastabx_errors(
     max_speakers: int | None = 5,
     seed: int = 0,
     device: str = "auto",
-) -> dict[str, float | int]:
-    """As abx_errors, with fastabx's cells, alignment and averages.
+) -> AbxErrors:
+    """As abx_errors, with fastabx's cells, alignment and averages, and without intervals.
 
     max_group: at most this many segments of A, of B and of X in a cell of triples. max_speakers: of
     X, for each of A and B. None: all. device: "auto" is a GPU if this process sees one.
@@ -74,9 +76,10 @@ def fastabx_errors(
     from fastabx import Dataset, EmptyTaskError, InMemoryAccessor, Score, Subsampler, Task
 
     found = find_segments(items, codes)
-    errors: dict[str, float | int] = {"abx_within": math.nan, "abx_across": math.nan}
+    nothing = ScoreInterval(None, None, None, count=0)
+    errors = {"within": nothing, "across": nothing}
     if not found.items:
-        return {**errors, **found.counts()}
+        return AbxErrors(**errors, counts=found.counts())
     labels = polars.DataFrame(
         {
             "phone": [item.phone for item in found.items],
@@ -95,12 +98,13 @@ def fastabx_errors(
     distance = _CodeDistance(centroids, place)
     subsampler = Subsampler(max_group, max_speakers, seed)
     for name, by, across in (
-        ("abx_within", [*CONTEXT, "speaker"], None),
-        ("abx_across", CONTEXT, ["speaker"]),
+        ("within", [*CONTEXT, "speaker"], None),
+        ("across", CONTEXT, ["speaker"]),
     ):
         try:
             task = Task(dataset, on="phone", by=by, across=across, subsampler=subsampler)
         except EmptyTaskError:
             continue
-        errors[name] = Score(task, distance, progress=False).collapse(levels=LEVELS)
-    return {**errors, **found.counts()}
+        value = Score(task, distance, progress=False).collapse(levels=LEVELS)
+        errors[name] = ScoreInterval(value, None, None, count=len({i.key for i in found.items}))
+    return AbxErrors(**errors, counts=found.counts())

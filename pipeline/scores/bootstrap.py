@@ -74,7 +74,7 @@ def ratio_interval(
         return ScoreInterval(None, None, None, count=len(whole))
 
     def ratio(drawn: np.ndarray) -> np.ndarray:
-        return _divided(part[drawn].sum(1), whole[drawn].sum(1))
+        return divided(part[drawn].sum(1), whole[drawn].sum(1))
 
     value = float(part.sum() / whole.sum())
     return _interval(value, ratio, count=len(part), seed=seed, resamples=resamples)
@@ -134,7 +134,7 @@ def paired_ratio_difference(
         return ScoreInterval(None, None, None, count=len(keys))
 
     def ratio(run: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        return _divided(run[drawn, 0].sum(1), run[drawn, 1].sum(1))
+        return divided(run[drawn, 0].sum(1), run[drawn, 1].sum(1))
 
     everything = np.arange(len(keys))[None]
     value = float((ratio(after, everything) - ratio(before, everything))[0])
@@ -154,8 +154,8 @@ def _shared(first: Mapping[str, object], second: Mapping[str, object]) -> list[s
     )
 
 
-def _divided(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """NaN where the whole is nothing: a draw of utterances without words has no error rate."""
+def divided(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """(n,) quotients. NaN where the whole is 0: a draw without words has no error rate."""
     return np.divide(parts, wholes, out=np.full(len(parts), np.nan), where=wholes > 0)
 
 

@@ -140,8 +140,12 @@ def test_the_job(tokenizer, places, good):
     items = abx_items.read_items((places / "triples.item").read_text().splitlines())
     codes = {key: tokens[key][0] for key in KEYS}
     abx_of = fastabx_errors if fastabx else abx.abx_errors
-    for name, value in abx_of(items, codes, centroids).items():
-        assert figures[name] == pytest.approx(value)
+    errors = abx_of(items, codes, centroids)
+    for name, value in errors.counts.items():
+        assert figures[name] == value
+    for name, error in (("abx_within", errors.within), ("abx_across", errors.across)):
+        assert figures[name] == pytest.approx(error.value)
+        assert scores[name]["low"] <= error.value <= scores[name]["high"]
     table = table_of(done.stdout)
     assert table.keys() == figures.keys()
     for name, value in figures.items():

@@ -146,14 +146,14 @@ def test_abx_is_that_of_every_triple_one_by_one(monkeypatch, table):
         for key in codes:
             stop = first + int(random.integers(1, 7))
             items.append(abx_items.Item(key, first, stop, "ABC"[random.integers(3)], context, key))
-    figures = abx.abx_errors(items, codes, centroids, max_group=99)
-    assert figures["abx_within"] == pytest.approx(
+    errors = abx.abx_errors(items, codes, centroids, max_group=99)
+    assert errors.within.value == pytest.approx(
         plain_abx(items, codes, centroids=centroids, across=False)
     )
-    assert figures["abx_across"] == pytest.approx(
+    assert errors.across.value == pytest.approx(
         plain_abx(items, codes, centroids=centroids, across=True)
     )
-    assert figures["abx_segments"] == 90
+    assert errors.counts["abx_segments"] == 90
 
 
 def test_abx_of_tokens_that_tell_all_or_nothing():
@@ -161,19 +161,19 @@ def test_abx_of_tokens_that_tell_all_or_nothing():
     items = [abx_items.Item(key, 0, 3, key[0], ("p", "n"), key[1]) for key in keys]
     centroids = np.eye(4, dtype=np.float32)
     perfect = {key: np.full(3, "AB".index(key[0])) for key in keys}
-    figures = abx.abx_errors(items, perfect, centroids)
-    assert (figures["abx_within"], figures["abx_across"]) == (0, 0)
+    errors = abx.abx_errors(items, perfect, centroids)
+    assert (errors.within.value, errors.across.value) == (0, 0)
     # With one code for all frames, every triple is a tie.
-    figures = abx.abx_errors(items, {key: np.zeros(3, int) for key in keys}, centroids)
-    assert (figures["abx_within"], figures["abx_across"]) == (0.5, 0.5)
+    errors = abx.abx_errors(items, {key: np.zeros(3, int) for key in keys}, centroids)
+    assert (errors.within.value, errors.across.value) == (0.5, 0.5)
     # Codes that depend on the speaker and not on the phone: ties within and across speakers.
     speakers = {key: np.full(3, "xy".index(key[1])) for key in keys}
-    figures = abx.abx_errors(items, speakers, centroids)
-    assert (figures["abx_within"], figures["abx_across"]) == (0.5, 0.5)
+    errors = abx.abx_errors(items, speakers, centroids)
+    assert (errors.within.value, errors.across.value) == (0.5, 0.5)
     random = np.random.default_rng(0)
     chance = {key: random.integers(0, 4, 3) for key in keys}
-    figures = abx.abx_errors(items, chance, random.normal(size=(4, 8)))
-    assert 0.35 < figures["abx_within"] < 0.65
+    errors = abx.abx_errors(items, chance, random.normal(size=(4, 8)))
+    assert 0.35 < errors.within.value < 0.65
 
 
 def test_abx_by_hand():
@@ -184,12 +184,39 @@ def test_abx_by_hand():
         for key, phone in zip("abc", ("A", "A", "B"))
     ]
     # d(a, b) = 0.5 / 2, d(a, c) = 1 / 2: right. d(b, a) = 0.5 / 2 = d(b, c): a tie.
-    figures = abx.abx_errors(items, codes, np.eye(2))
-    assert figures["abx_within"] == 0.25
-    assert math.isnan(figures["abx_across"])
+    errors = abx.abx_errors(items, codes, np.eye(2))
+    assert errors.within.value == 0.25
+    assert errors.across.value is None
     items.append(items[0]._replace(key="nothing"))
     items.append(items[0]._replace(first=5, stop=9))
-    figures = abx.abx_errors(items, codes, np.eye(2))
-    assert (figures["abx_segments_without_audio"], figures["abx_segments_without_frame"]) == (1, 1)
+    errors = abx.abx_errors(items, codes, np.eye(2))
+    counts = {"abx_segments": 3, "abx_segments_without_audio": 1, "abx_segments_without_frame": 1}
+    assert errors.counts == counts
     # With a single A per speaker, there is no X for it.
-    assert math.isnan(abx.abx_errors(items, codes, np.eye(2), max_group=1)["abx_within"])
+    assert abx.abx_errors(items, codes, np.eye(2), max_group=1).within.value is None
+
+
+def test_abx_interval_is_as_wide_as_the_error_varies():
+    """Over data sets drawn anew, of utterances of which half tell the phones apart."""
+    items = [
+        abx_items.Item(key, first, first + 3, phone, ("p", "n"), speaker)
+        for speaker in "xy"
+        for key in (f"{speaker}{number}" for number in range(20))
+        for first, phone in ((0, "A"), (3, "B"))
+    ]
+    centroids, random = np.eye(4, dtype=np.float32), np.random.default_rng(0)
+    values, halves = [], []
+    for _ in range(60):
+        codes = {
+            key: np.repeat([0, 1], 3) if random.random() < 0.5 else random.integers(0, 4, 6)
+            for key in sorted({item.key for item in items})
+        }
+        errors = abx.abx_errors(items, codes, centroids, max_group=99)
+        values.append([errors.within.value, errors.across.value])
+        halves.append([part.value - part.low for part in (errors.within, errors.across)])
+        assert errors.within.count == 40
+    assert np.mean(halves, 0) / 1.96 == pytest.approx(np.std(values, 0, ddof=1), rel=0.35)
+    # One utterance has no interval.
+    alone = [item for item in items if item.key == "x0"] + [items[0]._replace(key="x0", first=1)]
+    found = abx.abx_errors(alone, codes, centroids).within
+    assert found.value is not None and (found.low, found.high) == (None, None)

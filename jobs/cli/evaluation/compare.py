@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from jobs.cli.errors import naming, unusable
-from jobs.cli.figures import show
+from jobs.cli.figures import open_json, show
 from jobs.cli.parser import Commands
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         help="files that --json wrote, in place of WHAT: their figures side by side, and of two "
         "files the second less the first, with a 95 %% interval over the utterances of both",
     )
+    parser.add_argument(
+        "--json", dest="compared", metavar="URL", help=f"write what {FLAG} prints to this file too"
+    )
 
 
 def parse(parser: argparse.ArgumentParser, commands: Commands) -> argparse.Namespace:
@@ -32,6 +36,8 @@ def parse(parser: argparse.ArgumentParser, commands: Commands) -> argparse.Names
     args = parser.parse_args()
     if args.compare and args.what:
         parser.error(f"{FLAG} goes without a command, and {args.what} was given")
+    if args.compared and not args.compare:
+        parser.error("--json goes behind the command that it is of")
     if args.compare:
         args.run = compare_files
     elif not args.what:
@@ -46,7 +52,9 @@ def compare_files(args: argparse.Namespace) -> int:
         raise unusable(FLAG, args.compare[0], problem=problem, remedy=remedy)
     from lm.evaluation.figure_files import read_figures
     from pipeline.scores.comparison import FigureFile, compare
+    from tokenizer.storage.folder import public_url
 
+    write_json = open_json(args.compared) if args.compared else None
     with naming(FLAG):
         read = read_figures(args.compare, argument=FLAG)
         files = [FigureFile(name, figures) for name, figures in read.files]
@@ -56,6 +64,10 @@ def compare_files(args: argparse.Namespace) -> int:
         print(f"{letter}: {file.name}")
     _print_what_differs(compared, letters)
     _print_rows(compared.rows, letters)
+    if write_json:
+        names = [public_url(file.name) for file in files]
+        write_json({"files": names, **asdict(compared)})
+        print(f"written to {args.compared}")
     return 0
 
 

@@ -54,7 +54,9 @@ def test_a_small_difference_is_certain_because_it_is_paired(tmp_path):
     second["utterances"]["new"] = dict(second["utterances"]["u01"])
     second["scores"]["wer"]["model"] = "whisper 2"
     second["scores"]["bitrate"] = score(500.0)
-    done = run_here("evaluate", "--compare", *write(tmp_path, a=first, b=second))
+    file = tmp_path / "compared.json"
+    names = write(tmp_path, a=first, b=second)
+    done = run_here("evaluate", "--compare", *names, "--json", file)
     assert (done.returncode, done.stderr) == (0, "")
     shown = rows(done.stdout)
     # Utterances differ by 0.3 (standard deviation), so that each run alone is known to ± 0.1.
@@ -73,6 +75,13 @@ def test_a_small_difference_is_certain_because_it_is_paired(tmp_path):
     assert "wer is not comparable, its model differs: A: whisper 1; B: whisper 2" in done.stdout
     assert "tokenizer differs: A: t1; B: t2" in done.stdout and "input" not in done.stdout
     assert "utterances of all files: 39, 1 more in A, 1 more in B" in done.stdout
+    written = json.loads(file.read_text())
+    assert (written["files"], written["common"], written["alone"]) == (names, 39, [1, 1])
+    of_name = {row["name"]: row for row in written["rows"]}
+    assert of_name["pnmi"]["values"] == [first["pnmi"], second["pnmi"]]
+    assert of_name["pnmi"]["difference"]["value"] == pytest.approx(np.mean(exact))
+    assert of_name["pnmi"]["difference"]["count"] == 39
+    assert of_name["wer"]["conflict"] == ["model", ["whisper 1", "whisper 2"]]
 
 
 def test_a_ratio_is_of_the_sums_over_what_both_have():
@@ -122,3 +131,6 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     assert run_here("evaluate").returncode == 2
     both = run_here("evaluate", "--compare", run, run, "--", "tokens")
     assert both.returncode == 2
+    command = ("tokens", "--input", tmp_path, "--tokenizer", "wavlm-tiny-km256")
+    before = run_here("evaluate", "--json", tmp_path / "x.json", *command)
+    assert before.returncode == 2 and "--json goes behind" in before.stderr
