@@ -24,12 +24,9 @@ def fetch_folder(value: str, kind: str, hub: bool = False, beside: tuple[str, ..
     if re.fullmatch(r"[\w-]+", value) and not Path(value).exists():
         if (PRETRAINED / value).is_dir():
             return PRETRAINED / value
-        names = ", ".join(sorted(folder.name for folder in PRETRAINED.glob("*/")))
-        raise UsageError(
-            "there is no such folder",
-            f"give the folder or URL of {kind}, or one of {names}",
-            value=value,
-        )
+        names = ", ".join(_shipped(kind))
+        remedy = f"give the folder or URL of {kind}" + (f", or {names}" if names else "")
+        raise UsageError("there is no such folder", remedy, value=value)
     if not Path(value).exists() and hub and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
         return _fetch_from_hub(value, beside)
     fs, path = filesystem(value)
@@ -50,6 +47,20 @@ def fetch_folder(value: str, kind: str, hub: bool = False, beside: tuple[str, ..
     if not found:
         raise UsageError("there is no such folder", remedy, value=value)
     return Path(path)
+
+
+def _shipped(kind: str) -> list[str]:
+    """Names of what ships of this kind: tokenizers and WavLMs do."""
+    folders = sorted(PRETRAINED.glob("*/"))
+    tokenizers = [folder.name for folder in folders if "wavmill-tokenizer" in _config(folder)]
+    if "tokenizer" in kind:
+        return tokenizers
+    is_encoder = kind in ("a WavLM", "an encoder")
+    return [folder.name for folder in folders if is_encoder and folder.name not in tokenizers]
+
+
+def _config(folder: Path) -> str:
+    return (folder / "config.json").read_text(encoding="utf-8")
 
 
 def _fetch_from_hub(value: str, beside: tuple[str, ...]) -> Path:
