@@ -9,13 +9,14 @@ and the prompt's tokens are put in their places, which is exact.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import dropwhile
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lm.config import LMConfig, LMError
-from lm.inference import PackedLM
+from lm.inference import PackedLM, RowsState
 from lm.model import SpeechLM
 from tokenizer.stream import SpeechStream
 from tokenizer.tokenizer import Tokenizer
@@ -69,6 +70,18 @@ class Sampling:
         return (index if order is None else order.gather(-1, index))[..., 0]
 
 
+class Prefilled(NamedTuple):
+    """Prompts that have gone through the model, for one continuation.
+
+    begun: of each row, the tokens of the chunk in which its prompt ends, perhaps none. logits:
+    (B, chunk, K) of that chunk. state: of the rows, which a step changes in place.
+    """
+
+    begun: list[Tensor]
+    logits: Tensor
+    state: RowsState
+
+
 class Generator:
     """Continues prompts with a language model.
 
@@ -119,22 +132,34 @@ class Generator:
             self.check(prompt)
         return self._chunks(prompts, seeds, sampling or Sampling())
 
-    def _chunks(
-        self, prompts: list[np.ndarray], seeds: list[int], sampling: Sampling
-    ) -> Iterator[list[np.ndarray]]:
-        chunk = self.config.chunk
+    def prefill(self, prompt: np.ndarray) -> Prefilled:
+        """Take one prompt through the model, before it is known how to go on. Raises as `check`."""
+        self.check(prompt)
+        return self._prefill([prompt])
+
+    def _prefill(self, prompts: list[np.ndarray]) -> Prefilled:
         rows = [torch.from_numpy(np.asarray(prompt).astype(np.int64)) for prompt in prompts]
+        whole = [len(row) - len(row) % self.config.chunk for row in rows]
+        logits, state = self.lm.begin([row[:n] for row, n in zip(rows, whole)])
+        return Prefilled([row[n:] for row, n in zip(rows, whole)], logits, state)
+
+    def _chunks(
+        self,
+        prompts: list[np.ndarray],
+        seeds: list[int],
+        sampling: Sampling,
+        prefilled: Prefilled | None = None,
+    ) -> Iterator[list[np.ndarray]]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        # Tokens of each prompt that lie in the chunk to be drawn first.
-        known = [len(row) % chunk for row in rows]
-        logits, state = self.lm.begin([row[: len(row) - n] for row, n in zip(rows, known)])
+        begun, logits, state = prefilled or self._prefill(prompts)
+        known = [len(row) for row in begun]
         while True:
             tokens = sampling.draw(logits, generators)
-            for drawn, row, n in zip(tokens, rows, known):
+            for drawn, row, n in zip(tokens, begun, known):
                 if n:
-                    drawn[:n] = row[-n:].to(tokens.device)
+                    drawn[:n] = row.to(tokens.device)
             yield [drawn[n:] for drawn, n in zip(tokens.cpu().numpy(), known)]
-            known = [0] * len(rows)
+            known = [0] * len(begun)
             logits = self.lm.step(tokens, state)
 
     def check(self, prompt: np.ndarray) -> None:
@@ -182,10 +207,20 @@ class Generator:
         return dropwhile(lambda piece: not len(piece), pieces)
 
     def first_tokens(
-        self, prompt: np.ndarray, count: int, *, seed: int, sampling: Sampling | None = None
+        self,
+        prompt: np.ndarray,
+        count: int,
+        *,
+        seed: int,
+        sampling: Sampling | None = None,
+        prefilled: Prefilled | None = None,
     ) -> Iterator[np.ndarray]:
-        """The `count` tokens that follow one prompt, a chunk at a time. Raises as `chunks`."""
-        return _first(self.chunks([prompt], [seed], sampling=sampling), count)
+        """The `count` tokens that follow one prompt, a chunk at a time. Raises as `check`.
+
+        prefilled: of this prompt, by `prefill`; it is used up.
+        """
+        self.check(prompt)
+        return _first(self._chunks([prompt], [seed], sampling or Sampling(), prefilled), count)
 
 
 class Speaking:

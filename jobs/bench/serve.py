@@ -2,7 +2,8 @@
 
 Random weights, in the shapes of wavlm-tiny with a small language model and of wavlm-large with a
 large one. Tabs send pieces of 20 ms at the pace of speech, over sockets to the server itself, once
-the encoder's past of 512 frames is full. Then one of them asks for a continuation.
+the encoder's past of 512 frames is full. Then one of them asks for a continuation: at once, and
+again some seconds later, when the server has taken the prompt through its models.
 """
 
 import sys
@@ -32,6 +33,7 @@ from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.tokenizer import PRECISIONS, Tokenizer
 
 PIECE, PAST_SECONDS, CONTINUED_SECONDS = 320, 11, 5
+PAUSE_SECONDS = 6.0
 # Samples of a chunk, and those that its last frame sees past it.
 CHUNK, PAST = 4 * PIECE, 80
 MODELS = {"wavlm-tiny": "tiny", "wavlm-large": "large"}
@@ -132,13 +134,15 @@ def measure(name: str, tabs: int, chunks: int, precision: str) -> str:
         with ThreadPoolExecutor(tabs) as pool:
             spoken = list(pool.map(speak, sockets, [chunks] * tabs))
         first, rate = go_on(sockets[0])
+        time.sleep(PAUSE_SECONDS)
+        later, _ = go_on(sockets[0])
     models.close()
     cells = f"{name:<13}{tabs:>5}"
     for part in range(2):
         seconds = sorted(second for each in spoken for second in each[part])
         median, p95 = statistics.median(seconds), seconds[int(0.95 * len(seconds))]
         cells += f"{1000 * median:>10.1f}{1000 * p95:>8.1f}"
-    return cells + f"{1000 * first:>14.0f}{rate:>12.2f}"
+    return cells + f"{1000 * first:>14.0f}{1000 * later:>8.0f}{rate:>13.2f}"
 
 
 def parse() -> flags.argparse.Namespace:
@@ -168,7 +172,7 @@ def main() -> int:
         f"{args.threads} threads, the language model in {args.precision}; ms, {args.chunks} chunks"
     )
     print(f"{'shape':<13}{'tabs':>5}{'tokens':>10}{'p95':>8}{'sound':>10}{'p95':>8}", end="")
-    print(f"{'continuation':>14}{'x real time':>12}")
+    print(f"{'continuation':>14}{'later':>8}{'x real time':>13}")
     for name in args.shapes:
         for tabs in args.tabs:
             print(measure(name, tabs, chunks=args.chunks, precision=args.precision), flush=True)

@@ -15,7 +15,6 @@ It gets
 import asyncio
 import json
 import secrets
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from jobs.serving.hearing import Hearing, waveform_of
 from jobs.serving.models import DECODER, ENCODER, LM, MOST_BYTES, ServedModels
-from lm.generation import Generator, Sampling, Speaking
+from lm.generation import Generator, Prefilled, Sampling, Speaking
 from lm.prompts import tokens_in
 from tokenizer.audio.frames import SAMPLE_RATE
 from tokenizer.errors import UsageError
@@ -59,6 +58,7 @@ class TabSession:
         self.voice: Speaking | None = None
         self.file_follows = False
         self.prompt: list[np.ndarray] = []
+        self.prepared: asyncio.Task[tuple[Speaking, Prefilled]] | None = None
 
     async def run(self) -> None:
         """Serve the tab until it closes."""
@@ -68,6 +68,7 @@ class TabSession:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._forget_prompt()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -140,7 +141,8 @@ class TabSession:
             raise UsageError(f"the page sent {kind!r}, which means nothing here", "reload it")
 
     def _begin(self, sample_rate: float) -> None:
-        self.prompt, self.file_follows = [], False
+        self._forget_prompt()
+        self.file_follows = False
         self.hearing = Hearing(self.models.tokenizer, sample_rate)
         self.voice = Speaking(self.models.tokenizer, np.empty(0, np.int64))
 
@@ -173,6 +175,33 @@ class TabSession:
         await self._play(await self.models.run(DECODER, self.voice.finish), RESYNTHESIS)
         self.hearing = None
         await self._say("finished")
+        self._expect_continue()
+
+    def _expect_continue(self) -> None:
+        """Prepare it before it is asked for, where the language model takes the utterance."""
+        if self.models.generator is not None and self.prompt:
+            prompt = np.concatenate(self.prompt)
+            with suppress(UsageError):  # said when it is asked for
+                self.models.generator.check(prompt)
+                self._prepare(prompt)
+
+    def _prepare(self, prompt: np.ndarray) -> None:
+        """Begin to take a prompt through the language model and the decoder."""
+        assert self.models.generator is not None
+        self.prepared = asyncio.create_task(self._prepared(self.models.generator, prompt))
+
+    async def _prepared(
+        self, generator: Generator, prompt: np.ndarray
+    ) -> tuple[Speaking, Prefilled]:
+        """What sounds after the prompt, and the prompt's way through the language model."""
+        voice = await self.models.run(DECODER, Speaking, self.models.tokenizer, prompt)
+        return voice, await self.models.run(LM, generator.prefill, prompt)
+
+    def _forget_prompt(self) -> None:
+        self.prompt = []
+        if self.prepared is not None:
+            self.prepared.cancel()
+            self.prepared = None
 
     async def _give(self, tokens: np.ndarray) -> None:
         """New tokens of the utterance, and their sound."""
@@ -184,15 +213,23 @@ class TabSession:
             await self._play(await self.models.run(DECODER, self.voice.push, tokens), RESYNTHESIS)
 
     async def _continue(self, command: dict[str, Any], stops: int) -> None:
-        generator, tokenizer = self.models.generator, self.models.tokenizer
+        generator = self.models.generator
         if generator is None:
             raise UsageError("there is no language model", "start the job with one")
         if not self.prompt:
             raise UsageError("there is nothing to go on from", "speak first, or choose a file")
         prompt, seed = np.concatenate(self.prompt), int(_number(command, "seed", -1))
         seed = secrets.randbits(31) if seed < 0 else seed
-        chunks = _continuation(generator, prompt, command=command, seed=seed)
-        voice = await self.models.run(DECODER, Speaking, tokenizer, prompt)
+        count, sampling = _wanted(command, generator.config.frames_per_token)
+        generator.check(prompt)
+        if self.prepared is None:
+            self._prepare(prompt)
+        assert self.prepared is not None
+        prepared, self.prepared = self.prepared, None
+        voice, prefilled = await prepared
+        chunks = generator.first_tokens(
+            prompt, count, seed=seed, sampling=sampling, prefilled=prefilled
+        )
         while self.stops == stops:
             tokens = await self.models.run(LM, next, chunks, None)
             if tokens is None:
@@ -201,6 +238,7 @@ class TabSession:
             await self._play(await self.models.run(DECODER, voice.push, tokens), CONTINUATION)
         await self._play(await self.models.run(DECODER, voice.finish), CONTINUATION)
         await self._say("continued", seed=seed)
+        self._expect_continue()
 
     async def _play(self, samples: np.ndarray, part: int) -> None:
         if len(samples):
@@ -210,10 +248,8 @@ class TabSession:
         await self.socket.send_text(json.dumps({"type": kind, **values}))
 
 
-def _continuation(
-    generator: Generator, prompt: np.ndarray, command: dict[str, Any], seed: int
-) -> Iterator[np.ndarray]:
-    """The tokens that follow a prompt, chunk by chunk. Raises UsageError for unusable values."""
+def _wanted(command: dict[str, Any], frames_per_token: int) -> tuple[int, Sampling]:
+    """How many tokens are to follow, and how they are drawn. Raises UsageError."""
     default = Sampling()
     sampling = Sampling(
         temperature=_number(command, "temperature", default.temperature),
@@ -223,8 +259,7 @@ def _continuation(
     if not 0 < seconds <= LONGEST_CONTINUATION:
         problem = f"a continuation of {seconds:g} s"
         raise UsageError(problem, f"ask for up to {LONGEST_CONTINUATION:g}")
-    count = tokens_in(seconds, generator.config.frames_per_token)
-    return generator.first_tokens(prompt, count, seed=seed, sampling=sampling)
+    return tokens_in(seconds, frames_per_token), sampling
 
 
 def _command(text: str) -> dict[str, Any]:
