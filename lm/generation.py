@@ -220,7 +220,9 @@ class Generator:
         prefilled: of this prompt, by `prefill`; it is used up.
         """
         self.check(prompt)
-        return _first(self._chunks([prompt], [seed], sampling or Sampling(), prefilled), count)
+        return _first(
+            self._chunks([prompt], [seed], sampling or Sampling(), prefilled=prefilled), count
+        )
 
 
 class Speaking:

@@ -20,6 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+# As `make test` has it, before PyTorch is imported: sums of two threads are rounded otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest

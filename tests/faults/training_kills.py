@@ -4,6 +4,7 @@ training.
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -196,12 +197,17 @@ def _stopped(training: Training, stop: str, *, seed: int) -> Result:
     output = training.folder / f"{training.job}-{stop}"
     number, status = STOPS[stop]
     line, result = training.line(output), Result(f"{training.job}: {stop} (seed {seed})", times=2)
-    with command(training.job, *line) as job:
-        _wait_for(job, output / training.log)
-        seconds = random.Random(f"{stop} {seed}").uniform(0, training.seconds / 2)
-        _wait(job, training, output=output, seconds=seconds)
-        os.killpg(job.process.pid, number)
-        first = job.end()
+    chosen, latest, ended = random.Random(f"{stop} {seed}"), training.seconds / 2, True
+    while ended and latest > training.seconds / 64:
+        shutil.rmtree(output, ignore_errors=True)
+        with command(training.job, *line) as job:
+            _wait_for(job, output / training.log)
+            _wait(job, training, output=output, seconds=chosen.uniform(0, latest))
+            # Between its last line and its exit a job may be done before the signal comes.
+            ended = _lines(output / training.log) >= training.lines - 1
+            os.killpg(job.process.pid, number)
+            first = job.end()
+        latest /= 2
     if first.status != status or "interrupted; run the same command again" not in first.errors:
         result.problems.append(f"it ended with {first.status}: {first.errors.strip()[-100:]}")
     with command(training.job, *line) as job:

@@ -1,4 +1,5 @@
-"""Temporary folders: removed when they are left, or else by the next process that makes one.
+"""Temporary folders: removed when they are left, or else by the next process that makes one, or
+that ends a Ray of its own.
 
 A process that is killed removes nothing, and with it a shard of half a gigabyte would stay behind.
 Whoever makes a folder holds a lock on it, which ends with the process, however that ends.
@@ -23,7 +24,7 @@ def scratch_folder() -> Iterator[Path]:
     Folders of processes that were killed, of the same user, are removed first. Raises OSError where
     none can be made.
     """
-    _sweep()
+    remove_abandoned()
     folder, lock = _locked_folder()
     try:
         yield folder
@@ -61,8 +62,8 @@ def _lock(handle: int) -> bool:
     return True
 
 
-def _sweep() -> None:
-    """Remove the folders that nobody holds."""
+def remove_abandoned() -> None:
+    """Remove the folders of processes of this user that were killed, which nobody holds."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
