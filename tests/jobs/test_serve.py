@@ -90,6 +90,18 @@ def test_a_continuation_is_what_the_generator_gives_and_can_be_stopped(served):
         ):
             one.say("continue", **values)
             assert says in one.until("continued")["message"]
+        # The prompt was prepared once more, and what was prepared of it is not of the next one.
+        one.clear()
+        one.say("continue", seconds=2, temperature=0.9, top_p=0.8, seed=3)
+        one.until("continued")
+        assert one.tokens[1] == expected.tolist()
+        one.clear()
+        one.speak(noise(SECONDS_2 // 2), piece=5000)
+        one.until("finished")
+        (expected,) = generator.generate([np.array(one.tokens[0])], 50, [4])
+        one.say("continue", seconds=1, seed=4)
+        one.until("continued")
+        assert one.tokens[1] == expected.tolist()
 
 
 def test_another_sample_rate_and_two_tabs_at_once(served):
