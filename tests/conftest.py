@@ -33,10 +33,6 @@ from stores import s3_server
 from tars import SPEECH
 from transformers import WavLMConfig, WavLMModel
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # So a shell starts what runs in the background, and jobs that get a Ctrl-C inherit it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 SETTINGS = ("window_seconds", "context_seconds", "batch_size", "batch_seconds", "precision")
 # One encoder of one thread: what a shard's bytes are compared with, over and over.
 ONE_THREAD = ("--encoders", 1, "--cpus-per-encoder", 1)

@@ -26,6 +26,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets what runs in the background ignore Ctrl-C, and jobs would inherit it from tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def environment(changes: dict | None = None) -> dict:
