@@ -7,6 +7,7 @@ gives the same tokens for a batch, so a shard's batches may go to all of them, a
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ STARTS, LOST_STARTS = 3, 10
 WAIT_SECONDS = 30.0
 # Seconds between looks at the encoders, and at the cluster's nodes.
 LOOK_SECONDS, NODES_SECONDS = 0.5, 5.0
+# Seconds that the list of encoders may take to answer what it was told, as a run ends.
+CLOSE_SECONDS = 5.0
 
 
 @dataclass
@@ -145,6 +148,9 @@ class EncoderPool:
 
         One that is left to end as its handle goes, while Ray itself ends, sometimes never does.
         """
+        with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            # A call that has not been answered yet is said to have failed, on the user's screen.
+            ray.get(self.list.look.remote(), timeout=CLOSE_SECONDS)
         ray.kill(self.list)
         handles = [coming.handle for coming in self.coming.values()]
         for handle in handles + [running.handle for running in self.running.values()]:
