@@ -4,8 +4,9 @@ One process and one pass, one utterance at a time: it is for test sets of minute
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pipeline.evaluation.resynthesis import (
     ResynthesisScores,
     transcript_of,
 )
+from pipeline.scores.bootstrap import ratio_interval
 from pipeline.shards.inputs import Shard
 from pipeline.shards.metadata import Metadata
 from pipeline.shards.reading import open_shard, read_utterances
@@ -39,6 +41,9 @@ from tokenizer.errors import UsageError
 from tokenizer.storage.encoder_files import read_encoder
 from tokenizer.storage.tokenizer_files import TokenizerFiles
 from tokenizer.tokenizer import Tokenizer
+
+# {figure: (sums, counts)} of utterances: the figure is the sum of the first over the second's.
+Parts = dict[str, tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]]
 
 
 class FeatureFigures:
@@ -73,8 +78,12 @@ class FeatureFigures:
         self.normalize = config.normalize and not encoder.normalize
         self.lower = WavLM(config, weights)
         self.upper = UpperLayers(WavLMModel.from_pretrained(folder), config.layer)
-        self.error = self.squares = self.cosine = 0.0
-        self.sum, self.frames = torch.zeros(config.hidden_size, dtype=torch.float64), 0
+        # Of each utterance: squared error, squares and sum of the features, cosines, frames.
+        self.errors: list[float] = []
+        self.squares: list[float] = []
+        self.sums: list[np.ndarray] = []
+        self.cosines: list[float] = []
+        self.frames: list[int] = []
 
     @torch.inference_mode()
     def add(self, wave: np.ndarray, decoded: np.ndarray) -> torch.Tensor:
@@ -86,18 +95,23 @@ class FeatureFigures:
             wave = normalize(wave)
         true = self.lower([torch.from_numpy(wave)])[0].float()
         made = torch.from_numpy(decoded[: len(true)])
-        self.error += float((made - true).square().sum())
-        self.squares += float(true.double().square().sum())
-        self.sum += true.double().sum(0)
+        self.errors.append(float((made - true).square().sum()))
+        self.squares.append(float(true.double().square().sum()))
+        self.sums.append(true.double().sum(0).numpy())
         made_top, true_top = self.upper(torch.stack([made, true]))
-        self.cosine += float(F.cosine_similarity(made_top, true_top, dim=-1).sum())
-        self.frames += len(true)
+        self.cosines.append(float(F.cosine_similarity(made_top, true_top, dim=-1).sum()))
+        self.frames.append(len(true))
         return true
 
-    def figures(self) -> dict[str, float]:
-        """Figures of everything that was added."""
-        variance = self.squares - float(self.sum.square().sum()) / self.frames
-        return {"feature_error": self.error / variance, "top_cosine": self.cosine / self.frames}
+    def parts(self) -> Parts:
+        """The parts of everything that was added."""
+        if not self.frames:
+            return {"feature_error": ([], []), "top_cosine": ([], [])}
+        frames, sums = np.array(self.frames), np.array(self.sums)
+        mean = sums.sum(0) / frames.sum()
+        # Each utterance's share of the variance around the mean of all.
+        variances = np.array(self.squares) - 2 * sums @ mean + frames * (mean @ mean)
+        return {"feature_error": (self.errors, variances), "top_cosine": (self.cosines, frames)}
 
 
 class SoundFigures:
@@ -111,7 +125,10 @@ class SoundFigures:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.spectra = tokenizer, SpectralLoss()
-        self.distance, self.same, self.tokens, self.utterances = 0.0, 0, 0, 0
+        # Of each utterance.
+        self.distances: list[float] = []
+        self.same: list[int] = []
+        self.tokens: list[int] = []
         self.decode_seconds = 0.0
 
     @torch.inference_mode()
@@ -127,19 +144,29 @@ class SoundFigures:
         true = wave[: len(made)]
         true = LEVEL * (true - true.mean()) / true.std().clip(1e-7)
         pair = [torch.from_numpy(x[None, : len(true)].astype(np.float32)) for x in (made, true)]
-        self.distance += float(self.spectra(*pair)[0])
-        self.utterances += 1
+        self.distances.append(float(self.spectra(*pair)[0]))
         again = self.tokenizer.encode(made)
-        self.same += int((again[: len(tokens)] == tokens[: len(again)]).sum())
-        self.tokens += len(tokens)
+        self.same.append(int((again[: len(tokens)] == tokens[: len(again)]).sum()))
+        self.tokens.append(len(tokens))
         return made
 
-    def figures(self) -> dict[str, float]:
-        """Figures of everything that was added."""
+    def parts(self) -> Parts:
+        """The parts of everything that was added."""
         return {
-            "log_mel_distance": self.distance / self.utterances,
-            "tokens_back": self.same / self.tokens,
+            "log_mel_distance": (self.distances, np.ones(len(self.distances))),
+            "tokens_back": (self.same, self.tokens),
         }
+
+
+class DecodingFigures(NamedTuple):
+    """figures: by name. scores: those with an interval over utterances, as files have them.
+
+    utterances: {key: {NAME_sum and NAME_count: what a figure is the ratio of}}.
+    """
+
+    figures: dict[str, float | None]
+    scores: dict[str, dict]
+    utterances: dict[str, dict[str, float]]
 
 
 def decoding_figures(
@@ -149,8 +176,8 @@ def decoding_figures(
     features: FeatureFigures | None,
     scores: ResynthesisScores | None = None,
     left_out: Collection[str] = (),
-) -> dict[str, float]:
-    """Figures over the first window of every utterance. {} if there is nothing to measure.
+) -> DecodingFigures:
+    """Figures over the first window of every utterance; none if there is nothing to measure.
 
     features: an empty one, if they are to be measured. Speech is measured if the tokenizer has a
     vocoder, and then scores are taken too; of copies, if there are features. left_out: keys of
@@ -160,9 +187,9 @@ def decoding_figures(
     if scores:
         tokenizer.needed_decoding().needed_vocoder()
     sound = SoundFigures(tokenizer) if files.vocoder else None
-    measured = [part for part in (features, sound) if part]
-    if not measured:
-        return {}
+    keys: dict[str, list[str]] = {"features": [], "sound": []}
+    if not features and not sound:
+        return DecodingFigures({}, {}, {})
     seconds, encode_seconds = 0.0, 0.0
     with bar("decoded", "utterances") as progress:
         for shard in shards:
@@ -179,10 +206,12 @@ def decoding_figures(
                     wave, sounds = padded[windowing.left_padding :], {ORIGINAL: original}
                     if features and num_frames(len(wave)):
                         true = features.add(wave, tokenizer.decode_features([tokens])[0])
+                        keys["features"].append(sample.key)
                         if scores:
                             sounds[COPY] = copied(true, tokenizer)
                     if sound:
                         sounds[MADE] = sound.add(wave, tokens)
+                        keys["sound"].append(sample.key)
                     if scores and sample.key not in left_out:
                         said = transcript_of(sample.metadata, sample.beside)
                         cut = utterance.samples > len(original)
@@ -191,12 +220,18 @@ def decoding_figures(
             if scores:
                 for key, metadata in late.items():
                     scores.give_transcript(key, transcript_of(metadata.value, {}))
-    figures = {}
-    for part in measured:
-        figures.update(part.figures())
+    done = DecodingFigures({}, {}, {})
+    for part, of in ((features, keys["features"]), (sound, keys["sound"])):
+        for name, (sums, counts) in part.parts().items() if part else ():
+            interval = ratio_interval(sums, counts)
+            done.figures[name] = interval.value
+            done.scores[name] = interval.record("", "")
+            for key, up, by in zip(of, sums, counts):
+                row = done.utterances.setdefault(key, {})
+                row[f"{name}_sum"], row[f"{name}_count"] = float(up), float(by)
     if sound:
-        figures["times_real_time"] = seconds / (encode_seconds + sound.decode_seconds)
-    return figures
+        done.figures["times_real_time"] = seconds / (encode_seconds + sound.decode_seconds)
+    return done
 
 
 def first_window(utterance: Utterance, windowing: Windowing) -> tuple[np.ndarray, np.ndarray]:

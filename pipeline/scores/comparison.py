@@ -2,9 +2,10 @@
 
 A file may have "scores", {name: {"value", "low", "high", "count", "unit", "model"}}, and what they
 are made of: {key: {name: number, or null}} under "utterances", "speakers" or "groups". A score that
-is a ratio of sums has two numbers a key, NAME_errors and NAME_words. Everything else that is a
-number is a figure without an interval. A difference is that of means or ratios over the keys that
-both files have: of PNMI, whose parts are only nearly what it is made of, it is nearly the figure's.
+is a ratio of sums has two numbers a key, NAME_errors and NAME_words or NAME_sum and NAME_count.
+Everything else that is a number is a figure without an interval. A difference is that of means or
+ratios over the keys that both files have: of PNMI, whose parts are only nearly what it is made of,
+it is nearly the figure's.
 """
 
 import math
@@ -138,8 +139,11 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _part(values: dict, name: str) -> tuple[float, float] | None:
     if _is_number(mean := values.get(name)):
         return float(mean), 1.0
-    errors, words = values.get(f"{name}_errors"), values.get(f"{name}_words")
-    return (float(errors), float(words)) if _is_number(errors) and _is_number(words) else None
+    for part, whole in (("errors", "words"), ("sum", "count")):
+        up, by = values.get(f"{name}_{part}"), values.get(f"{name}_{whole}")
+        if _is_number(up) and _is_number(by):
+            return float(up), float(by)
+    return None
 
 
 def _differing(files: Sequence[FigureFile]) -> dict[str, list[str]]:

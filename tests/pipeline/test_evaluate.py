@@ -238,7 +238,7 @@ def test_perfect_features_have_no_error_and_the_mean_frame_has_one():
         figures = FeatureFigures(files, ENCODER)
         for wave, rows in zip(waves, decoded):
             figures.add(wave, rows)
-        found = figures.figures()
+        found = {name: np.sum(up) / np.sum(by) for name, (up, by) in figures.parts().items()}
         np.testing.assert_allclose(found["feature_error"], error, atol=1e-4)
         assert found["top_cosine"] < 0.99 if cosine is None else found["top_cosine"] > 0.9999
 
@@ -260,6 +260,12 @@ def test_decoding_figures_of_the_job(tmp_path):
     assert 0.1 < figures["feature_error"] < 0.9 and 0.5 < figures["top_cosine"] < 1
     # A vocoder with random weights does not make speech.
     assert figures["log_mel_distance"] > 1 and figures["tokens_back"] < 0.3
+    rows = figures["utterances"].values()
+    for name in ("feature_error", "top_cosine", "log_mel_distance", "tokens_back"):
+        score = figures["scores"][name]
+        assert score["low"] <= score["value"] <= score["high"] and score["count"] == len(rows)
+        up, by = (sum(row[f"{name}_{part}"] for row in rows) for part in ("sum", "count"))
+        assert figures[name] == score["value"] == pytest.approx(up / by)
     assert "feature_error" in done.stdout and "tokens_back" in done.stdout
 
 

@@ -139,16 +139,16 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
         compare_precision=args.compare_precision,
     )
     windowing = settings.windowing(files)
-    done.figures.update(
-        decoding_figures(
-            shards,
-            files,
-            windowing=windowing,
-            features=features,
-            scores=scores,
-            left_out=done.left_out,
-        )
+    decoded = decoding_figures(
+        shards,
+        files,
+        windowing=windowing,
+        features=features,
+        scores=scores,
+        left_out=done.left_out,
     )
+    done.figures.update(decoded.figures)
+    done.scores.update(decoded.scores)
     taken = scores.taken() if scores else Taken()
     print(f"{args.tokenizer}: tokenizer {done.tokenizer[:12]}")
     print_figures(done.figures, with_intervals(TOKEN_MEANINGS, done.scores))
@@ -159,7 +159,8 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
     if write_json:
         record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
         record |= {"scores": {**done.scores, **taken.scores}, "unscored": taken.unscored}
-        record |= {"utterances": joined(done.utterances, taken.utterances)}
+        parts = joined(done.utterances, decoded.utterances)
+        record |= {"utterances": joined(parts, taken.utterances)}
         record |= {"speakers": done.speakers}
         write_json({**record, "left_out": done.left_out, "problems": done.problems})
         print(f"written to {args.json}")

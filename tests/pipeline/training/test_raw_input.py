@@ -112,7 +112,7 @@ def feature_error(output) -> float:
     shards = find_shards([str(SPEECH / "speech-000002.tar")])[1]
     features = FeatureFigures(files, PRETRAINED / "wavlm-tiny")
     windowing = TokenizeSettings().windowing(files)
-    return decoding_figures(shards, files, windowing, features=features)["feature_error"]
+    return decoding_figures(shards, files, windowing, features=features).figures["feature_error"]
 
 
 @pytest.mark.slow
