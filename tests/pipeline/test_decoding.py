@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import soxr
 from conftest import SPEECH
 
@@ -34,5 +35,5 @@ def test_speech_at_another_rate_is_measured_at_16_khz(monkeypatch):
     monkeypatch.setattr(tokenizer, "decode", lambda tokens: sound)
     figures = SoundFigures(tokenizer)
     figures.add(wave, tokens)
-    assert figures.figures()["log_mel_distance"] < 0.05
-    assert figures.figures()["tokens_back"] > 0.95
+    parts = {name: np.sum(up) / np.sum(by) for name, (up, by) in figures.parts().items()}
+    assert parts["log_mel_distance"] < 0.05 and parts["tokens_back"] > 0.95
