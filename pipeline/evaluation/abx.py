@@ -78,6 +78,9 @@ def abx_errors(
     """
     random = np.random.default_rng(seed)
     found = find_segments(items, codes)
+    if not found.items:
+        nothing = ScoreInterval(None, None, None, count=0)
+        return AbxErrors(nothing, nothing, found.counts())
     groups: _Groups = defaultdict(dict)
     for number, item in enumerate(found.items):
         groups[item.context, item.speaker].setdefault(item.phone, []).append(number)
@@ -88,7 +91,7 @@ def abx_errors(
     cells = {"within": _within(groups), "across": _across(groups, max_speakers, random)}
     keys, owners = np.unique([item.key for item in found.items], return_inverse=True)
     weights = np.random.default_rng(SEED).multinomial(
-        len(keys), np.full(len(keys), 1 / max(len(keys), 1)), size=RESAMPLES
+        len(keys), np.full(len(keys), 1 / len(keys)), size=RESAMPLES
     )
     # The first row is the score itself: every utterance once.
     weights = np.concatenate([np.ones((1, len(keys))), weights])[:, owners]

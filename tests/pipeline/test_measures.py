@@ -194,6 +194,10 @@ def test_abx_by_hand():
     assert errors.counts == counts
     # With a single A per speaker, there is no X for it.
     assert abx.abx_errors(items, codes, np.eye(2), max_group=1).within.value is None
+    # Every utterance of the items may have been rejected.
+    nothing = abx.abx_errors(items, {}, np.eye(2))
+    assert (nothing.within.value, nothing.across.value) == (None, None)
+    assert nothing.counts["abx_segments_without_audio"] == len(items)
 
 
 def test_abx_interval_is_as_wide_as_the_error_varies():
