@@ -118,7 +118,12 @@ class Generator:
         return [row[:count] for row in rows]
 
     def chunks(
-        self, prompts: list[np.ndarray], seeds: list[int], *, sampling: Sampling | None = None
+        self,
+        prompts: list[np.ndarray],
+        seeds: list[int],
+        *,
+        sampling: Sampling | None = None,
+        prefilled: Prefilled | None = None,
     ) -> Iterator[list[np.ndarray]]:
         """The tokens that follow each prompt, one chunk at a time, without end.
 
@@ -126,11 +131,12 @@ class Generator:
         from nothing; a model without START needs a chunk. seeds: one for each; the tokens of a row
         depend on its prompt and seed, and on the other rows by rounding only. Each step gives
         (chunk,) int64 for each row; the first step gives fewer where a prompt ends within a chunk.
-        Raises LMError, before the first step, as `check`.
+        prefilled: of these prompts; it is used up. Raises LMError, before the first step, as
+        `check`.
         """
         for prompt in prompts:
             self.check(prompt)
-        return self._chunks(prompts, seeds, sampling or Sampling())
+        return self._chunks(prompts, seeds, sampling or Sampling(), prefilled=prefilled)
 
     def prefill(self, prompt: np.ndarray) -> Prefilled:
         """Take one prompt through the model, before it is known how to go on. Raises as `check`."""
@@ -148,7 +154,7 @@ class Generator:
         prompts: list[np.ndarray],
         seeds: list[int],
         sampling: Sampling,
-        prefilled: Prefilled | None = None,
+        prefilled: Prefilled | None,
     ) -> Iterator[list[np.ndarray]]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         begun, logits, state = prefilled or self._prefill(prompts)
@@ -215,14 +221,12 @@ class Generator:
         sampling: Sampling | None = None,
         prefilled: Prefilled | None = None,
     ) -> Iterator[np.ndarray]:
-        """The `count` tokens that follow one prompt, a chunk at a time. Raises as `check`.
+        """The `count` tokens that follow one prompt, a chunk at a time. Raises as `chunks`.
 
         prefilled: of this prompt, by `prefill`; it is used up.
         """
-        self.check(prompt)
-        return _first(
-            self._chunks([prompt], [seed], sampling or Sampling(), prefilled=prefilled), count
-        )
+        chunks = self.chunks([prompt], [seed], sampling=sampling, prefilled=prefilled)
+        return _first(chunks, count)
 
 
 class Speaking:

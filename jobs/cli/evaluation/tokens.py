@@ -149,6 +149,7 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
     )
     done.figures.update(decoded.figures)
     done.scores.update(decoded.scores)
+    done.utterances = joined(done.utterances, decoded.utterances)
     taken = scores.taken() if scores else Taken()
     print(f"{args.tokenizer}: tokenizer {done.tokenizer[:12]}")
     print_figures(done.figures, with_intervals(TOKEN_MEANINGS, done.scores))
@@ -159,8 +160,7 @@ def evaluate_tokenizer(args: argparse.Namespace) -> int:
     if write_json:
         record = {"tokenizer": done.tokenizer, "input": args.input, **done.figures}
         record |= {"scores": {**done.scores, **taken.scores}, "unscored": taken.unscored}
-        parts = joined(done.utterances, decoded.utterances)
-        record |= {"utterances": joined(parts, taken.utterances)}
+        record |= {"utterances": joined(done.utterances, taken.utterances)}
         record |= {"speakers": done.speakers}
         write_json({**record, "left_out": done.left_out, "problems": done.problems})
         print(f"written to {args.json}")
